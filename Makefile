@@ -1,0 +1,56 @@
+# Kontiki. `make help` lists what there is.
+SHELL := /bin/bash
+GO ?= go
+PREFIX ?= /usr/local
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+SHIM := runtime/shim/embedded/kontiki-shim
+SHIM_FLAGS := -tags 'seccomp netgo osusergo' -ldflags '-s -w -linkmode external -extldflags -static'
+EXAMPLES := bin/examples/web.tar
+
+.PHONY: help build test up down bench jepsen lint generate verify deps clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: deps $(SHIM) ## build bin/kontiki, with kontiki-shim inside, and the example image
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kontiki ./cmd/kontiki
+	@mkdir -p bin/examples/web
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/examples/web/web ./examples/web
+	bin/kontiki image import bin/examples/web --name kontiki.local/web:v1 --entrypoint /web --output bin/examples/web.tar
+
+# The shim is built anew each time: Go's own cache decides whether anything changed.
+.PHONY: $(SHIM)
+$(SHIM): deps
+	CGO_ENABLED=1 $(GO) build -trimpath $(SHIM_FLAGS) -o $(SHIM) ./cmd/kontiki-shim
+
+deps: ## install what building needs (Debian and Ubuntu)
+	@deploy/install-build-deps
+
+test: build ## run every test; without root, those that need none
+	test/run
+
+up: build ## start a cluster of three virtual hosts on this machine
+	bin/kontiki lab up
+
+down: ## stop it and remove everything it made
+	bin/kontiki lab down
+
+lint: ## gofmt, vet, staticcheck, and the rules of this house
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w on these'; exit 1; }
+	$(GO) vet -tags seccomp ./...
+	$(GO) tool staticcheck -tags seccomp ./...
+	$(GO) test ./internal/house
+
+generate: ## write generated code anew
+	$(GO) generate ./...
+
+verify: lint ## lint, and fail if generated code or go.mod is stale
+	$(GO) mod tidy -diff
+	$(GO) mod verify
+	@git diff --quiet || { echo 'commit your changes first: verify compares generated code with the commit'; exit 1; }
+	$(MAKE) generate
+	@git diff --exit-code || { echo 'generated code is stale: commit what make generate wrote'; exit 1; }
+
+clean: ## remove what build made
+	rm -rf bin $(SHIM)

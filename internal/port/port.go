@@ -1,0 +1,351 @@
+// Package port is the one TCP port of a node: a TLS listener that tells
+// protocols apart by ALPN (RFC 7301) and hands each handshaken connection to the
+// listener of its protocol, and the matching way to dial.
+//
+// There are three kinds of protocol. A public one (the Kubernetes API) shows the
+// node's serving certificate and asks for a client certificate without judging
+// it. A proven one works before a cluster exists: both ends show keys of their
+// own and prove the join secret. A member one asks for certificates of the
+// cluster's authority at both ends and checks the node id behind them.
+//
+// A Port is safe for concurrent use. Only node and cmd import this package; the
+// rooms see listeners and dial functions.
+package port
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"kontiki/pki"
+)
+
+// The protocols between nodes.
+const (
+	Ring  = "kontiki-ring/1"  // gossip streams: proven
+	Form  = "kontiki-form/1"  // formation of a cluster: proven
+	Join  = "kontiki-join/1"  // joining a cluster: proven
+	Raft  = "kontiki-raft/1"  // Raft's RPCs: member
+	Call  = "kontiki-call/1"  // forwarded writes and read-index: member
+	Agent = "kontiki-agent/1" // a node's agent, over HTTP/1.1: member
+)
+
+// API stands for the protocols of the Kubernetes API: h2, http/1.1 or none.
+const API = "h2"
+
+var (
+	apiProtocols    = []string{API, "http/1.1"}
+	provenProtocols = []string{Ring, Form, Join}
+	memberProtocols = []string{Raft, Call, Agent}
+)
+
+const (
+	// handshakeTimeout bounds what a stranger can hold without having said anything.
+	handshakeTimeout = 10 * time.Second
+	// maxHandshakes bounds how many do so at a time.
+	maxHandshakes = 256
+	// backlog is the number of handshaken connections that wait for an Accept.
+	backlog = 128
+)
+
+// ErrNoMember is returned for a member protocol on a node that has no cluster yet.
+var ErrNoMember = errors.New("this node belongs to no cluster yet")
+
+// Membership is what a node shows and checks once it belongs to a cluster.
+type Membership struct {
+	Authority *pki.Authority
+	Cert      tls.Certificate // node certificate, for members and for the API
+}
+
+// Config says who listens where.
+type Config struct {
+	Address  string // host:port to listen on
+	Identity pki.Identity
+	Secret   pki.Secret
+	Now      func() time.Time // the clock that certificates are checked with
+	Logger   *slog.Logger
+}
+
+// Port is a listening cluster port.
+type Port struct {
+	cfg        Config
+	tcp        net.Listener
+	listeners  map[string]*listener
+	membership atomic.Pointer[Membership]
+	handshakes chan struct{}
+}
+
+// Listen opens the port. Connections are taken once Run is called.
+func Listen(cfg Config) (*Port, error) {
+	tcp, err := net.Listen("tcp", cfg.Address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on the cluster port: %w", err)
+	}
+	p := &Port{cfg: cfg, tcp: tcp, listeners: map[string]*listener{}, handshakes: make(chan struct{}, maxHandshakes)}
+	for _, proto := range slices.Concat([]string{API}, provenProtocols, memberProtocols) {
+		p.listeners[proto] = &listener{conns: make(chan net.Conn, backlog), closed: make(chan struct{}), addr: tcp.Addr()}
+	}
+	return p, nil
+}
+
+// SetMembership lets the port speak the member protocols and serve the API; it
+// is called again when the node's certificate was renewed.
+func (p *Port) SetMembership(m Membership) { p.membership.Store(&m) }
+
+// Addr is the address that the port listens on.
+func (p *Port) Addr() net.Addr { return p.tcp.Addr() }
+
+// Listener yields the connections of one protocol. For a proven or member
+// protocol, and for the API, each is a *tls.Conn behind its handshake.
+func (p *Port) Listener(protocol string) net.Listener { return p.listeners[protocol] }
+
+// Run accepts connections until ctx ends, then closes the port and waits for
+// the handshakes that are under way.
+func (p *Port) Run(ctx context.Context) error {
+	var work sync.WaitGroup
+	defer work.Wait()
+	stop := context.AfterFunc(ctx, func() { p.Close() })
+	defer stop()
+	for {
+		conn, err := p.tcp.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if errors.Is(err, net.ErrClosed) {
+				return err
+			}
+			// Out of descriptors or the like: it passes, and the port is all a node has.
+			p.cfg.Logger.Error("accepting a connection failed", "err", err)
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		select {
+		case p.handshakes <- struct{}{}:
+		case <-ctx.Done():
+			conn.Close()
+			return nil
+		}
+		work.Go(func() {
+			defer func() { <-p.handshakes }()
+			p.welcome(ctx, conn)
+		})
+	}
+}
+
+// Close stops listening. Connections that were handed out stay open.
+func (p *Port) Close() error {
+	for _, l := range p.listeners {
+		l.Close()
+	}
+	return p.tcp.Close()
+}
+
+// welcome shakes hands and hands the connection to its protocol's listener.
+func (p *Port) welcome(ctx context.Context, raw net.Conn) {
+	conn := tls.Server(raw, &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		GetConfigForClient: p.serverConfig,
+	})
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		p.cfg.Logger.Debug("TLS handshake failed", "peer", raw.RemoteAddr(), "err", err)
+		raw.Close()
+		return
+	}
+	protocol := conn.ConnectionState().NegotiatedProtocol
+	if protocol == "" || protocol == "http/1.1" {
+		protocol = API
+	}
+	if slices.Contains(provenProtocols, protocol) {
+		if err := p.prove(conn, false); err != nil {
+			p.cfg.Logger.Warn("refused a node", "peer", raw.RemoteAddr(), "protocol", protocol, "err", err)
+			conn.Close()
+			return
+		}
+	}
+	p.listeners[protocol].deliver(conn)
+}
+
+// serverConfig picks the side of the port that a client asks for.
+func (p *Port) serverConfig(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	for _, proto := range hello.SupportedProtos {
+		switch {
+		case slices.Contains(provenProtocols, proto):
+			return p.provenConfig(proto), nil
+		case slices.Contains(memberProtocols, proto):
+			return p.memberConfig(proto, "")
+		}
+	}
+	m := p.membership.Load()
+	if m == nil {
+		return nil, ErrNoMember
+	}
+	return &tls.Config{
+		MinVersion:   tls.VersionTLS12,
+		NextProtos:   apiProtocols,
+		Certificates: []tls.Certificate{m.Cert},
+		ClientAuth:   tls.RequestClientCert,
+		ClientCAs:    m.Authority.Pool(), // tells clients which certificate to show
+		Time:         p.cfg.Now,
+	}, nil
+}
+
+// provenConfig is the same for both ends: keys are shown, and trusted by the
+// proof that follows the handshake.
+func (p *Port) provenConfig(proto string) *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		NextProtos:         []string{proto},
+		Certificates:       []tls.Certificate{p.cfg.Identity.Self},
+		ClientAuth:         tls.RequireAnyClientCert,
+		InsecureSkipVerify: true, // the proof of the join secret binds both keys
+	}
+}
+
+func (p *Port) prove(conn *tls.Conn, client bool) error {
+	conn.SetDeadline(time.Now().Add(handshakeTimeout))
+	defer conn.SetDeadline(time.Time{})
+	return p.cfg.Secret.Prove(conn, p.cfg.Identity.Self, client)
+}
+
+// memberConfig is the same for both ends. peer, when not empty, is the only
+// node id that is accepted.
+func (p *Port) memberConfig(proto, peer string) (*tls.Config, error) {
+	m := p.membership.Load()
+	if m == nil {
+		return nil, ErrNoMember
+	}
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		NextProtos:         []string{proto},
+		Certificates:       []tls.Certificate{m.Cert},
+		ClientAuth:         tls.RequireAnyClientCert,
+		InsecureSkipVerify: true, // addresses change, so VerifyConnection checks the node id in place of a host name
+		VerifyConnection: func(state tls.ConnectionState) error {
+			got, err := m.Authority.VerifyNode(state.PeerCertificates[0], p.cfg.Now())
+			if err != nil {
+				return err
+			}
+			if peer != "" && got != peer {
+				return fmt.Errorf("the node there is %s, not %s", got, peer)
+			}
+			return nil
+		},
+	}, nil
+}
+
+// DialProven connects to a node by address and proves the join secret.
+func (p *Port) DialProven(ctx context.Context, protocol, addr string) (net.Conn, error) {
+	conn, err := dial(ctx, addr, p.provenConfig(protocol))
+	if err != nil {
+		return nil, err
+	}
+	if err := p.prove(conn, true); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("dial %s: %w", addr, err)
+	}
+	return conn, nil
+}
+
+// DialMember connects to the member nodeID of the cluster at addr, and fails if
+// another node answers there.
+func (p *Port) DialMember(ctx context.Context, protocol, nodeID, addr string) (net.Conn, error) {
+	config, err := p.memberConfig(protocol, nodeID)
+	if err != nil {
+		return nil, err
+	}
+	return dial(ctx, addr, config)
+}
+
+func dial(ctx context.Context, addr string, config *tls.Config) (*tls.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	var d net.Dialer
+	raw, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(raw, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("dial %s: %w", addr, err)
+	}
+	return conn, nil
+}
+
+// PeerID is the node id behind a connection of a member protocol.
+func (p *Port) PeerID(conn net.Conn) (string, error) {
+	m := p.membership.Load()
+	tlsConn, ok := conn.(*tls.Conn)
+	if m == nil || !ok {
+		return "", ErrNoMember
+	}
+	return m.Authority.VerifyNode(peerCertificate(tlsConn), p.cfg.Now())
+}
+
+func peerCertificate(conn *tls.Conn) *x509.Certificate {
+	return conn.ConnectionState().PeerCertificates[0]
+}
+
+// listener is a net.Listener fed with handshaken connections.
+type listener struct {
+	conns  chan net.Conn
+	addr   net.Addr
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (l *listener) deliver(conn net.Conn) {
+	select {
+	case <-l.closed:
+		conn.Close()
+		return
+	default:
+	}
+	select {
+	case l.conns <- conn:
+	case <-l.closed:
+		conn.Close()
+	case <-time.After(handshakeTimeout): // nobody accepts
+		conn.Close()
+	}
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.conns:
+		return conn, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *listener) Close() error {
+	l.once.Do(func() {
+		close(l.closed)
+		for {
+			select {
+			case conn := <-l.conns:
+				conn.Close()
+			default:
+				return
+			}
+		}
+	})
+	return nil
+}
+
+func (l *listener) Addr() net.Addr { return l.addr }
