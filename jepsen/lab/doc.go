@@ -1,0 +1,14 @@
+// Package lab makes virtual hosts on one machine and runs real kontiki nodes on
+// them. A host is a network namespace on a bridge, a mount namespace, a cgroup
+// subtree and a data directory; the machine itself has an address on the bridge.
+//
+// What a lab is made of is found by its names, never only by what was written
+// down, so that Down removes everything after a crash at any point. A Lab is used
+// by one goroutine at a time; several labs stand side by side. It drives the
+// kontiki binary and imports no room.
+//
+//	machine ── .1 ─┐
+//	               bridge kl-NAME ── veth ── n1 (.11)  kontiki node, shim, pods
+//	                              ── veth ── n2 (.12)
+//	                              ── veth ── n3 (.13)
+package lab
