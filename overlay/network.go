@@ -1,0 +1,224 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"sync"
+	"time"
+
+	"kontiki/overlay/datapath"
+	"kontiki/overlay/ipam"
+)
+
+// Network is the pod network of one node.
+type Network struct {
+	cfg    Config
+	log    *slog.Logger
+	book   *ipam.Book
+	kernel *datapath.Kernel
+	memory string // path of the remembered leases
+	kick   chan struct{}
+
+	mu        sync.Mutex // serialises changes of the kernel's network configuration; protects the fields below
+	mem       memory
+	published Lease
+	grants    map[netip.Prefix]bool // subnets the API says are granted; nil: not known yet
+	mtu       int                   // of pods; 0: not known yet
+	said      []string              // complaints already in the log
+}
+
+// New reads what is on disk. Nothing is changed in the kernel before Run or Attach.
+func New(cfg Config) (*Network, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the overlay's folder: %w", err)
+	}
+	n := &Network{cfg: cfg, log: cfg.Logger, memory: filepath.Join(cfg.DataDir, "leases.json"), kick: make(chan struct{}, 1)}
+	var err error
+	if n.mem, err = readMemory(n.memory, cfg.NodeID); err != nil {
+		return nil, err
+	}
+	if n.book, err = ipam.Open(filepath.Join(cfg.DataDir, "addresses.json"), time.Now); err != nil {
+		return nil, err
+	}
+	n.book.SetSubnets(n.mem.Own.Subnets)
+	if n.mem.Own.Endpoint.MTU > 0 {
+		n.mtu = datapath.PodMTU(n.mem.Own.Endpoint.MTU)
+	}
+	if n.kernel, err = datapath.Open(*cfg.NetNS); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// Run keeps the pod network as it should be until ctx ends. What it made stays
+// in the kernel, so that pods keep talking while the node restarts; Teardown
+// removes it. Run may be called once.
+func (n *Network) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	stopNodes := n.watchNodes(ctx)
+	defer stopNodes()
+	leases, stopLeases := n.cfg.Leases.WatchLeases()
+	defer stopLeases()
+	n.loop(ctx, leases)
+	return nil
+}
+
+// loop compares and repairs after every notice, and now and then.
+func (n *Network) loop(ctx context.Context, leases <-chan struct{}) {
+	tick := time.NewTicker(n.cfg.CheckEvery)
+	defer tick.Stop()
+	var notices <-chan struct{}
+	defer func() {
+		for range notices { // ends once the subscriptions have
+		}
+	}()
+	for {
+		if notices == nil && ctx.Err() == nil {
+			var err error
+			if notices, err = datapath.Watch(*n.cfg.NetNS, ctx.Done(), n.log); err != nil {
+				n.log.Warn("network changes made by others will be noticed late", "error", err)
+			}
+		}
+		if err := n.Reconcile(); err != nil {
+			n.log.Error("the pod network is not as it should be", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-n.kick:
+		case <-leases:
+		case _, ok := <-notices:
+			if !ok {
+				notices = nil
+			}
+		}
+	}
+}
+
+// wake asks the loop for another comparison.
+func (n *Network) wake() {
+	select {
+	case n.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Reconcile compares the kernel with what should be, once, and changes what
+// differs.
+func (n *Network) Reconcile() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.reconcileLocked()
+}
+
+func (n *Network) reconcileLocked() error {
+	under, err := n.kernel.FindUnderlay(n.cfg.Underlay())
+	if err != nil {
+		return err
+	}
+	mem := n.mem
+	if under.Index != 0 {
+		mem.Own = ended(mem.Own, Endpoint{Addr: under.Addr, MAC: datapath.TunnelMAC(n.cfg.NodeID), MTU: under.MTU})
+		n.mtu = datapath.PodMTU(under.MTU)
+	}
+	mem.Peers = merged(n.cfg.NodeID, mem.Peers, n.cfg.Leases.Leases(), n.grants)
+	var failed []error
+	if !reflect.DeepEqual(mem, n.mem) {
+		// Published only once it is on disk: a sequence must never be used twice.
+		if err := mem.write(n.memory); err != nil {
+			failed = append(failed, err)
+		} else {
+			n.mem = mem
+		}
+	}
+	n.publishLocked()
+	wanted, complaints := datapath.Plan(n.inputLocked(under, mem))
+	n.complainLocked(complaints)
+	changes, err := n.kernel.Apply(wanted)
+	for _, c := range changes {
+		n.log.Debug("pod network", "change", c)
+	}
+	return errors.Join(append(failed, err, n.restoreLinksLocked())...)
+}
+
+func (n *Network) publishLocked() {
+	own := n.mem.Own
+	if len(own.Subnets) > 0 && own.Endpoint.Addr.IsValid() && !reflect.DeepEqual(own, n.published) {
+		n.cfg.Leases.SetLease(own)
+		n.published = own
+	}
+}
+
+func (n *Network) inputLocked(under datapath.Underlay, mem memory) datapath.Input {
+	in := datapath.Input{
+		NodeID: n.cfg.NodeID, Subnets: mem.Own.Subnets, GrantRevision: mem.Own.GrantRevision, Underlay: under,
+		ServiceCIDRs: n.cfg.ServiceCIDRs, ClusterDNS: n.cfg.ClusterDNS,
+	}
+	for _, l := range mem.Peers {
+		in.Peers = append(in.Peers, datapath.Peer{NodeID: l.NodeID, Subnets: l.Subnets, GrantRevision: l.GrantRevision, Addr: l.Endpoint.Addr, MAC: l.Endpoint.MAC})
+	}
+	for _, r := range n.book.Records() {
+		in.Pods = append(in.Pods, r.UID)
+	}
+	return in
+}
+
+// complainLocked logs what is new among complaints.
+func (n *Network) complainLocked(complaints []string) {
+	if reflect.DeepEqual(complaints, n.said) {
+		return
+	}
+	for _, c := range complaints {
+		n.log.Error(c)
+	}
+	n.said = complaints
+}
+
+// setGrant takes note of the subnets granted to this node and to any node.
+func (n *Network) setGrant(own []netip.Prefix, revision uint64, all map[netip.Prefix]bool) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	mem := n.mem
+	mem.Own = granted(mem.Own, own, revision)
+	if !reflect.DeepEqual(mem.Own, n.mem.Own) {
+		if err := mem.write(n.memory); err != nil {
+			return err
+		}
+		n.log.Info("this node's pods get addresses from a new subnet", "subnets", mem.Own.Subnets, "revision", revision)
+		n.mem = mem
+		n.book.SetSubnets(mem.Own.Subnets)
+	}
+	if !reflect.DeepEqual(all, n.grants) {
+		n.grants = all
+	}
+	n.wake()
+	return nil
+}
+
+// Teardown removes everything this room ever made in the kernel and on disk. The
+// Network must not run any more, and its pods should be gone.
+func (n *Network) Teardown() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	err := n.kernel.Remove()
+	if err == nil {
+		err = os.RemoveAll(n.cfg.DataDir)
+	}
+	return err
+}
+
+// Close ends the conversation with the kernel; after Run has returned.
+func (n *Network) Close() { n.kernel.Close() }
