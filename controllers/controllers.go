@@ -1,0 +1,136 @@
+// Package controllers runs, on the Raft leader, what turns declared objects into
+// running ones: one folder a controller, and the scheduler. All decide with a pure
+// planner and write through the Kubernetes API with ordinary client-go.
+//
+// Run blocks until every controller has stopped; node calls it when this node
+// became leader, with clients fenced by the term, and cancels ctx when it is leader
+// no more. Nothing but node imports this package.
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime/debug"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/record"
+
+	"kontiki/controllers/podsubnet"
+	"kontiki/controllers/podview"
+	"kontiki/controllers/replicaset"
+	"kontiki/controllers/scheduler"
+)
+
+// Config is what the controllers need. All fields but Logger must be set.
+type Config struct {
+	Client          kubernetes.Interface // system:kube-controller-manager, fenced by the term
+	Metadata        metadata.Interface   // the same user and fence
+	SchedulerClient kubernetes.Interface // system:kube-scheduler, fenced by the term
+
+	ClusterCIDR   netip.Prefix // range of all pod subnets
+	NodePrefixLen int          // of one node's subnet
+
+	Ring   RingHealth
+	Logger *slog.Logger // slog.Default if nil
+}
+
+func (c Config) check() error {
+	if c.Client == nil || c.Metadata == nil || c.SchedulerClient == nil || c.Ring == nil {
+		return errors.New("controllers: Client, Metadata, SchedulerClient and Ring are all needed")
+	}
+	return nil
+}
+
+// Run runs all controllers until ctx ends and each of them has stopped. It returns
+// an error, at once, only for a Config that cannot work.
+func Run(ctx context.Context, config Config) error {
+	if err := config.check(); err != nil {
+		return err
+	}
+	if config.Logger == nil {
+		config.Logger = slog.Default()
+	}
+	recorders := newRecorders(ctx, config)
+	defer recorders.stop()
+	shared := informers.NewSharedInformerFactoryWithOptions(config.Client, 0, informers.WithTransform(trim))
+	if err := shared.Core().V1().Pods().Informer().AddIndexers(podview.Indexers()); err != nil {
+		return fmt.Errorf("index pods: %w", err)
+	}
+	all := assemble(config, shared, recorders)
+	for i := range all { // each asks for its informers, so that they are started
+		first, err := all[i].start()
+		if err != nil {
+			return fmt.Errorf("controller %s: %w", all[i].name, err)
+		}
+		all[i].first = first
+	}
+	shared.StartWithContext(ctx)
+	defer shared.Shutdown()
+	supervise(ctx, config.Logger, all)
+	return nil
+}
+
+func assemble(config Config, shared informers.SharedInformerFactory, recorders *recorders) []controller {
+	log, client := config.Logger, config.Client
+	return []controller{
+		{name: replicaset.Name, start: func() (runner, error) {
+			return replicaset.New(client, shared, recorders.as(replicaset.Component), log, time.Now), nil
+		}},
+		{name: scheduler.Name, start: func() (runner, error) {
+			return scheduler.New(config.SchedulerClient, shared, recorders.asScheduler(), log, time.Now), nil
+		}},
+		{name: podsubnet.Name, start: func() (runner, error) {
+			return podsubnet.New(client, shared, recorders.as(podsubnet.Component), log, config.ClusterCIDR, config.NodePrefixLen)
+		}},
+	}
+}
+
+// trim drops what no controller reads before an object goes into a cache. A
+// write without managed fields keeps those the server has.
+func trim(obj any) (any, error) {
+	if accessor, err := meta.Accessor(obj); err == nil && accessor.GetManagedFields() != nil {
+		accessor.SetManagedFields(nil)
+	}
+	return obj, nil
+}
+
+// recorders write events, those of the scheduler with its own client.
+type recorders struct {
+	controllers, scheduler record.EventBroadcaster
+}
+
+func newRecorders(ctx context.Context, config Config) *recorders {
+	broadcaster := func(client kubernetes.Interface) record.EventBroadcaster {
+		b := record.NewBroadcaster(record.WithContext(ctx))
+		b.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+		return b
+	}
+	return &recorders{broadcaster(config.Client), broadcaster(config.SchedulerClient)}
+}
+
+func (r *recorders) as(component string) record.EventRecorder {
+	return r.controllers.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component})
+}
+
+func (r *recorders) asScheduler() record.EventRecorder {
+	return r.scheduler.NewRecorder(scheme.Scheme, corev1.EventSource{Component: scheduler.Component})
+}
+
+func (r *recorders) stop() {
+	r.controllers.Shutdown()
+	r.scheduler.Shutdown()
+}
+
+func panicked(p any) error {
+	return fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+}

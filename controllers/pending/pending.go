@@ -1,0 +1,100 @@
+// Package pending remembers what a controller has written and its cache may not
+// show yet (what upstream calls expectations), so that a pass over a stale cache
+// does not create or delete twice.
+//
+// Created objects are awaited by resourceVersion: the cache has settled once it
+// holds the state at, or after, the answer of the write. Objects being deleted are
+// awaited by UID. Nothing has to be told of events, so nothing can be miscounted.
+// Writes is safe for concurrent use. Only controllers import this package.
+package pending
+
+import (
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+	"k8s.io/client-go/tools/cache"
+)
+
+// patience is how long an unseen write holds its key back. It only matters when
+// a watch is stuck, and is as long as upstream's.
+const patience = 5 * time.Minute
+
+// Writes holds the unseen writes of one controller by key.
+type Writes struct {
+	mu   sync.Mutex // protects keys
+	keys map[string]*writes
+}
+
+type writes struct {
+	created string // highest resourceVersion of a created object
+	deleted map[types.UID]struct{}
+	last    time.Time
+}
+
+// New makes an empty memory.
+func New() *Writes { return &Writes{keys: map[string]*writes{}} }
+
+// Created remembers that the object answered with resourceVersion was created.
+func (w *Writes) Created(key, resourceVersion string, now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k := w.keyLocked(key, now)
+	if c, err := resourceversion.CompareResourceVersion(k.created, resourceVersion); k.created == "" || err == nil && c < 0 {
+		k.created = resourceVersion
+	}
+}
+
+// Deleted remembers that deletion of the object was accepted.
+func (w *Writes) Deleted(key string, uid types.UID, now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.keyLocked(key, now).deleted[uid] = struct{}{}
+}
+
+// Forget drops a key whose object is gone.
+func (w *Writes) Forget(key string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.keys, key)
+}
+
+// Settled says whether the cache shows all that was written for the key. living
+// says whether the cache holds an object with the UID that is not being deleted.
+func (w *Writes) Settled(key string, store cache.Store, living func(types.UID) bool, now time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k, ok := w.keys[key]
+	if !ok {
+		return true
+	}
+	for uid := range k.deleted {
+		if !living(uid) {
+			delete(k.deleted, uid)
+		}
+	}
+	if k.created != "" && reached(store.LastStoreSyncResourceVersion(), k.created) {
+		k.created = ""
+	}
+	if k.created == "" && len(k.deleted) == 0 || now.Sub(k.last) > patience {
+		delete(w.keys, key)
+		return true
+	}
+	return false
+}
+
+func reached(at, wanted string) bool {
+	c, err := resourceversion.CompareResourceVersion(at, wanted)
+	return err == nil && c >= 0
+}
+
+func (w *Writes) keyLocked(key string, now time.Time) *writes {
+	k, ok := w.keys[key]
+	if !ok {
+		k = &writes{deleted: map[types.UID]struct{}{}}
+		w.keys[key] = k
+	}
+	k.last = now
+	return k
+}

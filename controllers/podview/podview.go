@@ -1,0 +1,112 @@
+// Package podview answers the questions every controller has about pods: is it
+// active, ready, available, and who owns it. It also names the indexes the shared
+// pod informer carries.
+//
+// All functions are pure. Only controllers import this package.
+package podview
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+)
+
+// Names of the pod informer's indexes.
+const (
+	ByNode       = "node"       // spec.nodeName, absent while unassigned
+	ByController = "controller" // UID of the controlling owner
+	Orphans      = "orphans"    // namespace, for pods without a controlling owner
+)
+
+// Indexers are the indexes of the shared pod informer.
+func Indexers() cache.Indexers {
+	return cache.Indexers{
+		ByNode: func(obj any) ([]string, error) {
+			if pod, ok := obj.(*corev1.Pod); ok && pod.Spec.NodeName != "" {
+				return []string{pod.Spec.NodeName}, nil
+			}
+			return nil, nil
+		},
+		ByController: func(obj any) ([]string, error) {
+			if pod, ok := obj.(*corev1.Pod); ok {
+				if owner := metav1.GetControllerOfNoCopy(pod); owner != nil {
+					return []string{string(owner.UID)}, nil
+				}
+			}
+			return nil, nil
+		},
+		Orphans: func(obj any) ([]string, error) {
+			if pod, ok := obj.(*corev1.Pod); ok && metav1.GetControllerOfNoCopy(pod) == nil {
+				return []string{pod.Namespace}, nil
+			}
+			return nil, nil
+		},
+	}
+}
+
+// Indexed returns the pods under a value of an index.
+func Indexed(indexer cache.Indexer, index, value string) ([]*corev1.Pod, error) {
+	objs, err := indexer.ByIndex(index, value)
+	if err != nil {
+		return nil, err
+	}
+	pods := make([]*corev1.Pod, 0, len(objs))
+	for _, obj := range objs {
+		pods = append(pods, obj.(*corev1.Pod))
+	}
+	return pods, nil
+}
+
+// Owned returns the pods whose controlling owner has the UID.
+func Owned(indexer cache.Indexer, owner types.UID) ([]*corev1.Pod, error) {
+	return Indexed(indexer, ByController, string(owner))
+}
+
+// Finished says whether all containers have ended for good.
+func Finished(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+// Active says whether the pod counts as a replica: not finished, not on its way out.
+func Active(pod *corev1.Pod) bool {
+	return !Finished(pod) && pod.DeletionTimestamp == nil
+}
+
+// Condition returns the condition of a type, or nil.
+func Condition(pod *corev1.Pod, kind corev1.PodConditionType) *corev1.PodCondition {
+	for i := range pod.Status.Conditions {
+		if pod.Status.Conditions[i].Type == kind {
+			return &pod.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+// Ready says whether the pod's Ready condition is true.
+func Ready(pod *corev1.Pod) bool {
+	c := Condition(pod, corev1.PodReady)
+	return c != nil && c.Status == corev1.ConditionTrue
+}
+
+// Available says whether the pod has been ready for minReadySeconds; if it will
+// be without a further event, after says when.
+func Available(pod *corev1.Pod, minReadySeconds int32, now time.Time) (available bool, after time.Duration) {
+	c := Condition(pod, corev1.PodReady)
+	if c == nil || c.Status != corev1.ConditionTrue {
+		return false, 0
+	}
+	if minReadySeconds == 0 {
+		return true, 0
+	}
+	if c.LastTransitionTime.IsZero() {
+		return false, 0
+	}
+	at := c.LastTransitionTime.Add(time.Duration(minReadySeconds) * time.Second)
+	if !at.After(now) {
+		return true, 0
+	}
+	return false, at.Sub(now)
+}

@@ -1,0 +1,199 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
+)
+
+// Name is the scheduler's name in logs; Component is the source of its events and
+// the spec.schedulerName it answers to.
+const (
+	Name      = "scheduler"
+	Component = corev1.DefaultSchedulerName
+)
+
+// maxWrites bounds the bindings and status patches under way at once.
+const maxWrites = 64
+
+// Scheduler gives pods nodes.
+type Scheduler struct {
+	client  kubernetes.Interface
+	events  record.EventRecorder
+	log     *slog.Logger
+	now     func() time.Time
+	watched watched
+	cache   *nodeCache
+	start   int // of the planning goroutine
+
+	mu    sync.Mutex // protects queue
+	queue *queue
+	wake  chan struct{}
+
+	writes sync.WaitGroup
+	slots  chan struct{}
+}
+
+// New makes the scheduler. It reads from the shared informers and writes with client.
+func New(client kubernetes.Interface, shared informers.SharedInformerFactory, events record.EventRecorder, log *slog.Logger, now func() time.Time) *Scheduler {
+	return &Scheduler{
+		client: client, events: events, log: log.With("controller", Name), now: now,
+		watched: newWatched(shared),
+		cache:   newCache(), queue: newQueue(),
+		wake:  make(chan struct{}, 1),
+		slots: make(chan struct{}, maxWrites),
+	}
+}
+
+// Run schedules until ctx ends, or planning panics (returned as an error). All
+// writes under way have ended when it returns.
+func (s *Scheduler) Run(ctx context.Context) (err error) {
+	defer s.writes.Wait()
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("scheduler panicked: %v\n%s", p, debug.Stack())
+		}
+	}()
+	stop, err := s.watch(ctx)
+	if err != nil || ctx.Err() != nil {
+		return err
+	}
+	defer stop()
+	for s.sleep(ctx) {
+		s.round(ctx)
+	}
+	return nil
+}
+
+// sleep waits until a pod is active; false when ctx has ended.
+func (s *Scheduler) sleep(ctx context.Context) bool {
+	for {
+		s.mu.Lock()
+		wait := s.queue.sleep(s.now())
+		s.mu.Unlock()
+		if wait == 0 {
+			return ctx.Err() == nil
+		}
+		var timeout <-chan time.Time
+		if wait != foreverAsleep {
+			timer := time.NewTimer(wait)
+			timeout = timer.C
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-s.wake:
+		case <-timeout:
+		}
+	}
+}
+
+// round plans one batch and starts the writes that follow from it.
+func (s *Scheduler) round(ctx context.Context) {
+	s.mu.Lock()
+	batch := s.queue.pop(maxBatch, s.now())
+	s.mu.Unlock()
+	var pods []*corev1.Pod
+	for _, w := range batch {
+		if !s.cache.knows(w.pod.UID) {
+			pods = append(pods, w.pod)
+		}
+	}
+	snapshot := Snapshot{nodes: s.cache.infos(), start: s.start, selector: s.watched.defaultSelector, namespace: s.watched.namespaceLabels}
+	if snapshot.start >= len(snapshot.nodes) {
+		snapshot.start = 0
+	}
+	for _, d := range plan(snapshot, pods) {
+		if d.node == "" {
+			s.requeue(d.pod.UID, d.helps)
+			s.write(ctx, func() { s.reportFailure(ctx, d) })
+			continue
+		}
+		s.start++
+		s.cache.assume(d.pod, d.node)
+		s.write(ctx, func() { s.bind(ctx, d) })
+	}
+}
+
+// write runs do in its own goroutine as soon as there is a slot. A panic ends that
+// write only: the pod stays in the queue's or the API's hands.
+func (s *Scheduler) write(ctx context.Context, do func()) {
+	select {
+	case s.slots <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	s.writes.Go(func() {
+		defer func() { <-s.slots }()
+		defer func() {
+			if p := recover(); p != nil {
+				s.log.Error("write panicked", "panic", p, "stack", string(debug.Stack()))
+			}
+		}()
+		do()
+	})
+}
+
+func (s *Scheduler) bind(ctx context.Context, d decision) {
+	err := s.client.CoreV1().Pods(d.pod.Namespace).Bind(ctx, &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: d.pod.Namespace, Name: d.pod.Name, UID: d.pod.UID},
+		Target:     corev1.ObjectReference{Kind: "Node", Name: d.node},
+	}, metav1.CreateOptions{})
+	if err == nil {
+		s.events.Eventf(d.pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", d.pod.Namespace, d.pod.Name, d.node)
+		return
+	}
+	s.cache.forget(d.pod.UID)
+	if apierrors.IsNotFound(err) || ctx.Err() != nil {
+		return
+	}
+	s.requeue(d.pod.UID, 0)
+	if !apierrors.IsConflict(err) {
+		s.log.Warn("binding not written, trying again", "pod", d.pod.Namespace+"/"+d.pod.Name, "node", d.node, "error", err)
+	}
+}
+
+func (s *Scheduler) requeue(uid types.UID, helps event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queue.failed(uid, helps, s.now())
+	s.poke()
+}
+
+// poke wakes the planning goroutine; it never blocks.
+func (s *Scheduler) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// reportFailure tells the user why the pod waits: an event, and the PodScheduled
+// condition when it does not say so already.
+func (s *Scheduler) reportFailure(ctx context.Context, d decision) {
+	s.events.Eventf(d.pod, corev1.EventTypeWarning, "FailedScheduling", "%s", d.message)
+	condition := corev1.PodCondition{
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse,
+		Reason: corev1.PodReasonUnschedulable, Message: d.message,
+		ObservedGeneration: d.pod.Generation,
+	}
+	patch, ok := conditionPatch(d.pod, condition, s.now())
+	if !ok {
+		return
+	}
+	_, err := s.client.CoreV1().Pods(d.pod.Namespace).Patch(ctx, d.pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+		s.log.Warn("condition PodScheduled not written", "pod", d.pod.Namespace+"/"+d.pod.Name, "error", err)
+	}
+}
