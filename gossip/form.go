@@ -1,0 +1,3 @@
+package gossip
+
+const maxExpect = 99
