@@ -31,6 +31,13 @@ var (
 	// ErrTooLarge is returned for a transaction beyond the size limit of the store.
 	ErrTooLarge = errors.New("raftstore: the transaction is larger than the limit")
 
+	// ErrNotLeader is returned by calls that only the leader answers.
+	ErrNotLeader = errors.New("raftstore: this node is not the leader")
+
+	// ErrHalted is returned by every call after the replica met something it
+	// cannot apply, such as a command of a newer version of the program.
+	ErrHalted = errors.New("raftstore: the replica has halted")
+
 	// ErrClosed is returned by every call after Close.
 	ErrClosed = errors.New("raftstore: the store is closed")
 )

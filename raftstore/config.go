@@ -1,0 +1,95 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+)
+
+// Config says what a Store is made of. Fields without a remark are required.
+type Config struct {
+	NodeID    string
+	ClusterID string
+	Dir       string // directory of the store; made if it is missing
+
+	Raft  Streams // Raft's own RPCs
+	Calls Streams // forwarded transactions, read-index, changes of members
+
+	// Founders are the node ids of the first voters. They are used only when Dir
+	// is blank and this node is one of them; all founders are given the same set.
+	Founders []string
+
+	Logger *slog.Logger // default: slog.Default()
+
+	MaxTxnBytes   int           // of one encoded transaction; default 1.5 MiB
+	EventBytes    int           // of history kept for watches and old revisions; default 16 MiB
+	EventAge      time.Duration // after which the leader compacts history; default 5 min, negative: never
+	Timers        Timers
+	SnapshotAfter uint64 // log entries between Raft snapshots; default 8192
+	TrailingLogs  uint64 // log entries kept behind a snapshot; default 4096
+}
+
+// Timers are Raft's. They must be equal on all nodes of a cluster.
+type Timers struct {
+	// Heartbeat is how long a follower hears nothing before it seeks votes;
+	// Election how long a candidate waits. Default 250 ms each, which makes a
+	// fail-over of about half a second.
+	Heartbeat, Election time.Duration
+	// Lease is how long a leader that hears of no majority goes on. Default
+	// 200 ms: with 125 ms, busy machines saw false elections.
+	Lease time.Duration
+	// Commit is the time between two empty AppendEntries on an idle cluster. It
+	// is at most half the lease, since a lease is renewed by that traffic, too.
+	// Default 100 ms.
+	Commit time.Duration
+}
+
+const (
+	defaultMaxTxnBytes   = 3 << 19
+	defaultEventBytes    = 16 << 20
+	defaultEventAge      = 5 * time.Minute
+	defaultSnapshotAfter = 8192
+	defaultTrailingLogs  = 4096
+)
+
+func (c Config) withDefaults() (Config, error) {
+	switch {
+	case c.NodeID == "":
+		return c, errors.New("raftstore: Config.NodeID is empty")
+	case c.ClusterID == "":
+		return c, errors.New("raftstore: Config.ClusterID is empty")
+	case c.Dir == "":
+		return c, errors.New("raftstore: Config.Dir is empty")
+	case c.Raft == nil || c.Calls == nil:
+		return c, errors.New("raftstore: Config.Raft and Config.Calls must be set")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	orDefault(&c.MaxTxnBytes, defaultMaxTxnBytes)
+	orDefault(&c.EventBytes, defaultEventBytes)
+	orDefault(&c.EventAge, defaultEventAge)
+	orDefault(&c.SnapshotAfter, defaultSnapshotAfter)
+	orDefault(&c.TrailingLogs, defaultTrailingLogs)
+	orDefault(&c.Timers.Heartbeat, 250*time.Millisecond)
+	orDefault(&c.Timers.Election, 250*time.Millisecond)
+	orDefault(&c.Timers.Lease, 200*time.Millisecond)
+	orDefault(&c.Timers.Commit, 100*time.Millisecond)
+	if c.Timers.Commit > c.Timers.Lease/2 {
+		return c, fmt.Errorf("raftstore: Timers.Commit %v is more than half of Timers.Lease %v: leaders would lose their lease while idle",
+			c.Timers.Commit, c.Timers.Lease)
+	}
+	c.Founders = slices.Clone(c.Founders)
+	slices.Sort(c.Founders)
+	c.Founders = slices.Compact(c.Founders)
+	return c, nil
+}
+
+func orDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

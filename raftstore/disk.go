@@ -1,0 +1,281 @@
+package raftstore
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+)
+
+// The directory of a store holds
+//
+//	identity.json  whose data this is, and the format of all of it
+//	raft.db        log and stable store (bbolt)
+//	snapshots/     Raft's snapshots
+const (
+	dirFormat     = 1
+	identityFile  = "identity.json"
+	snapshotsKept = 2
+)
+
+var keyCommit = []byte("kontiki-commit")
+
+type identity struct {
+	Format    int    `json:"format"`
+	NodeID    string `json:"nodeID"`
+	ClusterID string `json:"clusterID"`
+}
+
+// claimDir makes the directory ours or says whose it is. It must run before
+// anything else in the directory is opened.
+func claimDir(dir, nodeID, clusterID string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("raftstore: %w", err)
+	}
+	path := filepath.Join(dir, identityFile)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(dir, "raft.db")); err == nil {
+			return fmt.Errorf("raftstore: %s holds a log, but no %s that says whose it is: restore that file or begin with an empty directory", dir, identityFile)
+		}
+		b, err := json.MarshalIndent(identity{dirFormat, nodeID, clusterID}, "", "  ")
+		if err != nil {
+			return err
+		}
+		return writeDurably(path, append(b, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("raftstore: %w", err)
+	}
+	var is identity
+	if err := json.Unmarshal(b, &is); err != nil {
+		return fmt.Errorf("raftstore: %s: %w", path, err)
+	}
+	switch {
+	case is.Format > dirFormat:
+		return fmt.Errorf("raftstore: %s has format %d, this program knows %d: run the newer program", dir, is.Format, dirFormat)
+	case is.NodeID != nodeID:
+		return fmt.Errorf("raftstore: %s belongs to node %s, this is node %s: give each node a directory of its own", dir, is.NodeID, nodeID)
+	case is.ClusterID != clusterID:
+		return fmt.Errorf("raftstore: %s belongs to cluster %s, this node is of cluster %s: reset the directory to join", dir, is.ClusterID, clusterID)
+	}
+	return nil
+}
+
+// writeDurably replaces a file so that a crash leaves the old or the new one.
+func writeDurably(path string, b []byte) error {
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("raftstore: %w", err)
+	}
+	_, err = f.Write(b)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("raftstore: write %s: %w", tmp, err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return fmt.Errorf("raftstore: %w", err)
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("raftstore: %w", err)
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// disk is Raft's log and stable store. Besides that it remembers what is
+// committed, which Raft does not: with each batch of entries (in the Extensions
+// of the last one, so that it costs no write), and once after writes have stopped.
+//
+// Raft's own mechanism for this (RestoreCommittedLogs) is not used; DESIGN.md says why.
+type disk struct {
+	*raftboltdb.BoltStore
+	log       *slog.Logger
+	committed atomic.Uint64 // an index known to be committed, i.e. applied here
+	marked    uint64        // what markCommitted wrote last; its caller's
+	closing   chan struct{}
+	full      atomic.Bool // the last write failed
+}
+
+func openDisk(dir string, log *slog.Logger) (*disk, error) {
+	path := filepath.Join(dir, "raft.db")
+	bolt, err := raftboltdb.New(raftboltdb.Options{
+		Path: path,
+		BoltOptions: &bbolt.Options{
+			NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, Timeout: time.Second,
+		},
+		MsgpackUseNewTimeFormat: true,
+	})
+	if errors.Is(err, bbolt.ErrTimeout) {
+		return nil, fmt.Errorf("raftstore: %s is in use by another process", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("raftstore: open %s: %w", path, err)
+	}
+	return &disk{BoltStore: bolt, log: log, closing: make(chan struct{})}, nil
+}
+
+// StoreLogs stores entries together with the commit index known now.
+func (d *disk) StoreLogs(logs []*raft.Log) error {
+	if n := len(logs); n > 0 {
+		logs[n-1].Extensions = binary.BigEndian.AppendUint64(nil, d.committed.Load())
+	}
+	err := d.BoltStore.StoreLogs(logs)
+	d.note("the log", err)
+	return err
+}
+
+// StoreLog stores one entry.
+func (d *disk) StoreLog(l *raft.Log) error { return d.StoreLogs([]*raft.Log{l}) }
+
+// Set and SetUint64 keep trying while the disk is full: Raft panics when its
+// term or vote cannot be stored, and to wait is what a node without room must
+// do. Close ends the wait; the transport is closed by then, so that nothing
+// that was promised on top of the missing write leaves this node.
+func (d *disk) Set(k, v []byte) error {
+	return d.persist(func() error { return d.BoltStore.Set(k, v) })
+}
+
+// SetUint64 is Set for numbers.
+func (d *disk) SetUint64(k []byte, v uint64) error {
+	return d.persist(func() error { return d.BoltStore.SetUint64(k, v) })
+}
+
+func (d *disk) persist(write func() error) error {
+	for {
+		err := write()
+		d.note("term or vote", err)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(250 * time.Millisecond):
+		case <-d.closing:
+			return nil
+		}
+	}
+}
+
+// note logs when writing begins to fail and when it works again.
+func (d *disk) note(what string, err error) {
+	if failed := err != nil; d.full.Swap(failed) != failed {
+		if failed {
+			d.log.Error("cannot write to disk; nothing is acknowledged until it works again", "what", what, "error", err)
+		} else {
+			d.log.Info("writing to disk works again")
+		}
+	}
+}
+
+// markCommitted writes the commit index by itself, if the log does not hold it yet.
+func (d *disk) markCommitted() error {
+	c := d.committed.Load()
+	if c == d.marked {
+		return nil
+	}
+	if err := d.BoltStore.SetUint64(keyCommit, c); err != nil {
+		return err
+	}
+	d.marked = c
+	return nil
+}
+
+// commitIndex is the highest index that the disk knows to be committed.
+func (d *disk) commitIndex() (uint64, error) {
+	marker, err := d.GetUint64(keyCommit)
+	if err != nil && !errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		return 0, fmt.Errorf("raftstore: read the commit marker: %w", err)
+	}
+	last, err := d.LastIndex()
+	if err != nil {
+		return 0, fmt.Errorf("raftstore: read the end of the log: %w", err)
+	}
+	if last > 0 {
+		var l raft.Log
+		if err := d.GetLog(last, &l); err != nil {
+			return 0, fmt.Errorf("raftstore: read log entry %d: %w", last, err)
+		}
+		if len(l.Extensions) == 8 {
+			marker = max(marker, binary.BigEndian.Uint64(l.Extensions))
+		}
+	}
+	d.marked = marker
+	return marker, nil
+}
+
+// replay brings the replica to where it stood: the newest snapshot, then the log
+// up to the commit index. It needs no quorum.
+func (d *disk) replay(f *fsm, snapshots raft.SnapshotStore) error {
+	list, err := snapshots.List()
+	if err != nil {
+		return fmt.Errorf("raftstore: list snapshots: %w", err)
+	}
+	commit, err := d.commitIndex()
+	if err != nil {
+		return err
+	}
+	from, err := d.restoreNewest(f, snapshots, list)
+	if err != nil {
+		return err
+	}
+	if len(list) > 0 {
+		commit = max(commit, list[0].Index)
+	}
+	last, err := d.LastIndex()
+	if err != nil {
+		return fmt.Errorf("raftstore: read the end of the log: %w", err)
+	}
+	if len(list) > 0 && from < list[0].Index && last < list[0].Index {
+		return fmt.Errorf("raftstore: snapshot %s is damaged and the log ends before it at entry %d: restore this node from another member", list[0].ID, last)
+	}
+	for i := from + 1; i <= min(commit, last); i++ {
+		var l raft.Log
+		if err := d.GetLog(i, &l); err != nil {
+			return fmt.Errorf("raftstore: log entry %d, needed after the snapshot at %d, cannot be read: %w", i, from, err)
+		}
+		if l.Type == raft.LogCommand {
+			f.Apply(&l)
+		}
+		if err := f.failed(); err != nil {
+			return err
+		}
+	}
+	d.committed.Store(max(from, min(commit, last)))
+	return nil
+}
+
+// restoreNewest loads the newest snapshot that can be read and returns its index.
+func (d *disk) restoreNewest(f *fsm, snapshots raft.SnapshotStore, list []*raft.SnapshotMeta) (uint64, error) {
+	var failed error
+	for _, meta := range list {
+		_, source, err := snapshots.Open(meta.ID)
+		if err == nil {
+			err = f.Restore(source)
+		}
+		if err == nil {
+			return meta.Index, nil
+		}
+		if errors.Is(err, errUnknownVersion) {
+			return 0, err
+		}
+		d.log.Error("a snapshot cannot be read", "snapshot", meta.ID, "error", err)
+		failed = errors.Join(failed, fmt.Errorf("snapshot %s: %w", meta.ID, err))
+	}
+	if failed == nil {
+		return 0, nil
+	}
+	if first, err := d.FirstIndex(); err == nil && first == 1 {
+		return 0, nil // the whole history is in the log
+	}
+	return 0, fmt.Errorf("raftstore: no snapshot can be read, and the log does not reach back to its beginning: %w", failed)
+}

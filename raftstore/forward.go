@@ -1,0 +1,46 @@
+package raftstore
+
+import (
+	"context"
+	"fmt"
+)
+
+// proposeThere hands a command to the node that leads.
+func (s *Store) proposeThere(ctx context.Context, leader string, command []byte) (result, error) {
+	var r result
+	err := s.caller.call(ctx, leader, callPropose, command, &r)
+	return r, err
+}
+
+// handleCall answers the calls of other nodes.
+func (s *Store) handleCall(ctx context.Context, method callMethod, body []byte) (any, error) {
+	if err := s.err(); err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotProposed, err)
+	}
+	switch method {
+	case callPropose:
+		var command []byte
+		if err := unmarshal(body, &command); err != nil {
+			return nil, final(err)
+		}
+		// A command that this program cannot read must not get into the log.
+		if _, err := decodeCommand(command); err != nil {
+			return nil, final(err)
+		}
+		if _, leads := s.leadsIn(); !leads {
+			return nil, fmt.Errorf("%w: %w", errNotProposed, ErrNotLeader)
+		}
+		return s.proposeHere(ctx, command)
+	case callReadIndex:
+		return s.readPointHere(ctx)
+	case callTerm:
+		return s.raft.CurrentTerm(), nil
+	case callMember:
+		var change memberChange
+		if err := unmarshal(body, &change); err != nil {
+			return nil, final(err)
+		}
+		return struct{}{}, s.changeMemberHere(ctx, change)
+	}
+	return nil, final(fmt.Errorf("unknown call %d", method))
+}

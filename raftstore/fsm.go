@@ -1,0 +1,150 @@
+package raftstore
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+)
+
+// fsm holds this node's replica. Raft calls Apply, Snapshot and Restore from
+// one goroutine; everything else may be called from anywhere.
+type fsm struct {
+	log     *slog.Logger
+	current atomic.Pointer[state] // written by Raft's goroutine only, under mu
+
+	mu      sync.RWMutex
+	history history
+	changed chan struct{} // closed and replaced whenever current changes
+
+	haltOnce sync.Once
+	halted   chan struct{} // closed when the replica can not go on
+	haltErr  error         // set before halted is closed
+}
+
+func newFSM(log *slog.Logger, eventBytes int) *fsm {
+	f := &fsm{log: log, changed: make(chan struct{}), halted: make(chan struct{})}
+	f.history.limit = eventBytes
+	f.current.Store(newState())
+	return f
+}
+
+func (s *state) view() View { return View{keys: s.keys, revision: s.revision} }
+
+// Apply runs one committed entry. It returns []result. An entry that this
+// program cannot read halts the replica before the entry: to skip it would make
+// this replica differ from the others.
+func (f *fsm) Apply(entry *raft.Log) any {
+	if f.failed() != nil {
+		return nil
+	}
+	s := f.current.Load()
+	if entry.Index <= s.index {
+		return nil // replayed by Raft after a start from disk
+	}
+	commands, err := decodeEntry(entry.Data)
+	if err != nil {
+		f.halt(fmt.Errorf("log entry %d of term %d: %w", entry.Index, entry.Term, err))
+		return nil
+	}
+	next, results, events := s.apply(entry.Index, entry.Term, commands)
+	f.publish(next, events)
+	return results
+}
+
+func (f *fsm) publish(next *state, events []Event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.current.Store(next)
+	f.history.add(events, next.view())
+	f.history.compact(next.compacted)
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// halt stops the replica for good.
+func (f *fsm) halt(err error) {
+	f.haltOnce.Do(func() {
+		f.haltErr = fmt.Errorf("%w: %w", ErrHalted, err)
+		f.log.Error("the replica has halted", "error", err)
+		close(f.halted)
+	})
+}
+
+func (f *fsm) failed() error {
+	select {
+	case <-f.halted:
+		return f.haltErr
+	default:
+		return nil
+	}
+}
+
+// Restore replaces the replica by a snapshot, unless it holds more already: a
+// start from disk may be ahead of what Raft knows to be committed.
+func (f *fsm) Restore(source io.ReadCloser) error {
+	defer source.Close()
+	next, err := readSnapshot(source)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s := f.current.Load(); s.index > 0 && next.index <= s.index {
+		return nil
+	}
+	f.current.Store(next)
+	f.history.reset(next.revision)
+	close(f.changed)
+	f.changed = make(chan struct{})
+	return nil
+}
+
+// Snapshot is O(1): the state is immutable.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	if err := f.failed(); err != nil {
+		return nil, err // Raft would drop log entries that were not applied
+	}
+	return snapshot{f.current.Load()}, nil
+}
+
+// waitFor returns the first state for which done is true.
+func (f *fsm) waitFor(ctx context.Context, done func(*state) bool) (*state, error) {
+	for {
+		f.mu.RLock()
+		s, changed := f.current.Load(), f.changed
+		f.mu.RUnlock()
+		if done(s) {
+			return s, nil
+		}
+		select {
+		case <-changed:
+		case <-f.halted:
+			return s, f.haltErr
+		case <-ctx.Done():
+			return s, context.Cause(ctx)
+		}
+	}
+}
+
+func (f *fsm) viewAt(revision uint64) (View, error) {
+	f.mu.RLock()
+	from, events, err := f.history.base(revision, f.current.Load().view())
+	events = slices.Clone(events) // compaction clears what it drops
+	f.mu.RUnlock()
+	if err != nil {
+		return View{}, err
+	}
+	return undo(from, events), nil
+}
+
+func (f *fsm) floor() uint64 {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.history.floor
+}

@@ -1,0 +1,201 @@
+package raftstore
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Leadership says who leads, as this node knows.
+type Leadership struct {
+	LeaderID string // empty: no leader is known
+	Term     uint64 // Raft term; with Self, the one this node leads in
+	Self     bool
+}
+
+// leadership keeps the latest Leadership and tells those who wait for another.
+type leadership struct {
+	mu      sync.Mutex
+	latest  Leadership
+	changed chan struct{} // closed and replaced at each change
+	readyIn uint64        // term in which this node leads and has applied all earlier entries
+}
+
+// Leadership returns what this node knows of the leader now.
+func (s *Store) Leadership() Leadership {
+	l, _ := s.leadership.get()
+	return l
+}
+
+// WatchLeadership returns a channel that holds the latest Leadership whenever it
+// has changed, beginning with the present one, and a function that ends the
+// watch. Intermediate values may be skipped.
+func (s *Store) WatchLeadership() (<-chan Leadership, func()) {
+	out, stop := make(chan Leadership, 1), make(chan struct{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			latest, changed := s.leadership.get()
+			select {
+			case <-out: // not read yet: replace it
+			default:
+			}
+			out <- latest
+			select {
+			case <-changed:
+			case <-stop:
+				return
+			case <-s.closing:
+				return
+			}
+		}
+	}()
+	var once sync.Once
+	return out, func() {
+		once.Do(func() { close(stop) })
+		<-done
+	}
+}
+
+// Barrier returns once this node, as the leader, has applied every entry that
+// was logged before, and the term in which it leads. Elsewhere it returns ErrNotLeader.
+func (s *Store) Barrier(ctx context.Context) (term uint64, err error) {
+	if err := s.err(); err != nil {
+		return 0, err
+	}
+	before, leads := s.leadsIn()
+	if !leads {
+		return 0, ErrNotLeader
+	}
+	done := make(chan error, 1)
+	f := s.raft.Barrier(barrierTimeout)
+	go func() { done <- f.Error() }()
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrNotLeader, err)
+	}
+	if after, leads := s.leadsIn(); !leads || after != before {
+		return 0, ErrNotLeader
+	}
+	return before, nil
+}
+
+const barrierTimeout = 10 * time.Second
+
+// leadsIn returns the term in which this node leads. Raft steps down before it
+// raises its term, so a term that is the same around "I lead" is the leader's.
+func (s *Store) leadsIn() (uint64, bool) {
+	for {
+		term := s.raft.CurrentTerm()
+		leads := s.raft.State() == raft.Leader
+		if s.raft.CurrentTerm() == term {
+			return term, leads
+		}
+	}
+}
+
+func (l *leadership) get() (Leadership, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.latest, l.changed
+}
+
+func (l *leadership) set(next Leadership) (changed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if next == l.latest {
+		return false
+	}
+	l.latest = next
+	close(l.changed)
+	l.changed = make(chan struct{})
+	return true
+}
+
+func (l *leadership) setReady(term uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.readyIn = term
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+func (l *leadership) ready() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.readyIn
+}
+
+// runLeadership follows Raft's observations until the store closes. A new leader
+// passes a barrier, so that it has applied an entry of its own term before it
+// answers reads.
+func (s *Store) runLeadership() {
+	seen := make(chan raft.Observation, 64)
+	observer := raft.NewObserver(seen, false, func(o *raft.Observation) bool {
+		switch o.Data.(type) {
+		case raft.LeaderObservation, raft.RaftState:
+			return true
+		}
+		return false
+	})
+	s.raft.RegisterObserver(observer)
+	defer s.raft.DeregisterObserver(observer)
+	for {
+		s.noteLeadership()
+		select {
+		case <-seen:
+		case <-s.closing:
+			return
+		}
+	}
+}
+
+func (s *Store) noteLeadership() {
+	var next Leadership
+	for {
+		term, leads := s.leadsIn()
+		_, id := s.raft.LeaderWithID()
+		next = Leadership{LeaderID: string(id), Term: term, Self: leads}
+		if leads {
+			next.LeaderID = s.cfg.NodeID
+		} else if next.LeaderID == s.cfg.NodeID {
+			next.LeaderID = ""
+		}
+		if again, stillLeads := s.leadsIn(); again == term && stillLeads == leads {
+			break
+		}
+	}
+	if !s.leadership.set(next) {
+		return
+	}
+	s.log.Info("leadership", "leader", next.LeaderID, "term", next.Term, "self", next.Self)
+	if next.Self {
+		s.spawn(func() { s.becomeReady(next.Term) })
+	}
+}
+
+// becomeReady passes a barrier in the term and says so. It gives up when the term is over.
+func (s *Store) becomeReady(term uint64) {
+	for {
+		if now, leads := s.leadsIn(); !leads || now != term || s.err() != nil {
+			return
+		}
+		if got, err := s.Barrier(s.life); err == nil && got == term {
+			s.leadership.setReady(term)
+			return
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-s.closing:
+			return
+		}
+	}
+}

@@ -1,0 +1,136 @@
+package raftstore
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Member is a replica of the store.
+type Member struct {
+	ID    string
+	Voter bool
+}
+
+// Members returns the members that this node knows, the latest first agreed or
+// still being agreed on.
+func (s *Store) Members() []Member {
+	var out []Member
+	for _, server := range s.servers() {
+		out = append(out, Member{ID: string(server.ID), Voter: server.Suffrage == raft.Voter})
+	}
+	return out
+}
+
+func (s *Store) servers() []raft.Server {
+	f := s.raft.GetConfiguration()
+	if f.Error() != nil {
+		return nil
+	}
+	return f.Configuration().Servers
+}
+
+type memberAction uint8
+
+const (
+	memberAdd     memberAction = 1
+	memberPromote memberAction = 2
+	memberDemote  memberAction = 3
+	memberRemove  memberAction = 4
+)
+
+type memberChange struct {
+	Action memberAction
+	ID     string
+}
+
+// AddNonvoter makes a node a replica without a vote. It is nothing to add a
+// member again.
+func (s *Store) AddNonvoter(ctx context.Context, nodeID string) error {
+	return s.changeMember(ctx, memberChange{memberAdd, nodeID})
+}
+
+// Promote gives a member a vote, adding it if it is none.
+func (s *Store) Promote(ctx context.Context, nodeID string) error {
+	return s.changeMember(ctx, memberChange{memberPromote, nodeID})
+}
+
+// Demote takes a member's vote; it stays a replica.
+func (s *Store) Demote(ctx context.Context, nodeID string) error {
+	return s.changeMember(ctx, memberChange{memberDemote, nodeID})
+}
+
+// Remove ends a membership and the sessions of the node.
+func (s *Store) Remove(ctx context.Context, nodeID string) error {
+	if err := s.changeMember(ctx, memberChange{memberRemove, nodeID}); err != nil {
+		return err
+	}
+	_, _, err := s.propose(ctx, func() ([]byte, error) {
+		return encodeCommand(&command{Kind: kindExpire, Node: nodeID})
+	})
+	if err != nil {
+		return noQuorum(err)
+	}
+	return nil
+}
+
+func (s *Store) changeMember(ctx context.Context, change memberChange) error {
+	if err := s.err(); err != nil {
+		return err
+	}
+	err := s.atLeader(ctx, func(ctx context.Context, leader Leadership) error {
+		if leader.Self {
+			return s.changeMemberHere(ctx, change)
+		}
+		return s.caller.call(ctx, leader.LeaderID, callMember, change, &struct{}{})
+	})
+	if err != nil {
+		return noQuorum(err)
+	}
+	return nil
+}
+
+// changeMemberHere changes the configuration as the leader. All changes may be
+// repeated.
+func (s *Store) changeMemberHere(ctx context.Context, change memberChange) error {
+	if change.ID == "" {
+		return final(fmt.Errorf("raftstore: a member without an id"))
+	}
+	var is *raft.Server
+	for _, server := range s.servers() {
+		if string(server.ID) == change.ID {
+			is = &server
+		}
+	}
+	id, addr := raft.ServerID(change.ID), raft.ServerAddress(change.ID)
+	timeout := attemptTime
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = max(time.Until(deadline), time.Millisecond)
+	}
+	var f raft.IndexFuture
+	switch {
+	case change.Action == memberAdd && is == nil:
+		f = s.raft.AddNonvoter(id, addr, 0, timeout)
+	case change.Action == memberPromote && (is == nil || is.Suffrage != raft.Voter):
+		f = s.raft.AddVoter(id, addr, 0, timeout)
+	case change.Action == memberDemote && is == nil:
+		return final(fmt.Errorf("raftstore: node %s is not a member", change.ID))
+	case change.Action == memberDemote && is.Suffrage == raft.Voter:
+		f = s.raft.DemoteVoter(id, 0, timeout)
+	case change.Action == memberRemove && is != nil:
+		f = s.raft.RemoveServer(id, 0, timeout)
+	default:
+		f = barrierFuture{s.raft.Barrier(timeout)} // as wished already; an earlier try may not be committed yet
+	}
+	if err := f.Error(); err != nil {
+		return fmt.Errorf("change of member %s: %w", change.ID, err)
+	}
+	return nil
+}
+
+// barrierFuture gives a barrier the shape of a configuration change.
+type barrierFuture struct{ raft.Future }
+
+func (barrierFuture) Index() uint64 { return 0 }

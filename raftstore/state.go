@@ -1,0 +1,215 @@
+package raftstore
+
+import (
+	"encoding/binary"
+
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+)
+
+// state is the replicated state after some log entry. It is immutable; apply
+// makes the next one.
+type state struct {
+	keys    *iradix.Tree[*KV]
+	expiry  *iradix.Tree[string]  // expiryKey → key
+	open    *iradix.Tree[session] // sessionKey → session
+	results *iradix.Tree[result]  // resultKey → kept result
+
+	revision    uint64 // of the last change
+	compacted   uint64 // state below it is gone, on every replica
+	index       uint64 // of the last command entry applied
+	term        uint64 // of that entry
+	lastSession uint64
+}
+
+// session is the FSM's side of a proposer.
+type session struct {
+	ID          uint64
+	Node        string
+	Incarnation string
+	Floor       uint64 // results below it are gone
+}
+
+func newState() *state {
+	return &state{
+		keys:    iradix.New[*KV](),
+		expiry:  iradix.New[string](),
+		open:    iradix.New[session](),
+		results: iradix.New[result](),
+	}
+}
+
+func sessionKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
+
+func resultKey(id, sequence uint64) []byte {
+	return binary.BigEndian.AppendUint64(sessionKey(id), sequence)
+}
+
+// expiryKey sorts by time; the sign bit does not matter, as no time lies before 1970.
+func expiryKey(unix int64, key string) []byte {
+	return append(binary.BigEndian.AppendUint64(nil, uint64(unix)), key...)
+}
+
+// transition is the making of one state out of another by one log entry.
+type transition struct {
+	next    state
+	keys    *iradix.Txn[*KV]
+	expiry  *iradix.Txn[string]
+	open    *iradix.Txn[session]
+	results *iradix.Txn[result]
+	events  []Event
+}
+
+// apply runs the commands of one log entry. It is pure: the same state, index,
+// term and commands give the same outcome on every replica.
+func (s *state) apply(index, term uint64, commands []command) (*state, []result, []Event) {
+	t := &transition{
+		next: *s, keys: s.keys.Txn(), expiry: s.expiry.Txn(), open: s.open.Txn(), results: s.results.Txn(),
+	}
+	t.next.index, t.next.term = index, term
+	out := make([]result, len(commands))
+	for i := range commands {
+		out[i] = t.run(&commands[i])
+	}
+	t.next.keys, t.next.expiry = t.keys.Commit(), t.expiry.Commit()
+	t.next.open, t.next.results = t.open.Commit(), t.results.Commit()
+	return &t.next, out, t.events
+}
+
+func (t *transition) run(c *command) result {
+	switch c.Kind {
+	case kindOpen:
+		return t.openSession(c)
+	case kindExpire:
+		t.expireSessions(c.Node, "")
+	case kindCompact:
+		if c.Revision <= t.next.revision {
+			t.next.compacted = max(t.next.compacted, c.Revision)
+		}
+	case kindTxn:
+		return t.once(c)
+	}
+	return result{Code: codeDone, Txn: TxnResult{Succeeded: true, Revision: t.next.revision}}
+}
+
+// openSession begins a session under a fresh id, so that a repeated or late
+// open never revives an old one, and ends those of the node's earlier processes.
+func (t *transition) openSession(c *command) result {
+	t.expireSessions(c.Node, c.Incarnation)
+	t.next.lastSession++
+	id := t.next.lastSession
+	t.open.Insert(sessionKey(id), session{ID: id, Node: c.Node, Incarnation: c.Incarnation})
+	return result{Code: codeDone, Session: id}
+}
+
+func (t *transition) expireSessions(node, exceptIncarnation string) {
+	var gone []uint64
+	t.open.Root().Walk(func(_ []byte, s session) bool {
+		if s.Node == node && (exceptIncarnation == "" || s.Incarnation != exceptIncarnation) {
+			gone = append(gone, s.ID)
+		}
+		return false
+	})
+	for _, id := range gone {
+		t.open.Delete(sessionKey(id))
+		t.results.DeletePrefix(sessionKey(id))
+	}
+}
+
+// once runs a transaction unless its session says that it has been run, or that
+// nobody can know.
+func (t *transition) once(c *command) result {
+	s, ok := t.open.Get(sessionKey(c.Session))
+	if !ok {
+		return result{Code: codeUnknownSession}
+	}
+	if c.Floor > s.Floor {
+		t.raiseFloor(s, c.Floor)
+		s.Floor = c.Floor
+	}
+	if c.Sequence < s.Floor {
+		return result{Code: codeBelowFloor}
+	}
+	key := resultKey(c.Session, c.Sequence)
+	if kept, ok := t.results.Get(key); ok {
+		return kept
+	}
+	r := t.txn(c)
+	t.results.Insert(key, r)
+	return r
+}
+
+func (t *transition) raiseFloor(s session, floor uint64) {
+	var gone [][]byte
+	it := t.results.Root().Iterator()
+	it.SeekLowerBound(resultKey(s.ID, s.Floor))
+	for {
+		key, _, ok := it.Next()
+		if !ok || string(key) >= string(resultKey(s.ID, floor)) {
+			break
+		}
+		gone = append(gone, key)
+	}
+	for _, key := range gone {
+		t.results.Delete(key)
+	}
+	s.Floor = floor
+	t.open.Insert(sessionKey(s.ID), s)
+}
+
+func (t *transition) txn(c *command) result {
+	if c.Term != 0 && c.Term != t.next.term {
+		return result{Code: codeFenced}
+	}
+	out := TxnResult{Succeeded: true}
+	for _, cmp := range c.Compares {
+		var rev uint64
+		if kv, ok := t.keys.Get([]byte(cmp.Key)); ok {
+			rev = kv.ModRevision
+		}
+		if rev != cmp.ModRevision {
+			out.Succeeded = false
+		}
+	}
+	if out.Succeeded {
+		out.Revisions = make([]uint64, len(c.Ops))
+		for i := range c.Ops {
+			out.Revisions[i] = t.op(&c.Ops[i])
+		}
+	} else {
+		out.Current = make([]*KV, len(c.Compares))
+		for i, cmp := range c.Compares {
+			out.Current[i], _ = t.keys.Get([]byte(cmp.Key))
+		}
+	}
+	out.Revision = t.next.revision
+	return result{Code: codeDone, Txn: out}
+}
+
+// op changes one key and returns the revision that took, 0 if nothing changed.
+func (t *transition) op(o *operation) uint64 {
+	key := []byte(o.Key)
+	prev, exists := t.keys.Get(key)
+	if o.Kind == OpDelete && !exists {
+		return 0
+	}
+	t.next.revision++
+	kv := KV{Key: o.Key, CreateRevision: t.next.revision, ModRevision: t.next.revision, Version: 1}
+	if exists {
+		kv.CreateRevision, kv.Version = prev.CreateRevision, prev.Version+1
+		if prev.ExpiresUnix != 0 {
+			t.expiry.Delete(expiryKey(prev.ExpiresUnix, o.Key))
+		}
+	}
+	if o.Kind == OpDelete {
+		t.keys.Delete(key)
+		t.events = append(t.events, Event{KV: kv, Prev: prev, Deleted: true})
+		return kv.ModRevision
+	}
+	kv.Value, kv.ExpiresUnix = o.Value, o.ExpiresUnix
+	if kv.ExpiresUnix != 0 {
+		t.expiry.Insert(expiryKey(kv.ExpiresUnix, o.Key), o.Key)
+	}
+	t.keys.Insert(key, &kv)
+	t.events = append(t.events, Event{KV: kv, Prev: prev})
+	return kv.ModRevision
+}

@@ -1,0 +1,253 @@
+package raftstore
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Store is one node's replica of the cluster's state and its part in the Raft
+// group. See the package comment.
+type Store struct {
+	cfg  Config
+	log  *slog.Logger
+	fsm  *fsm
+	disk *disk
+	raft *raft.Raft
+
+	transport *transport
+	caller    *caller
+
+	leadership  leadership
+	proposer    proposer
+	proposals   chan proposal
+	flying      chan struct{} // holds a token per log entry that waits for its commit
+	reads       readRounds
+	incarnation string // of this process
+
+	closeOnce sync.Once
+	closeErr  error
+	closing   chan struct{} // closed when Close begins to stop the store
+	raftDone  chan struct{} // closed when Raft has stopped
+	life      context.Context
+	endLife   context.CancelFunc
+
+	spawning sync.Mutex // guards ended
+	ended    bool
+	children sync.WaitGroup
+}
+
+// spawn runs f in a goroutine that Close waits for; once the store has closed it does not.
+func (s *Store) spawn(f func()) bool {
+	s.spawning.Lock()
+	defer s.spawning.Unlock()
+	if !s.ended {
+		s.children.Go(f)
+	}
+	return !s.ended
+}
+
+// Open starts the store of this node: it claims the directory, brings the replica
+// to where it stood, without needing others, and joins the Raft group. Views can
+// be read when it returns; writes and linearizable reads wait for a leader.
+//
+// A directory that is blank makes a founder a voter of the founders' group, and
+// any other node wait until the leader adds it (AddNonvoter).
+func Open(cfg Config) (*Store, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if err := claimDir(cfg.Dir, cfg.NodeID, cfg.ClusterID); err != nil {
+		return nil, err
+	}
+	s := &Store{
+		cfg: cfg, log: cfg.Logger.With("room", "raftstore"),
+		proposals: make(chan proposal), flying: make(chan struct{}, batchesFlying), incarnation: rand.Text(),
+		closing: make(chan struct{}), raftDone: make(chan struct{}),
+	}
+	s.leadership.changed = make(chan struct{})
+	s.life, s.endLife = context.WithCancel(context.Background())
+	s.fsm = newFSM(s.log, cfg.EventBytes)
+	if s.disk, err = openDisk(cfg.Dir, s.log); err != nil {
+		return nil, err
+	}
+	if err := s.start(); err != nil {
+		s.endLife()
+		return nil, errors.Join(err, s.disk.Close())
+	}
+	return s, nil
+}
+
+func (s *Store) start() error {
+	raftLog := newRaftLogger(s.log)
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(s.cfg.Dir, snapshotsKept, raftLog)
+	if err != nil {
+		return fmt.Errorf("raftstore: snapshots in %s: %w", s.cfg.Dir, err)
+	}
+	if err := s.disk.replay(s.fsm, snapshots); err != nil {
+		return err
+	}
+	logs, err := raft.NewLogCache(logCacheSize, s.disk)
+	if err != nil {
+		return err
+	}
+	g := greeter{streams: s.cfg.Raft, cluster: s.cfg.ClusterID, nodeID: s.cfg.NodeID, log: s.log}
+	s.transport = newTransport(g, raftLog)
+	if err := s.bootstrap(logs, snapshots); err != nil {
+		return errors.Join(err, s.transport.Close())
+	}
+	if s.raft, err = raft.NewRaft(s.raftConfig(raftLog), s.fsm, logs, s.disk, snapshots, s.transport); err != nil {
+		return errors.Join(fmt.Errorf("raftstore: start raft: %w", err), s.transport.Close())
+	}
+	g.streams = s.cfg.Calls
+	s.caller = &caller{greeter: g, peers: make(map[string]*callStream)}
+	s.spawn(s.runLeadership)
+	s.spawn(s.runBatcher)
+	s.spawn(s.runHalt)
+	s.spawn(func() {
+		g.serve(func(conn net.Conn, _ string) { serveCalls(s.life, conn, s.handleCall) })
+	})
+	s.startChores()
+	return nil
+}
+
+const logCacheSize = 512 // entries that followers are fed from without reading the disk
+
+func (s *Store) raftConfig(log *raftLogger) *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(s.cfg.NodeID)
+	c.HeartbeatTimeout, c.ElectionTimeout = s.cfg.Timers.Heartbeat, s.cfg.Timers.Election
+	c.LeaderLeaseTimeout, c.CommitTimeout = s.cfg.Timers.Lease, s.cfg.Timers.Commit
+	c.SnapshotThreshold, c.TrailingLogs = s.cfg.SnapshotAfter, s.cfg.TrailingLogs
+	c.SnapshotInterval = 30 * time.Second
+	c.ShutdownOnRemove = false
+	c.NoSnapshotRestoreOnStart = true // disk.replay has done it, and more
+	c.NoLegacyTelemetry = true
+	c.Logger = log
+	return c
+}
+
+// bootstrap writes the founders' configuration into a blank log. All founders
+// write the same, so it does not matter which of them are up.
+func (s *Store) bootstrap(logs raft.LogStore, snapshots raft.SnapshotStore) error {
+	if !slices.Contains(s.cfg.Founders, s.cfg.NodeID) {
+		return nil
+	}
+	held, err := raft.HasExistingState(logs, s.disk, snapshots)
+	if err != nil || held {
+		return err
+	}
+	var c raft.Configuration
+	for _, id := range s.cfg.Founders {
+		c.Servers = append(c.Servers, raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(id)})
+	}
+	log := newRaftLogger(s.log)
+	if err := raft.BootstrapCluster(s.raftConfig(log), logs, s.disk, snapshots, s.transport, c); err != nil {
+		return fmt.Errorf("raftstore: write the founders' configuration: %w", err)
+	}
+	return nil
+}
+
+// err says why the store does not work any more.
+func (s *Store) err() error {
+	select {
+	case <-s.closing:
+		return ErrClosed
+	default:
+		return s.fsm.failed()
+	}
+}
+
+// runHalt takes a halted replica out of the group.
+func (s *Store) runHalt() {
+	select {
+	case <-s.fsm.halted:
+		s.raft.Shutdown()
+	case <-s.closing:
+	}
+}
+
+// View returns what this node's replica holds now.
+func (s *Store) View() View { return s.fsm.current.Load().view() }
+
+// ViewAt returns the state at exactly a revision, ErrCompacted if it is gone on
+// this node, or ErrFutureRevision.
+func (s *Store) ViewAt(ctx context.Context, revision uint64) (View, error) {
+	if err := s.err(); err != nil {
+		return View{}, err
+	}
+	v, err := s.fsm.viewAt(revision)
+	if err != nil {
+		return View{}, fmt.Errorf("revision %d: %w", revision, err)
+	}
+	return v, nil
+}
+
+// WaitRevision returns a view that is not older than a revision. If this replica
+// does not get there before ctx ends, the error wraps ErrFutureRevision.
+func (s *Store) WaitRevision(ctx context.Context, revision uint64) (View, error) {
+	if err := s.err(); err != nil {
+		return View{}, err
+	}
+	ctx, cancel := s.untilClose(ctx)
+	defer cancel()
+	st, err := s.fsm.waitFor(ctx, func(st *state) bool { return st.revision >= revision })
+	switch {
+	case err == nil:
+		return st.view(), nil
+	case errors.Is(err, ErrClosed), errors.Is(err, ErrHalted):
+		return View{}, err
+	}
+	return View{}, fmt.Errorf("revision %d, this node is at %d: %w: %w", revision, st.revision, ErrFutureRevision, err)
+}
+
+// Compacted is the revision to which this node's history reaches back: states at
+// it and later, and events after it, can be had. It may differ between nodes.
+func (s *Store) Compacted() uint64 { return s.fsm.floor() }
+
+// untilClose is ctx that also ends, with cause ErrClosed, when the store closes.
+func (s *Store) untilClose(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(s.life, func() { cancel(ErrClosed) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+// Close hands leadership over, stops the store and releases its directory. It
+// returns when everything has ended.
+func (s *Store) Close() error {
+	s.closeOnce.Do(func() {
+		if _, leads := s.leadsIn(); leads && len(s.servers()) > 1 {
+			if err := s.raft.LeadershipTransfer().Error(); err != nil {
+				s.log.Info("leadership was not handed over", "error", err)
+			}
+		}
+		close(s.closing)
+		s.endLife()
+		s.closeErr = s.stop()
+	})
+	return s.closeErr
+}
+
+func (s *Store) stop() error {
+	s.awaitFlying(time.Second) // Raft forgets to answer what it has not applied when it stops
+	// The transport goes first: see disk.Set.
+	err := errors.Join(s.transport.Close(), s.cfg.Calls.Close())
+	close(s.disk.closing)
+	s.caller.close()
+	err = errors.Join(err, s.raft.Shutdown().Error())
+	close(s.raftDone)
+	s.spawning.Lock()
+	s.ended = true
+	s.spawning.Unlock()
+	s.children.Wait()
+	return errors.Join(err, s.disk.markCommitted(), s.disk.Close())
+}
