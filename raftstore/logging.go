@@ -33,6 +33,9 @@ func newRaftLogger(log *slog.Logger) *raftLogger {
 }
 
 func (l *raftLogger) line(level slog.Level, msg string, args []any) {
+	if msg == "failed to get previous log" {
+		level = slog.LevelDebug // a commit push that came before its entry
+	}
 	if !l.log.Enabled(context.Background(), level) {
 		return
 	}
