@@ -95,7 +95,7 @@ func WriteFrame(conn *net.UnixConn, v any, files ...*os.File) error {
 	}
 	n, _, err := conn.WriteMsgUnix(frame, rights, nil)
 	runtime.KeepAlive(files)
-	if err != nil {
+	if err != nil || n == len(frame) {
 		return err
 	}
 	_, err = conn.Write(frame[n:])

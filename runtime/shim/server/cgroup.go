@@ -1,0 +1,155 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/cgroups"
+	_ "github.com/opencontainers/cgroups/devices" // sets device rules; without it no container starts
+	"github.com/opencontainers/cgroups/manager"
+	"golang.org/x/sys/unix"
+
+	"kontiki/runtime/shim"
+)
+
+// The tree below the root, as upstream's: guaranteed pods are directly in
+// kubepods, the others in a group for their class.
+//
+//	ROOT/shim                                  the shim itself
+//	ROOT/kubepods/podUID/CONTAINER             guaranteed
+//	ROOT/kubepods/burstable/podUID/CONTAINER
+//	ROOT/kubepods/besteffort/podUID/CONTAINER
+type tree struct{ root string }
+
+func (t tree) shim() string { return path.Join("/", t.root, "shim") }
+
+func (t tree) class(q shim.QOSClass) (string, error) {
+	base := path.Join("/", t.root, "kubepods")
+	switch q {
+	case shim.Guaranteed:
+		return base, nil
+	case shim.Burstable, shim.BestEffort:
+		return path.Join(base, strings.ToLower(string(q))), nil
+	}
+	return "", fmt.Errorf("QoS class %q is unknown: %w", q, shim.ErrInvalid)
+}
+
+func (t tree) pod(q shim.QOSClass, uid string) (string, error) {
+	class, err := t.class(q)
+	return path.Join(class, "pod"+uid), err
+}
+
+// cgroupAt is the manager of one group by its path from the hierarchy's root.
+func cgroupAt(p string, r *cgroups.Resources) (cgroups.Manager, error) {
+	r.SkipDevices = true // of a parent: rules are its children's matter
+	return manager.New(&cgroups.Cgroup{Path: p, Resources: r})
+}
+
+// makeCgroup makes a parent group and sets its limits.
+func makeCgroup(p string, r *cgroups.Resources) error {
+	m, err := cgroupAt(p, r)
+	if err != nil {
+		return fmt.Errorf("cgroup %s: %w", p, err)
+	}
+	if err := m.Apply(-1); err != nil {
+		return fmt.Errorf("make cgroup %s: %w", p, err)
+	}
+	if err := m.Set(r); err != nil {
+		return fmt.Errorf("limit cgroup %s: %w", p, err)
+	}
+	return nil
+}
+
+// removeCgroup removes a group without processes, with groups that a container made below it.
+func removeCgroup(p string) error {
+	m, err := cgroupAt(p, &cgroups.Resources{})
+	if err != nil {
+		return err
+	}
+	if err := m.Destroy(); err != nil {
+		return fmt.Errorf("remove cgroup %s: %w", p, err)
+	}
+	return nil
+}
+
+// killCgroup sends SIGKILL to everything in a group until it is empty, for
+// containers whose state does not say who is in it. Bounded: a process that
+// survives that many rounds hangs in the kernel.
+func killCgroup(p string) error {
+	m, err := cgroupAt(p, &cgroups.Resources{})
+	if err != nil {
+		return err
+	}
+	for range 100 {
+		pids, err := m.GetAllPids()
+		if errors.Is(err, os.ErrNotExist) || err == nil && len(pids) == 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		m.Freeze(cgroups.Thawed) // on v1 a frozen process does not die
+		for _, pid := range pids {
+			proc, err := openProcess(pid, 0)
+			if err != nil {
+				continue
+			}
+			proc.signal(unix.SIGKILL)
+			waitGone(proc)
+		}
+	}
+	return fmt.Errorf("processes in cgroup %s do not die", p)
+}
+
+// waitGone waits a moment for a killed process to leave its groups, which it does when it becomes a zombie.
+func waitGone(p *process) {
+	if raw, err := p.pidfd.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) {
+			unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
+		})
+	}
+	p.close()
+}
+
+// enterOwnCgroup moves the shim out of the group of whoever started it, so that
+// a service manager that ends that group spares it. On v1 only where services
+// are tracked and where memory is charged: each move can cost 10 ms there.
+func enterOwnCgroup(t tree) error {
+	if cgroups.IsCgroup2UnifiedMode() {
+		return enter(filepath.Join("/sys/fs/cgroup", t.shim()))
+	}
+	mounts, err := cgroups.GetCgroupMounts(true)
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		for _, s := range m.Subsystems {
+			if s == "memory" || s == "systemd" || s == "name=systemd" {
+				if err := enter(filepath.Join(m.Mountpoint, t.shim())); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if unified := "/sys/fs/cgroup/unified"; cgroups.PathExists(filepath.Join(unified, "cgroup.procs")) {
+		return enter(filepath.Join(unified, t.shim()))
+	}
+	return nil
+}
+
+func enter(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return cgroups.WriteCgroupProc(dir, os.Getpid())
+}
+
+// swapIsAccounted: v1 refuses a swap limit when its kernel does not count swap; v2 copes.
+var swapIsAccounted = sync.OnceValue(func() bool {
+	return cgroups.IsCgroup2UnifiedMode() || cgroups.PathExists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+})

@@ -1,0 +1,101 @@
+// Command probe is the program in the containers that tests start: static, one
+// file, and able to do what containers do to their runtime.
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if len(os.Args) < 2 {
+		os.Exit(2)
+	}
+	args := os.Args[2:]
+	switch os.Args[1] {
+	case "exit": // CODE
+		code, _ := strconv.Atoi(args[0])
+		os.Exit(code)
+	case "say": // WORDS to both outputs
+		fmt.Println("out", strings.Join(args, " "))
+		fmt.Fprintln(os.Stderr, "err", strings.Join(args, " "))
+	case "run": // until a signal
+		fmt.Println("running")
+		select {}
+	case "term": // exit 7 at SIGTERM
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, syscall.SIGTERM)
+		fmt.Println("ready")
+		<-c
+		os.Exit(7)
+	case "stubborn": // ignores SIGTERM
+		signal.Ignore(syscall.SIGTERM)
+		fmt.Println("ready")
+		select {}
+	case "eat": // memory until it is killed
+		var hoard [][]byte
+		for {
+			b := make([]byte, 1<<20)
+			for i := range b {
+				b[i] = byte(i)
+			}
+			hoard = append(hoard, b)
+		}
+	case "tick": // a line every 10 ms, without end
+		for i := 0; ; i++ {
+			if _, err := fmt.Println("tick", i); err != nil {
+				os.Exit(3)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	case "cat": // standard input to output, until EOF
+		io.Copy(os.Stdout, os.Stdin)
+	case "lines": // answers each line, until "bye"
+		sc := bufio.NewScanner(os.Stdin)
+		for sc.Scan() && strings.TrimSpace(sc.Text()) != "bye" {
+			fmt.Println("got", sc.Text())
+		}
+	case "file": // prints a file
+		b, err := os.ReadFile(args[0])
+		if err != nil {
+			fmt.Println("error:", err)
+			os.Exit(1)
+		}
+		os.Stdout.Write(b)
+	case "write": // FILE TEXT
+		if err := os.WriteFile(args[0], []byte(args[1]), 0o644); err != nil {
+			fmt.Println("error:", err)
+			os.Exit(1)
+		}
+	case "who":
+		host, _ := os.Hostname()
+		cwd, _ := os.Getwd()
+		groups, _ := os.Getgroups()
+		fmt.Printf("uid=%d gid=%d groups=%v host=%s cwd=%s pid=%d env=%q\n", os.Getuid(), os.Getgid(), groups, host, cwd, os.Getpid(), os.Environ())
+	case "unshare": // tries what the seccomp profile forbids
+		if err := syscall.Unshare(syscall.CLONE_NEWUSER); err != nil {
+			fmt.Println("error:", err)
+			os.Exit(1)
+		}
+	case "orphan": // leaves a child behind and ends
+		c := exec.Command("/proc/self/exe", "run")
+		if err := c.Start(); err != nil {
+			os.Exit(1)
+		}
+	case "sleep-then": // MILLISECONDS CODE
+		ms, _ := strconv.Atoi(args[0])
+		code, _ := strconv.Atoi(args[1])
+		time.Sleep(time.Duration(ms) * time.Millisecond)
+		os.Exit(code)
+	default:
+		os.Exit(2)
+	}
+}
