@@ -25,6 +25,8 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/record"
 
+	"kontiki/controllers/deployment"
+	"kontiki/controllers/endpointslice"
 	"kontiki/controllers/podsubnet"
 	"kontiki/controllers/podview"
 	"kontiki/controllers/replicaset"
@@ -85,6 +87,12 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 	return []controller{
 		{name: replicaset.Name, start: func() (runner, error) {
 			return replicaset.New(client, shared, recorders.as(replicaset.Component), log, time.Now), nil
+		}},
+		{name: deployment.Name, start: func() (runner, error) {
+			return deployment.New(client, shared, recorders.as(deployment.Component), log, time.Now), nil
+		}},
+		{name: endpointslice.Name, start: func() (runner, error) {
+			return endpointslice.New(client, shared, recorders.as(endpointslice.Component), log, time.Now), nil
 		}},
 		{name: scheduler.Name, start: func() (runner, error) {
 			return scheduler.New(config.SchedulerClient, shared, recorders.asScheduler(), log, time.Now), nil

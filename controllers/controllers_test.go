@@ -11,6 +11,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -174,4 +175,98 @@ func TestReplicaSetIsCreatedAndSpread(t *testing.T) {
 		}
 		return err == nil && len(seen) == 3 && !seen[""]
 	})
+}
+
+func (c *cluster) deployment(name string) *appsv1.Deployment {
+	d, err := c.AppsV1().Deployments("default").Get(context.Background(), name, metav1.GetOptions{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return d
+}
+
+// update changes a Deployment as a user does, and raises its generation.
+func (c *cluster) update(name string, change func(*appsv1.Deployment)) {
+	c.t.Helper()
+	for {
+		d := c.deployment(name)
+		change(d)
+		d.Generation++
+		_, err := c.AppsV1().Deployments("default").Update(context.Background(), d, metav1.UpdateOptions{})
+		if err == nil {
+			return
+		}
+		if !apierrors.IsConflict(err) {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// rolledOut says whether all n pods run the image and the Deployment says so.
+func (c *cluster) rolledOut(name, image, revision string, n int32) func() bool {
+	return func() bool {
+		d := c.deployment(name)
+		if d.Status.ObservedGeneration < d.Generation || d.Status.UpdatedReplicas != n || d.Status.AvailableReplicas != n || d.Status.Replicas != n {
+			return false
+		}
+		for _, pod := range c.pods() {
+			if pod.Spec.Containers[0].Image != image {
+				return false
+			}
+		}
+		return d.Annotations["deployment.kubernetes.io/revision"] == revision && len(c.pods()) == int(n)
+	}
+}
+
+func TestDeploymentRollsOutAndBack(t *testing.T) {
+	c := newCluster(t, node("a"), node("b"), node("c"))
+	c.start()
+	d := &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", Generation: 1},
+		Spec: appsv1.DeploymentSpec{
+			Replicas:                ptr.To[int32](6),
+			Selector:                &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
+			Template:                template("web"),
+			ProgressDeadlineSeconds: ptr.To[int32](600),
+		},
+	}
+	service := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "s"},
+		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "web"}, ClusterIP: "10.43.0.7", Ports: []corev1.ServicePort{{Port: 80}}},
+	}
+	ctx := context.Background()
+	if _, err := c.CoreV1().Services("default").Create(ctx, service, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.AppsV1().Deployments("default").Create(ctx, d, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("revision 1 rolled out", c.rolledOut("web", "example/web", "1", 6))
+	c.update("web", func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "example/web:2" })
+	c.eventually("revision 2 rolled out", c.rolledOut("web", "example/web:2", "2", 6))
+	c.update("web", func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](9) })
+	c.eventually("scaled to nine", c.rolledOut("web", "example/web:2", "2", 9))
+	c.update("web", func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "example/web" })
+	c.eventually("rolled back as revision 3", c.rolledOut("web", "example/web", "3", 9))
+	c.eventually("nine ready endpoints in one slice", func() bool {
+		list, err := c.DiscoveryV1().EndpointSlices("default").List(ctx, metav1.ListOptions{})
+		if err != nil || len(list.Items) != 1 || len(list.Items[0].Endpoints) != 9 {
+			return false
+		}
+		for _, e := range list.Items[0].Endpoints {
+			if !*e.Conditions.Ready {
+				return false
+			}
+		}
+		return true
+	})
+	sets, err := c.AppsV1().ReplicaSets("default").List(ctx, metav1.ListOptions{})
+	if err != nil || len(sets.Items) != 2 {
+		t.Fatalf("want two replica sets, have %d (%v)", len(sets.Items), err)
+	}
+	for _, condition := range c.deployment("web").Status.Conditions {
+		if condition.Type == appsv1.DeploymentProgressing && condition.Reason != "NewReplicaSetAvailable" {
+			t.Errorf("Progressing: %+v", condition)
+		}
+	}
 }

@@ -1,0 +1,194 @@
+// Package endpointslice keeps, for each Service with a selector, the EndpointSlices
+// that say where its pods are and which of them serve.
+//
+// plan.go decides and is pure; controller.go does. Several workers run, a Service
+// is handled by one at a time. Only controllers imports this package.
+package endpointslice
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	discoverylisters "k8s.io/client-go/listers/discovery/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	"kontiki/controllers/loop"
+	"kontiki/controllers/pending"
+	"kontiki/controllers/podview"
+)
+
+// Name is the controller's name in logs; Component is the source of its events.
+const (
+	Name      = "endpointslice"
+	Component = "endpoint-slice-controller"
+	workers   = 5
+)
+
+// Controller keeps EndpointSlices.
+type Controller struct {
+	client kubernetes.Interface
+	events record.EventRecorder
+	now    func() time.Time
+
+	serviceInformer, podInformer, sliceInformer cache.SharedIndexInformer
+
+	services corelisters.ServiceLister
+	pods     corelisters.PodLister
+	nodes    corelisters.NodeLister
+	slices   discoverylisters.EndpointSliceLister
+	writes   *pending.Writes
+	loop     *loop.Loop
+}
+
+// New makes the controller on shared informers.
+func New(client kubernetes.Interface, shared informers.SharedInformerFactory, events record.EventRecorder, log *slog.Logger, now func() time.Time) *Controller {
+	core, slices := shared.Core().V1(), shared.Discovery().V1().EndpointSlices()
+	return &Controller{
+		client: client, events: events, now: now,
+		serviceInformer: core.Services().Informer(), podInformer: core.Pods().Informer(), sliceInformer: slices.Informer(),
+		services: core.Services().Lister(), pods: core.Pods().Lister(), nodes: core.Nodes().Lister(), slices: slices.Lister(),
+		writes: pending.New(),
+		loop:   loop.New(Name, log),
+	}
+}
+
+// Run works until ctx ends.
+func (c *Controller) Run(ctx context.Context) error {
+	err := loop.On(c.loop, c.serviceInformer, func(before, after *corev1.Service) {
+		if after == nil {
+			after = before
+		}
+		c.loop.AddObject(after)
+	})
+	if err != nil {
+		return err
+	}
+	if err := loop.On(c.loop, c.podInformer, c.podChanged); err != nil {
+		return err
+	}
+	if err := loop.On(c.loop, c.sliceInformer, c.sliceChanged); err != nil {
+		return err
+	}
+	return c.loop.Run(ctx, workers, c.sync)
+}
+
+func (c *Controller) sliceChanged(before, after *discoveryv1.EndpointSlice) {
+	for _, slice := range []*discoveryv1.EndpointSlice{before, after} {
+		if slice != nil && slice.Labels[discoveryv1.LabelManagedBy] == managedBy {
+			c.loop.Add(slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName])
+		}
+	}
+}
+
+func (c *Controller) podChanged(before, after *corev1.Pod) {
+	if before != nil && after != nil && sameToServices(before, after) {
+		return
+	}
+	for _, pod := range []*corev1.Pod{before, after} {
+		if pod == nil {
+			continue
+		}
+		services, err := c.services.Services(pod.Namespace).List(labels.Everything())
+		if err != nil {
+			return
+		}
+		for _, service := range services {
+			if len(service.Spec.Selector) > 0 && labels.SelectorFromValidatedSet(service.Spec.Selector).Matches(labels.Set(pod.Labels)) {
+				c.loop.AddObject(service)
+			}
+		}
+	}
+}
+
+func sameToServices(before, after *corev1.Pod) bool {
+	return before.UID == after.UID && before.Spec.NodeName == after.Spec.NodeName &&
+		(before.DeletionTimestamp == nil) == (after.DeletionTimestamp == nil) &&
+		podview.Ready(before) == podview.Ready(after) && podview.Finished(before) == podview.Finished(after) &&
+		before.Status.PodIP == after.Status.PodIP &&
+		equality.Semantic.DeepEqual(before.Status.PodIPs, after.Status.PodIPs) &&
+		equality.Semantic.DeepEqual(before.Labels, after.Labels)
+}
+
+func (c *Controller) sync(ctx context.Context, key string) error {
+	namespace, name, err := cache.SplitMetaNamespaceKey(key)
+	if err != nil {
+		return err
+	}
+	service, err := c.services.Services(namespace).Get(name)
+	if apierrors.IsNotFound(err) {
+		c.writes.Forget(key) // the garbage collector removes the slices
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if service.DeletionTimestamp != nil || len(service.Spec.Selector) == 0 || service.Spec.Type == corev1.ServiceTypeExternalName {
+		return nil
+	}
+	nothing := func(types.UID) bool { return false }
+	if !c.writes.Settled(key, c.sliceInformer.GetIndexer(), nothing, c.now()) {
+		return nil // the event of the slice that is not seen yet comes back here
+	}
+	pods, err := c.pods.Pods(namespace).List(labels.SelectorFromValidatedSet(service.Spec.Selector))
+	if err != nil {
+		return err
+	}
+	existing, err := c.slices.EndpointSlices(namespace).List(labels.SelectorFromSet(labels.Set{
+		discoveryv1.LabelServiceName: name, discoveryv1.LabelManagedBy: managedBy,
+	}))
+	if err != nil {
+		return err
+	}
+	err = c.do(ctx, key, plan(service, pods, existing, c.zone))
+	if err != nil && !loop.Expected(err) {
+		c.events.Eventf(service, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices",
+			"Error updating Endpoint Slices for Service %s/%s: %v", namespace, name, err)
+	}
+	return err
+}
+
+func (c *Controller) zone(node string) string {
+	n, err := c.nodes.Get(node)
+	if err != nil {
+		return ""
+	}
+	return n.Labels[corev1.LabelTopologyZone]
+}
+
+// do creates and updates before it removes, so that no endpoint is ever missing.
+func (c *Controller) do(ctx context.Context, key string, todo actions) error {
+	for _, slice := range todo.create {
+		created, err := c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Create(ctx, slice, metav1.CreateOptions{})
+		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		c.writes.Created(key, created.ResourceVersion, c.now())
+	}
+	for _, slice := range todo.update {
+		if _, err := c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Update(ctx, slice, metav1.UpdateOptions{}); err != nil {
+			return err
+		}
+	}
+	for _, slice := range todo.remove {
+		err := c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Delete(ctx, slice.Name, *metav1.NewPreconditionDeleteOptions(string(slice.UID)))
+		if err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
+}
