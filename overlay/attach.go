@@ -22,6 +22,11 @@ func (n *Network) Attach(ctx context.Context, pod PodAttachment) ([]netip.Addr, 
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if !n.compared {
+		if err := n.reconcileLocked(); err != nil {
+			return nil, fmt.Errorf("attaching pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		}
+	}
 	if n.mtu == 0 {
 		return nil, fmt.Errorf("attaching pod %s/%s: the node's own address %s is on no device yet", pod.Namespace, pod.Name, n.cfg.Underlay())
 	}
@@ -33,11 +38,13 @@ func (n *Network) Attach(ctx context.Context, pod PodAttachment) ([]netip.Addr, 
 	}
 	err = n.linkLocked(rec)
 	if err != nil && !n.kernel.HasBridge() {
-		// The first pod may come before the first comparison, or just after
-		// somebody removed the bridge.
+		// Somebody removed the bridge just now.
 		if err = n.reconcileLocked(); err == nil {
 			err = n.linkLocked(rec)
 		}
+	}
+	if err == nil {
+		err = n.setHostPorts(rec)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("attaching pod %s/%s: %w", pod.Namespace, pod.Name, err)
@@ -78,6 +85,9 @@ func (n *Network) Detach(ctx context.Context, uid string) error {
 }
 
 func (n *Network) detachLocked(uid string) error {
+	if err := n.setHostPorts(ipam.Record{UID: uid}); err != nil {
+		return err
+	}
 	if err := n.kernel.DetachPod(uid); err != nil {
 		return err
 	}

@@ -13,11 +13,11 @@ import (
 )
 
 // memory is what this node must know without anyone's help after a restart: its
-// own lease and the last known ones of others. Written only when it changes.
+// own lease. Other nodes' leases are the ring's to remember. Written only when it
+// changes.
 type memory struct {
-	Version int     `json:"version"`
-	Own     Lease   `json:"own"`
-	Peers   []Lease `json:"peers,omitempty"`
+	Version int   `json:"version"`
+	Own     Lease `json:"own"`
 }
 
 func readMemory(path, nodeID string) (memory, error) {
@@ -61,57 +61,4 @@ func granted(own Lease, subnets []netip.Prefix, revision uint64) Lease {
 	}
 	own.Subnets, own.GrantRevision = slices.Clone(subnets), revision
 	return own
-}
-
-// ended returns own with its tunnel's end at e; an end that differs from the last
-// one is a newer one.
-func ended(own Lease, e Endpoint) Lease {
-	was := own.Endpoint
-	if was.Addr == e.Addr && was.MTU == e.MTU && slices.Equal(was.MAC, e.MAC) {
-		return own
-	}
-	e.Sequence = was.Sequence + 1
-	own.Endpoint = e
-	return own
-}
-
-// newer says whether a, a lease of the same node as b, replaces it.
-func newer(a, b Lease) bool {
-	if a.GrantRevision != b.GrantRevision {
-		return a.GrantRevision > b.GrantRevision
-	}
-	return a.Endpoint.Sequence > b.Endpoint.Sequence
-}
-
-// merged returns the newest lease of every other node, of those remembered and
-// those in the ring. A remembered one that the ring does not know is dropped once
-// the API says that its subnets are granted to nobody; grants is nil as long as
-// that is not known.
-func merged(self string, remembered, ring []Lease, grants map[netip.Prefix]bool) []Lease {
-	by := map[string]Lease{}
-	for _, l := range remembered {
-		if l.NodeID == self || grants != nil && !slices.ContainsFunc(l.Subnets, func(p netip.Prefix) bool { return grants[p] }) {
-			continue
-		}
-		by[l.NodeID] = l
-	}
-	for _, l := range ring {
-		if l.NodeID == self || len(l.Subnets) == 0 {
-			continue
-		}
-		if old, ok := by[l.NodeID]; !ok || newer(l, old) {
-			by[l.NodeID] = l
-		}
-	}
-	out := make([]Lease, 0, len(by))
-	for _, l := range by {
-		out = append(out, l)
-	}
-	slices.SortFunc(out, func(a, b Lease) int {
-		if a.NodeID < b.NodeID {
-			return -1
-		}
-		return 1
-	})
-	return out
 }

@@ -9,28 +9,36 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
 	"kontiki/overlay/datapath"
 	"kontiki/overlay/ipam"
+	"kontiki/overlay/nft"
+	"kontiki/overlay/service"
 )
 
 // Network is the pod network of one node.
 type Network struct {
-	cfg    Config
-	log    *slog.Logger
-	book   *ipam.Book
-	kernel *datapath.Kernel
-	memory string // path of the remembered leases
-	kick   chan struct{}
+	cfg     Config
+	log     *slog.Logger
+	book    *ipam.Book
+	kernel  *datapath.Kernel
+	rules   *nft.Programmer
+	objects *objects
+	watcher *service.Watcher
+	memory  string // path of the remembered leases
+	kick    chan struct{}
+
+	stopDead func()
 
 	mu        sync.Mutex // serialises changes of the kernel's network configuration; protects the fields below
 	mem       memory
 	published Lease
-	grants    map[netip.Prefix]bool // subnets the API says are granted; nil: not known yet
-	mtu       int                   // of pods; 0: not known yet
-	said      []string              // complaints already in the log
+	mtu       int      // of pods; 0: not known yet
+	said      []string // complaints already in the log
+	compared  bool     // at least once since the start
 }
 
 // New reads what is on disk. Nothing is changed in the kernel before Run or Attach.
@@ -56,6 +64,12 @@ func New(cfg Config) (*Network, error) {
 	if n.kernel, err = datapath.Open(*cfg.NetNS); err != nil {
 		return nil, err
 	}
+	n.rules = nft.New(max(0, int(*cfg.NetNS)), n.log)
+	n.objects = newObjects(cfg.Client, cfg.NodeName)
+	if err := n.follow(); err != nil {
+		n.kernel.Close()
+		return nil, err
+	}
 	return n, nil
 }
 
@@ -64,14 +78,20 @@ func New(cfg Config) (*Network, error) {
 // removes it. Run may be called once.
 func (n *Network) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	defer wg.Wait()
 	defer cancel()
-	stopNodes := n.watchNodes(ctx)
-	defer stopNodes()
 	leases, stopLeases := n.cfg.Leases.WatchLeases()
 	defer stopLeases()
+	var wg sync.WaitGroup
+	n.objects.start(ctx)
+	wg.Go(func() { n.watcher.Run(ctx) })
+	if n.cfg.ClusterDNS.IsValid() {
+		server := n.newDNS()
+		wg.Go(func() { server.Run(ctx) })
+	}
 	n.loop(ctx, leases)
+	cancel()
+	wg.Wait()
+	n.objects.wait()
 	return nil
 }
 
@@ -93,6 +113,9 @@ func (n *Network) loop(ctx context.Context, leases <-chan struct{}) {
 		}
 		if err := n.Reconcile(); err != nil {
 			n.log.Error("the pod network is not as it should be", "error", err)
+		}
+		if err := n.watcher.Check(); err != nil {
+			n.log.Error("Services are not as they should be", "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -129,29 +152,29 @@ func (n *Network) reconcileLocked() error {
 	if err != nil {
 		return err
 	}
-	mem := n.mem
+	var failed error
 	if under.Index != 0 {
-		mem.Own = ended(mem.Own, Endpoint{Addr: under.Addr, MAC: datapath.TunnelMAC(n.cfg.NodeID), MTU: under.MTU})
+		mem := n.mem
+		mem.Own.Endpoint = Endpoint{Addr: under.Addr, MAC: datapath.TunnelMAC(n.cfg.NodeID), MTU: under.MTU}
+		failed = n.rememberLocked(mem)
 		n.mtu = datapath.PodMTU(under.MTU)
 	}
-	mem.Peers = merged(n.cfg.NodeID, mem.Peers, n.cfg.Leases.Leases(), n.grants)
-	var failed []error
-	if !reflect.DeepEqual(mem, n.mem) {
-		// Published only once it is on disk: a sequence must never be used twice.
-		if err := mem.write(n.memory); err != nil {
-			failed = append(failed, err)
-		} else {
-			n.mem = mem
-		}
-	}
 	n.publishLocked()
-	wanted, complaints := datapath.Plan(n.inputLocked(under, mem))
+	wanted, complaints := datapath.Plan(n.inputLocked(under))
 	n.complainLocked(complaints)
+	failed = errors.Join(failed, n.rules.SetBase(n.baseLocked()))
 	changes, err := n.kernel.Apply(wanted)
 	for _, c := range changes {
 		n.log.Debug("pod network", "change", c)
 	}
-	return errors.Join(append(failed, err, n.restoreLinksLocked())...)
+	if !n.compared {
+		// Host ports of pods that an earlier process attached.
+		for _, rec := range n.book.Records() {
+			failed = errors.Join(failed, n.setHostPorts(rec))
+		}
+		n.compared = true
+	}
+	return errors.Join(failed, err, n.restoreLinksLocked())
 }
 
 func (n *Network) publishLocked() {
@@ -162,12 +185,12 @@ func (n *Network) publishLocked() {
 	}
 }
 
-func (n *Network) inputLocked(under datapath.Underlay, mem memory) datapath.Input {
+func (n *Network) inputLocked(under datapath.Underlay) datapath.Input {
 	in := datapath.Input{
-		NodeID: n.cfg.NodeID, Subnets: mem.Own.Subnets, GrantRevision: mem.Own.GrantRevision, Underlay: under,
+		NodeID: n.cfg.NodeID, Subnets: n.mem.Own.Subnets, GrantRevision: n.mem.Own.GrantRevision, Underlay: under,
 		ServiceCIDRs: n.cfg.ServiceCIDRs, ClusterDNS: n.cfg.ClusterDNS,
 	}
-	for _, l := range mem.Peers {
+	for _, l := range n.cfg.Leases.Leases() {
 		in.Peers = append(in.Peers, datapath.Peer{NodeID: l.NodeID, Subnets: l.Subnets, GrantRevision: l.GrantRevision, Addr: l.Endpoint.Addr, MAC: l.Endpoint.MAC})
 	}
 	for _, r := range n.book.Records() {
@@ -187,23 +210,32 @@ func (n *Network) complainLocked(complaints []string) {
 	n.said = complaints
 }
 
-// setGrant takes note of the subnets granted to this node and to any node.
-func (n *Network) setGrant(own []netip.Prefix, revision uint64, all map[netip.Prefix]bool) error {
+// rememberLocked makes mem what this node knows, once it is on disk.
+func (n *Network) rememberLocked(mem memory) error {
+	if reflect.DeepEqual(mem, n.mem) {
+		return nil
+	}
+	if err := mem.write(n.memory); err != nil {
+		return err
+	}
+	n.mem = mem
+	return nil
+}
+
+// setGrant takes note of the subnets granted to this node.
+func (n *Network) setGrant(subnets []netip.Prefix, revision uint64) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	mem := n.mem
-	mem.Own = granted(mem.Own, own, revision)
-	if !reflect.DeepEqual(mem.Own, n.mem.Own) {
-		if err := mem.write(n.memory); err != nil {
-			return err
-		}
-		n.log.Info("this node's pods get addresses from a new subnet", "subnets", mem.Own.Subnets, "revision", revision)
-		n.mem = mem
-		n.book.SetSubnets(mem.Own.Subnets)
+	mem.Own = granted(mem.Own, subnets, revision)
+	if slices.Equal(mem.Own.Subnets, n.mem.Own.Subnets) {
+		return nil
 	}
-	if !reflect.DeepEqual(all, n.grants) {
-		n.grants = all
+	if err := n.rememberLocked(mem); err != nil {
+		return err
 	}
+	n.log.Info("this node's pods get addresses from a new subnet", "subnets", mem.Own.Subnets, "revision", revision)
+	n.book.SetSubnets(mem.Own.Subnets)
 	n.wake()
 	return nil
 }
@@ -213,12 +245,23 @@ func (n *Network) setGrant(own []netip.Prefix, revision uint64, all map[netip.Pr
 func (n *Network) Teardown() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	err := n.kernel.Remove()
+	err := errors.Join(n.kernel.Remove(), n.rules.Teardown())
 	if err == nil {
 		err = os.RemoveAll(n.cfg.DataDir)
 	}
 	return err
 }
 
-// Close ends the conversation with the kernel; after Run has returned.
-func (n *Network) Close() { n.kernel.Close() }
+// Close ends the conversation with the kernel and the watches; after Run has returned.
+func (n *Network) Close() {
+	n.stopDead()
+	n.kernel.Close()
+}
+
+// baseLocked is what the nftables table depends on besides Services.
+func (n *Network) baseLocked() nft.Base {
+	return nft.Base{
+		Subnets: n.mem.Own.Subnets, ClusterCIDRs: n.cfg.ClusterCIDRs, ServiceCIDRs: n.cfg.ServiceCIDRs,
+		Bridge: datapath.BridgeName, Tunnel: datapath.TunnelName,
+	}
+}

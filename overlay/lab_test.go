@@ -1,0 +1,453 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"kontiki/overlay/datapath"
+)
+
+// The lab: nodes are network namespaces on one bridge, which is in a namespace of
+// its own; pods are namespaces, too. None has a name, so nothing is left behind,
+// however a test ends.
+
+const patience = 20 * time.Second
+
+// eventually waits until check returns nil.
+func eventually(t *testing.T, what string, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %s until %s: %v", patience, what, err)
+		}
+		<-tick.C
+	}
+}
+
+// newNS makes a network namespace with lo up.
+func newNS(t *testing.T) netns.NsHandle {
+	t.Helper()
+	type result struct {
+		ns  netns.NsHandle
+		err error
+	}
+	made := make(chan result)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends in the namespace
+		ns, err := netns.New()
+		made <- result{ns, err}
+	}()
+	r := <-made
+	if r.err != nil {
+		t.Fatalf("making a network namespace: %v", r.err)
+	}
+	t.Cleanup(func() { r.ns.Close() })
+	h := handle(t, r.ns)
+	lo, err := h.LinkByName("lo")
+	if err == nil {
+		err = h.LinkSetUp(lo)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.ns
+}
+
+func handle(t *testing.T, ns netns.NsHandle) *netlink.Handle {
+	t.Helper()
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Close)
+	return h
+}
+
+// path names a namespace so that anyone in this process can open it.
+func path(ns netns.NsHandle) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(ns)) }
+
+// ring is the leases of all nodes of a lab, spread at once.
+type ring struct {
+	mu      sync.Mutex
+	leases  map[string]Lease
+	dead    map[string]bool
+	watches []chan struct{}
+}
+
+func (r *ring) Leases() []Lease {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []Lease
+	for _, l := range r.leases {
+		out = append(out, l)
+	}
+	return out
+}
+
+func (r *ring) SetLease(l Lease) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leases[l.NodeID] = l
+	r.tellLocked()
+}
+
+func (r *ring) tellLocked() {
+	for _, w := range r.watches {
+		select {
+		case w <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (r *ring) WatchLeases() (<-chan struct{}, func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w := make(chan struct{}, 1)
+	r.watches = append(r.watches, w)
+	return w, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.watches = slices.DeleteFunc(r.watches, func(c chan struct{}) bool { return c == w })
+	}
+}
+
+func (r *ring) Dead() map[string]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string]bool{}
+	for n := range r.dead {
+		out[n] = true
+	}
+	return out
+}
+
+func (r *ring) WatchDead() (<-chan struct{}, func()) { return r.WatchLeases() }
+
+func (r *ring) setDead(names ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dead = map[string]bool{}
+	for _, n := range names {
+		r.dead[n] = true
+	}
+	r.tellLocked()
+}
+
+type lab struct {
+	t      *testing.T
+	ring   *ring
+	client kubernetes.Interface
+	under  netns.NsHandle
+	nodes  []*labNode
+	pods   int
+}
+
+type labNode struct {
+	lab  *lab
+	name string
+	ns   netns.NsHandle
+	addr netip.Addr
+	dir  string
+	net  *Network
+	stop func()
+}
+
+type labPod struct {
+	uid  string
+	ns   netns.NsHandle
+	addr netip.Addr
+	node *labNode
+}
+
+var (
+	labCluster  = netip.MustParsePrefix("10.42.0.0/16")
+	labServices = netip.MustParsePrefix("10.43.0.0/16")
+	labDNS      = netip.MustParseAddr("10.43.0.10")
+)
+
+// newLab makes n nodes and starts their networks.
+func newLab(t *testing.T, n int) *lab {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	l := &lab{t: t, ring: &ring{leases: map[string]Lease{}}, client: fake.NewClientset()}
+	l.under = newNS(t)
+	h := handle(t, l.under)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "under0"
+	if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		t.Fatal(err)
+	}
+	br, err := h.LinkByName("under0")
+	if err == nil {
+		err = h.LinkSetUp(br)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		name := fmt.Sprintf("node-%d", i+1)
+		ns, addr := l.host(i + 1)
+		node := &labNode{lab: l, name: name, ns: ns, addr: addr, dir: t.TempDir()}
+		l.nodes = append(l.nodes, node)
+		obj := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: fmt.Sprint(100 + i)}}
+		obj.Spec.PodCIDR = fmt.Sprintf("10.42.%d.0/24", i+1)
+		obj.Spec.PodCIDRs = []string{obj.Spec.PodCIDR}
+		if _, err := l.client.CoreV1().Nodes().Create(t.Context(), obj, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		node.start()
+	}
+	for _, node := range l.nodes {
+		eventually(t, node.name+" has routes to all others", func() error { return node.hasRoutes(n - 1) })
+	}
+	return l
+}
+
+// host makes a namespace on the underlay with address 192.168.77.i.
+func (l *lab) host(i int) (netns.NsHandle, netip.Addr) {
+	l.t.Helper()
+	ns := newNS(l.t)
+	h := handle(l.t, l.under)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = fmt.Sprintf("port%d", i)
+	br, err := h.LinkByName("under0")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	attrs.MasterIndex = br.Attrs().Index
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}
+	if err := h.LinkAdd(veth); err != nil {
+		l.t.Fatal(err)
+	}
+	port, err := h.LinkByName(attrs.Name)
+	if err == nil {
+		err = h.LinkSetUp(port)
+	}
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	inside := handle(l.t, ns)
+	eth, err := inside.LinkByName("eth0")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	addr := netip.AddrFrom4([4]byte{192, 168, 77, byte(i)})
+	err = errors.Join(
+		inside.AddrAdd(eth, &netlink.Addr{IPNet: &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(24, 32)}}),
+		inside.LinkSetUp(eth),
+	)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return ns, addr
+}
+
+func (n *labNode) start() {
+	t := n.lab.t
+	t.Helper()
+	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})).With("node", n.name)
+	network, err := New(Config{
+		NodeName: n.name, NodeID: "id-of-" + n.name, Client: n.lab.client, Leases: n.lab.ring, Dead: n.lab.ring,
+		Underlay:     func() netip.Addr { return n.addr },
+		ClusterCIDRs: []netip.Prefix{labCluster}, ServiceCIDRs: []netip.Prefix{labServices}, ClusterDNS: labDNS,
+		Upstreams: []netip.AddrPort{}, DataDir: n.dir + "/overlay", NetNS: &n.ns, Logger: logger, CheckEvery: 500 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.net = network
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- network.Run(ctx) }()
+	var once sync.Once
+	n.stop = func() {
+		once.Do(func() {
+			cancel()
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Errorf("%s ended with %v", n.name, err)
+				}
+			case <-time.After(patience):
+				t.Errorf("%s did not end within %s of being told to", n.name, patience)
+			}
+			network.Close()
+		})
+	}
+	t.Cleanup(n.stop)
+}
+
+func (n *labNode) hasRoutes(want int) error {
+	h, err := netlink.NewHandleAt(n.ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	link, err := h.LinkByName(datapath.TunnelName)
+	if err != nil {
+		return err
+	}
+	routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: link.Attrs().Index, Protocol: datapath.RouteProtocol}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		return err
+	}
+	if len(routes) != want {
+		return fmt.Errorf("%d routes to other nodes instead of %d", len(routes), want)
+	}
+	return nil
+}
+
+// pod makes a namespace and attaches it.
+func (n *labNode) pod(hostPorts ...HostPort) *labPod {
+	t := n.lab.t
+	t.Helper()
+	n.lab.pods++
+	p := &labPod{uid: fmt.Sprintf("uid-%d", n.lab.pods), ns: newNS(t), node: n}
+	addrs, err := n.net.Attach(t.Context(), PodAttachment{UID: p.uid, Namespace: "default", Name: p.uid, NetNS: path(p.ns), HostPorts: hostPorts})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.addr = addrs[0]
+	return p
+}
+
+// echoTCP serves name on a port in a namespace: first a line with its name and
+// the client's address, then whatever it gets.
+func echoTCP(t *testing.T, ns netns.NsHandle, name string, port uint16) {
+	t.Helper()
+	var l net.Listener
+	err := datapath.Within(ns, func() (err error) {
+		l, err = net.Listen("tcp4", fmt.Sprintf(":%d", port))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				c.SetDeadline(time.Now().Add(patience))
+				fmt.Fprintf(c, "%s %s\n", name, c.RemoteAddr().(*net.TCPAddr).IP)
+				io.Copy(c, c)
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); wg.Wait() })
+}
+
+// echoUDP answers every datagram with "name client-address length".
+func echoUDP(t *testing.T, ns netns.NsHandle, name string, port uint16) {
+	t.Helper()
+	var c net.PacketConn
+	err := datapath.Within(ns, func() (err error) {
+		c, err = net.ListenPacket("udp4", fmt.Sprintf(":%d", port))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		buf := make([]byte, 65536)
+		for {
+			n, from, err := c.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			c.WriteTo(fmt.Appendf(nil, "%s %s %d", name, from.(*net.UDPAddr).IP, n), from)
+		}
+	})
+	t.Cleanup(func() { c.Close(); wg.Wait() })
+}
+
+func dialIn(ns netns.NsHandle, network, to string, wait time.Duration) (c net.Conn, err error) {
+	err = datapath.Within(ns, func() error {
+		c, err = net.DialTimeout(network, to, wait)
+		return err
+	})
+	return c, err
+}
+
+// askTCP connects from a namespace and returns who answered and whom it saw.
+func askTCP(ns netns.NsHandle, to string) (server, client string, err error) {
+	c, err := dialIn(ns, "tcp4", to, 5*time.Second)
+	if err != nil {
+		return "", "", err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err = fmt.Fscanf(c, "%s %s\n", &server, &client); err != nil {
+		return "", "", fmt.Errorf("reading from %s: %w", to, err)
+	}
+	return server, client, nil
+}
+
+// askUDP sends a datagram of size bytes and returns who answered, whom it saw
+// and how much it got. dontFragment forbids to cut it.
+func askUDP(ns netns.NsHandle, to string, size int, dontFragment bool) (server, client string, got int, err error) {
+	c, err := dialIn(ns, "udp4", to, time.Second)
+	if err != nil {
+		return "", "", 0, err
+	}
+	defer c.Close()
+	if dontFragment {
+		raw, err := c.(*net.UDPConn).SyscallConn()
+		if err != nil {
+			return "", "", 0, err
+		}
+		raw.Control(func(fd uintptr) {
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO)
+		})
+	}
+	// A first datagram may be lost while addresses are resolved.
+	for range 5 {
+		if _, err = c.Write(make([]byte, size)); err != nil {
+			return "", "", 0, err
+		}
+		c.SetReadDeadline(time.Now().Add(time.Second))
+		buf := make([]byte, 512)
+		var n int
+		if n, err = c.Read(buf); err == nil {
+			_, err = fmt.Sscanf(string(buf[:n]), "%s %s %d", &server, &client, &got)
+			return server, client, got, err
+		}
+	}
+	return "", "", 0, err
+}
+
+func at(a netip.Addr, port uint16) string { return netip.AddrPortFrom(a, port).String() }

@@ -1,0 +1,87 @@
+package nft
+
+import (
+	"fmt"
+
+	"github.com/google/nftables"
+
+	"kontiki/overlay/service"
+)
+
+// intactLocked compares the kernel's table with what was programmed: chains by
+// name and number of rules, elements by key and by what they lead to.
+func (p *Programmer) intactLocked() (bool, error) {
+	c, err := p.conn()
+	if err != nil {
+		return false, err
+	}
+	rules := map[string]int{
+		"services": 2, "prerouting": 1, "output": 1,
+		"postrouting": len(p.layout.masqueradeRules(p.base)),
+		"forward":     len(p.layout.refuseRules(p.base)) + len(redirectRules(p.base)),
+	}
+	rules["refuse-output"] = 1 + rules["forward"]
+	for k := range p.layout.chains {
+		rules[k.String()] = 1
+	}
+	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return false, err
+	}
+	for _, ch := range chains {
+		if ch.Table.Name != TableName {
+			continue
+		}
+		have, err := c.GetRules(p.layout.table, ch)
+		if err != nil {
+			return false, err
+		}
+		if want, ok := rules[ch.Name]; !ok || want != len(have) {
+			return false, fmt.Errorf("chain %s has %d rules", ch.Name, len(have))
+		}
+		delete(rules, ch.Name)
+	}
+	if len(rules) > 0 {
+		return false, fmt.Errorf("chains are missing: %v", rules)
+	}
+	want := newDelta()
+	for f, pool := range p.pools {
+		want.change(service.Change{Frontend: f, New: &pool})
+	}
+	for addr := range p.hairpins {
+		want.add(hairpinSet, hairpinElement(addr))
+	}
+	for _, s := range p.layout.sets() {
+		have, err := c.GetSetElements(s)
+		if err != nil {
+			return false, err
+		}
+		if !sameElements(want.adds[setName(s.Name)], have) {
+			return false, fmt.Errorf("set %s differs", s.Name)
+		}
+	}
+	return true, nil
+}
+
+func sameElements(want, have []nftables.SetElement) bool {
+	if len(want) != len(have) {
+		return false
+	}
+	by := make(map[string]string, len(want))
+	for _, e := range want {
+		by[string(e.Key)] = leadsTo(e)
+	}
+	for _, e := range have {
+		if to, ok := by[string(e.Key)]; !ok || to != leadsTo(e) {
+			return false
+		}
+	}
+	return true
+}
+
+func leadsTo(e nftables.SetElement) string {
+	if e.VerdictData != nil {
+		return e.VerdictData.Chain
+	}
+	return string(e.Val)
+}

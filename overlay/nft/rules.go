@@ -1,0 +1,217 @@
+package nft
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// markMasquerade is the bit of the packet mark that asks for masquerading; the
+// same bit that kube-proxy uses, so that other tools know to leave it alone.
+const markMasquerade = 0x4000
+
+// Registers of four bytes, for concatenations.
+const (
+	reg0 = unix.NFT_REG32_00
+	reg1 = unix.NFT_REG32_01
+	reg2 = unix.NFT_REG32_02
+	reg3 = unix.NFT_REG32_03
+	reg4 = unix.NFT_REG32_04
+	reg5 = unix.NFT_REG32_05
+)
+
+// rule is groups of expressions; each group is one thing one would say.
+type rule [][]expr.Any
+
+func (r rule) exprs() []expr.Any {
+	var out []expr.Any
+	for _, g := range r {
+		out = append(out, g...)
+	}
+	return out
+}
+
+func jump(chain string) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}
+}
+
+func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
+
+func masquerade() []expr.Any { return []expr.Any{&expr.Masq{}} }
+
+func reject() []expr.Any {
+	const portUnreachable = 3 // of ICMP; TCP takes it for a refusal, too
+	return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: portUnreachable}}
+}
+
+func drop() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
+
+func oif(op expr.CmpOp, name string) []expr.Any {
+	padded := make([]byte, unix.IFNAMSIZ)
+	copy(padded, name)
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1}, &expr.Cmp{Op: op, Register: 1, Data: padded}}
+}
+
+func oifname(name string) []expr.Any    { return oif(expr.CmpOpEq, name) }
+func oifnameNot(name string) []expr.Any { return oif(expr.CmpOpNeq, name) }
+
+const (
+	offsetSource      = 12 // in the IPv4 header
+	offsetDestination = 16
+)
+
+func loadAddr(offset, register uint32) expr.Any {
+	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4}
+}
+
+func loadPort(register uint32) expr.Any {
+	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}
+}
+
+func loadProto(register uint32) expr.Any {
+	return &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register}
+}
+
+func addrIn(op expr.CmpOp, offset uint32, p netip.Prefix) []expr.Any {
+	p = p.Masked()
+	mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-p.Bits()))
+	return []expr.Any{
+		loadAddr(offset, 1),
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: op, Register: 1, Data: addr4(p.Addr())},
+	}
+}
+
+func from(p netip.Prefix) []expr.Any { return addrIn(expr.CmpOpEq, offsetSource, p) }
+func to(p netip.Prefix) []expr.Any   { return addrIn(expr.CmpOpEq, offsetDestination, p) }
+
+// serviceRules send a new connection to the chain of its Service, or of the
+// node's port.
+func (l *layout) serviceRules() []rule {
+	loopback := netip.MustParsePrefix("127.0.0.0/8")
+	return []rule{
+		{{
+			loadAddr(offsetDestination, reg0), loadProto(reg1), loadPort(reg2),
+			&expr.Lookup{SourceRegister: reg0, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: l.services.Name, SetID: l.services.ID},
+		}},
+		{
+			{
+				&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)},
+			},
+			// A translated packet from 127.0.0.1 could not leave the host.
+			addrIn(expr.CmpOpNeq, offsetDestination, loopback),
+			{
+				loadProto(reg0), loadPort(reg1),
+				&expr.Lookup{SourceRegister: reg0, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: l.nodeports.Name, SetID: l.nodeports.ID},
+			},
+		},
+	}
+}
+
+// balanceRule picks one of k.endpoints and translates to it.
+func (l *layout) balanceRule(k chainKind) rule {
+	var r rule
+	if k.masquerade {
+		bit := binary.NativeEndian.AppendUint32(nil, markMasquerade)
+		rest := binary.NativeEndian.AppendUint32(nil, ^uint32(markMasquerade))
+		r = append(r, []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: rest, Xor: bit},
+			&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
+		})
+	}
+	var address expr.Any = loadAddr(offsetDestination, reg0)
+	if k.anyAddr {
+		address = &expr.Immediate{Register: reg0, Data: make([]byte, 4)}
+	}
+	return append(r, []expr.Any{
+		address, loadProto(reg1), loadPort(reg2),
+		&expr.Numgen{Register: reg3, Modulus: uint32(k.endpoints), Type: unix.NFT_NG_RANDOM},
+		&expr.Lookup{SourceRegister: reg0, DestRegister: reg4, IsDestRegSet: true, SetName: l.endpoints.Name, SetID: l.endpoints.ID},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg4, RegProtoMin: reg5},
+	})
+}
+
+// refuseRules answer what leads nowhere at once, instead of letting it time out:
+// frontends without endpoints, and all of the Services' range that no Service
+// has (what has one carries an endpoint's address by now).
+func (l *layout) refuseRules(b Base) []rule {
+	rules := []rule{{
+		{
+			loadAddr(offsetDestination, reg0), loadProto(reg1), loadPort(reg2),
+			&expr.Lookup{SourceRegister: reg0, SetName: l.refused.Name, SetID: l.refused.ID},
+		},
+		reject(),
+	}}
+	for _, cidr := range ipv4(b.ServiceCIDRs) {
+		rules = append(rules, rule{to(cidr), reject()})
+	}
+	return rules
+}
+
+// redirectRules keep the node from telling pods that another pod of the same
+// bridge is reached without it: it is not, a pod has no such route.
+func redirectRules(b Base) []rule {
+	const redirect = 5
+	return []rule{{
+		oifname(b.Bridge),
+		{loadProto(1), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_ICMP}}},
+		{
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{redirect}},
+		},
+		drop(),
+	}}
+}
+
+func (l *layout) masqueradeRules(b Base) []rule {
+	bit := binary.NativeEndian.AppendUint32(nil, markMasquerade)
+	multicast := netip.MustParsePrefix("224.0.0.0/4")
+	rules := []rule{
+		{oifname("lo"), accept()},
+		{
+			oifnameNot(b.Bridge),
+			{
+				&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
+				&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: bit, Xor: make([]byte, 4)},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: bit},
+			},
+			masquerade(),
+		},
+		{ // a pod that reached itself through a Service would answer itself directly
+			oifname(b.Bridge),
+			{
+				loadAddr(offsetSource, reg0), loadAddr(offsetDestination, reg1),
+				&expr.Lookup{SourceRegister: reg0, SetName: l.hairpin.Name, SetID: l.hairpin.ID},
+			},
+			masquerade(),
+		},
+		{oifname(b.Bridge), accept()},
+	}
+	// Other nodes know the way back to addresses of the cluster only.
+	for _, cidr := range ipv4(b.ClusterCIDRs) {
+		rules = append(rules, rule{oifname(b.Tunnel), from(cidr), accept()})
+	}
+	rules = append(rules, rule{oifname(b.Tunnel), masquerade()})
+	for _, cidr := range ipv4(b.ClusterCIDRs) {
+		rules = append(rules, rule{to(cidr), accept()})
+	}
+	rules = append(rules, rule{to(multicast), accept()})
+	for _, s := range ipv4(b.Subnets) {
+		rules = append(rules, rule{from(s), masquerade()})
+	}
+	return rules
+}
+
+func ipv4(in []netip.Prefix) []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range in {
+		if p.Addr().Is4() {
+			out = append(out, p)
+		}
+	}
+	return out
+}

@@ -1,0 +1,121 @@
+package nft
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/google/nftables"
+
+	"kontiki/overlay/service"
+)
+
+// TableName is the table of this package, in family ip.
+const TableName = "kontiki"
+
+// Base is what the table depends on besides the Services.
+type Base struct {
+	Subnets                    []netip.Prefix // of this node's pods
+	ClusterCIDRs, ServiceCIDRs []netip.Prefix
+	Bridge, Tunnel             string // names of devices
+}
+
+// layout is the table's parts, as the library wants them.
+type layout struct {
+	table                                            *nftables.Table
+	services, nodeports, endpoints, refused, hairpin *nftables.Set
+	chains                                           map[chainKind]*nftables.Chain
+}
+
+// chainKind tells the shared chains apart.
+type chainKind struct {
+	endpoints  int
+	anyAddr    bool // a port of the node
+	masquerade bool
+}
+
+func (k chainKind) String() string {
+	name := "lb"
+	if k.anyAddr {
+		name = "np"
+	}
+	name = fmt.Sprintf("%s-%d", name, k.endpoints)
+	if k.masquerade {
+		name += "-m"
+	}
+	return name
+}
+
+func kindOf(f service.Frontend, p service.Pool) chainKind {
+	return chainKind{len(p.Endpoints), !f.Addr.IsValid(), p.Masquerade}
+}
+
+func newLayout() *layout {
+	t := &nftables.Table{Name: TableName, Family: nftables.TableFamilyIPv4}
+	front := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
+	set := func(name string, key nftables.SetDatatype) *nftables.Set {
+		return &nftables.Set{Table: t, Name: name, KeyType: key, Concatenation: true}
+	}
+	dict := func(name string, key, data nftables.SetDatatype) *nftables.Set {
+		s := set(name, key)
+		s.IsMap, s.DataType = true, data
+		return s
+	}
+	return &layout{
+		table:     t,
+		services:  dict("services", front, nftables.TypeVerdict),
+		nodeports: dict("nodeports", nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService), nftables.TypeVerdict),
+		endpoints: dict("endpoints",
+			nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeInteger),
+			nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)),
+		refused: set("refused", front),
+		hairpin: set("hairpin", nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr)),
+		chains:  map[chainKind]*nftables.Chain{},
+	}
+}
+
+func (l *layout) sets() []*nftables.Set {
+	return []*nftables.Set{l.services, l.nodeports, l.endpoints, l.refused, l.hairpin}
+}
+
+// build adds the whole table but its elements and shared chains to the batch.
+func (l *layout) build(c *nftables.Conn, b Base) error {
+	c.AddTable(l.table)
+	for _, s := range l.sets() {
+		if err := c.AddSet(s, nil); err != nil {
+			return fmt.Errorf("planning set %s: %w", s.Name, err)
+		}
+	}
+	chain := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) *nftables.Chain {
+		return c.AddChain(&nftables.Chain{Table: l.table, Name: name, Type: kind, Hooknum: hook, Priority: prio})
+	}
+	services := c.AddChain(&nftables.Chain{Table: l.table, Name: "services"})
+	prerouting := chain("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
+	output := chain("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest)
+	postrouting := chain("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+	forward := chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
+	refuse := chain("refuse-output", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter)
+	rules := map[*nftables.Chain][]rule{
+		services:    l.serviceRules(),
+		prerouting:  {{jump("services")}},
+		output:      {{jump("services")}},
+		postrouting: l.masqueradeRules(b),
+		forward:     append(l.refuseRules(b), redirectRules(b)...),
+		refuse:      append([]rule{{oifname("lo"), accept()}}, append(l.refuseRules(b), redirectRules(b)...)...),
+	}
+	for _, ch := range []*nftables.Chain{services, prerouting, output, postrouting, forward, refuse} {
+		for _, r := range rules[ch] {
+			c.AddRule(&nftables.Rule{Table: l.table, Chain: ch, Exprs: r.exprs()})
+		}
+	}
+	return nil
+}
+
+// ensureChain adds a shared chain to the batch unless it is there.
+func (l *layout) ensureChain(c *nftables.Conn, k chainKind) {
+	if l.chains[k] != nil {
+		return
+	}
+	ch := c.AddChain(&nftables.Chain{Table: l.table, Name: k.String()})
+	c.AddRule(&nftables.Rule{Table: l.table, Chain: ch, Exprs: l.balanceRule(k).exprs()})
+	l.chains[k] = ch
+}

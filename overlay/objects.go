@@ -1,0 +1,110 @@
+package overlay
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"kontiki/overlay/dns"
+	"kontiki/overlay/service"
+)
+
+// objects is the local copy of what the overlay reads through the API.
+type objects struct {
+	all, self              informers.SharedInformerFactory
+	services, slices, node cache.SharedIndexInformer
+}
+
+func newObjects(client kubernetes.Interface, nodeName string) *objects {
+	o := &objects{
+		all: informers.NewSharedInformerFactory(client, 0),
+		self: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTweakListOptions(func(opts *metav1.ListOptions) {
+			opts.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, nodeName).String()
+		})),
+	}
+	o.services = o.all.Core().V1().Services().Informer()
+	o.slices = o.all.Discovery().V1().EndpointSlices().Informer()
+	o.node = o.self.Core().V1().Nodes().Informer()
+	return o
+}
+
+func (o *objects) start(ctx context.Context) {
+	o.all.Start(ctx.Done())
+	o.self.Start(ctx.Done())
+}
+
+// wait returns once what start started has ended.
+func (o *objects) wait() {
+	o.all.Shutdown()
+	o.self.Shutdown()
+}
+
+// follow subscribes to all that Run will start.
+func (n *Network) follow() error {
+	forServices, forSlices := dns.Indexers()
+	maps.Copy(forSlices, cache.Indexers{service.ByService: service.IndexByService})
+	if err := n.objects.services.AddIndexers(forServices); err != nil {
+		return fmt.Errorf("following Services: %w", err)
+	}
+	if err := n.objects.slices.AddIndexers(forSlices); err != nil {
+		return fmt.Errorf("following EndpointSlices: %w", err)
+	}
+	if err := n.followGrant(); err != nil {
+		return err
+	}
+	cfg := service.Config{
+		NodeName: n.cfg.NodeName, Services: n.objects.services, Slices: n.objects.slices,
+		Programmer: programmer{n.rules, n.kernel, n.log}, Logger: n.log,
+	}
+	n.stopDead = func() {}
+	if n.cfg.Dead != nil {
+		cfg.Dead = n.cfg.Dead.Dead
+		cfg.DeadChanged, n.stopDead = n.cfg.Dead.WatchDead()
+	}
+	var err error
+	n.watcher, err = service.NewWatcher(cfg)
+	return err
+}
+
+// followGrant takes over this node's subnets (Node.spec.podCIDRs) as they are granted.
+func (n *Network) followGrant() error {
+	changed := func(obj any) {
+		node, ok := obj.(*corev1.Node)
+		if !ok || node.Name != n.cfg.NodeName {
+			return
+		}
+		// The revision at which the grant was first seen orders it: it is not older
+		// than the grant, and older than any later grant of the same subnet.
+		revision, _ := strconv.ParseUint(node.ResourceVersion, 10, 64)
+		if err := n.setGrant(subnetsOf(node), revision); err != nil {
+			n.log.Error("keeping this node's subnet", "error", err)
+		}
+	}
+	_, err := n.objects.node.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    changed,
+		UpdateFunc: func(_, now any) { changed(now) },
+	})
+	if err != nil {
+		return fmt.Errorf("following this node's subnet: %w", err)
+	}
+	return nil
+}
+
+func subnetsOf(node *corev1.Node) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range node.Spec.PodCIDRs {
+		if p, err := netip.ParsePrefix(s); err == nil {
+			out = append(out, p.Masked())
+		}
+	}
+	return out
+}

@@ -1,0 +1,61 @@
+package overlay
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"kontiki/overlay/datapath"
+	"kontiki/overlay/dns"
+)
+
+// newDNS returns the server for the cluster's DNS address on this node.
+func (n *Network) newDNS() *dns.Server {
+	upstreams := func() []netip.AddrPort { return n.cfg.Upstreams }
+	if n.cfg.Upstreams == nil {
+		upstreams = dns.ResolvConf(n.cfg.ResolvConf, n.cfg.ClusterDNS)
+	}
+	return dns.New(dns.Config{
+		Domain: n.cfg.ClusterDomain, Pods: n.cfg.ClusterCIDRs,
+		Ranges:    slices.Concat(n.cfg.ClusterCIDRs, n.cfg.ServiceCIDRs),
+		Source:    dns.Informers{ServiceInformer: n.objects.services, SliceInformer: n.objects.slices},
+		Upstreams: upstreams,
+		Listen:    n.listenDNS,
+		Dial: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+			err = datapath.Within(*n.cfg.NetNS, func() error {
+				conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
+				return err
+			})
+			return conn, err
+		},
+		Logger: n.log,
+	})
+}
+
+// listenDNS opens both sockets at the cluster's DNS address, which need not be on
+// a device yet.
+func (n *Network) listenDNS() (packets net.PacketConn, listener net.Listener, err error) {
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var serr error
+		err := raw.Control(func(fd uintptr) { serr = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_FREEBIND, 1) })
+		if err != nil {
+			return err
+		}
+		return serr
+	}}
+	at := netip.AddrPortFrom(n.cfg.ClusterDNS, 53).String()
+	err = datapath.Within(*n.cfg.NetNS, func() error {
+		if packets, err = lc.ListenPacket(context.Background(), "udp4", at); err != nil {
+			return err
+		}
+		if listener, err = lc.Listen(context.Background(), "tcp4", at); err != nil {
+			packets.Close()
+		}
+		return err
+	})
+	return packets, listener, err
+}

@@ -1,0 +1,168 @@
+package service
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+)
+
+// Node is what a plan depends on besides the objects.
+type Node struct {
+	Name string
+	Dead map[string]bool // nodes the ring holds for dead, by name
+}
+
+// Plan returns the frontends of a Service on one node. It is a pure function; a
+// Service without a cluster IP (headless, ExternalName) has none.
+func Plan(svc *corev1.Service, epSlices []*discoveryv1.EndpointSlice, node Node) map[Frontend]Pool {
+	if svc == nil || svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.ClusterIP == corev1.ClusterIPNone {
+		return nil
+	}
+	pools := map[Frontend]Pool{}
+	internalLocal := svc.Spec.InternalTrafficPolicy != nil && *svc.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
+	externalLocal := svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	for _, port := range svc.Spec.Ports {
+		proto, ok := protocolOf(port.Protocol)
+		if !ok {
+			continue
+		}
+		here, everywhere := endpoints(port, epSlices, node)
+		inside, outside := everywhere, everywhere
+		if internalLocal {
+			inside = here
+		}
+		if externalLocal {
+			outside = here
+		}
+		for _, ip := range clusterIPs(svc) {
+			pools[Frontend{ip, proto, uint16(port.Port)}] = Pool{Endpoints: inside}
+		}
+		for _, ip := range externalIPs(svc) {
+			pools[Frontend{ip, proto, uint16(port.Port)}] = Pool{Endpoints: outside, Masquerade: !externalLocal}
+		}
+		if port.NodePort != 0 {
+			pools[Frontend{netip.Addr{}, proto, uint16(port.NodePort)}] = Pool{Endpoints: outside, Masquerade: !externalLocal}
+		}
+	}
+	return pools
+}
+
+// endpoints returns the endpoints of a port, those of this node and all. Ready
+// ones on living nodes count; if there are none, those that still serve while
+// they terminate (KEP-1669). Those on dead nodes count for nothing: a
+// connection that is refused at once is better than one that hangs.
+func endpoints(port corev1.ServicePort, epSlices []*discoveryv1.EndpointSlice, node Node) (here, everywhere []netip.AddrPort) {
+	var ready, ending, readyHere, endingHere []netip.AddrPort
+	for _, slice := range epSlices {
+		if slice.AddressType != discoveryv1.AddressTypeIPv4 {
+			continue
+		}
+		number, ok := portNumber(slice, port)
+		if !ok {
+			continue
+		}
+		for _, ep := range slice.Endpoints {
+			if ep.NodeName != nil && node.Dead[*ep.NodeName] || len(ep.Addresses) == 0 {
+				continue
+			}
+			// The addresses of one endpoint are interchangeable; the first is used.
+			addr, err := netip.ParseAddr(ep.Addresses[0])
+			if err != nil || !addr.Is4() {
+				continue
+			}
+			target := netip.AddrPortFrom(addr, number)
+			local := ep.NodeName != nil && *ep.NodeName == node.Name
+			switch c := ep.Conditions; {
+			case c.Ready == nil || *c.Ready:
+				ready = append(ready, target)
+				if local {
+					readyHere = append(readyHere, target)
+				}
+			case c.Serving != nil && *c.Serving && c.Terminating != nil && *c.Terminating:
+				ending = append(ending, target)
+				if local {
+					endingHere = append(endingHere, target)
+				}
+			}
+		}
+	}
+	return firstOf(readyHere, endingHere), firstOf(ready, ending)
+}
+
+// firstOf returns the first list that is not empty, sorted, each entry once.
+func firstOf(lists ...[]netip.AddrPort) []netip.AddrPort {
+	for _, l := range lists {
+		if len(l) > 0 {
+			slices.SortFunc(l, netip.AddrPort.Compare)
+			return slices.Compact(l)
+		}
+	}
+	return nil
+}
+
+// portNumber finds the number of a Service's port in a slice: by its name, as the
+// API says.
+func portNumber(slice *discoveryv1.EndpointSlice, port corev1.ServicePort) (uint16, bool) {
+	for _, p := range slice.Ports {
+		name, proto := "", corev1.ProtocolTCP
+		if p.Name != nil {
+			name = *p.Name
+		}
+		if p.Protocol != nil {
+			proto = *p.Protocol
+		}
+		want := port.Protocol
+		if want == "" {
+			want = corev1.ProtocolTCP
+		}
+		if name == port.Name && proto == want && p.Port != nil && *p.Port > 0 && *p.Port < 1<<16 {
+			return uint16(*p.Port), true
+		}
+	}
+	return 0, false
+}
+
+func clusterIPs(svc *corev1.Service) []netip.Addr {
+	list := svc.Spec.ClusterIPs
+	if len(list) == 0 {
+		list = []string{svc.Spec.ClusterIP}
+	}
+	return ipv4s(list)
+}
+
+func externalIPs(svc *corev1.Service) []netip.Addr {
+	list := slices.Clone(svc.Spec.ExternalIPs)
+	for _, in := range svc.Status.LoadBalancer.Ingress {
+		if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP {
+			list = append(list, in.IP)
+		}
+	}
+	return ipv4s(list)
+}
+
+func ipv4s(list []string) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range list {
+		if ip, err := netip.ParseAddr(s); err == nil && ip.Is4() {
+			out = append(out, ip)
+		}
+	}
+	return out
+}
+
+func protocolOf(p corev1.Protocol) (Protocol, bool) {
+	switch p {
+	case corev1.ProtocolTCP, "":
+		return TCP, true
+	case corev1.ProtocolUDP:
+		return UDP, true
+	case corev1.ProtocolSCTP:
+		return SCTP, true
+	}
+	return 0, false
+}
+
+// ParseProtocol reads the API's name of a protocol.
+func ParseProtocol(s string) (Protocol, bool) { return protocolOf(corev1.Protocol(s)) }
