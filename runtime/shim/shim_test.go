@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -14,7 +13,15 @@ import (
 	"kontiki/runtime/shim/shimtest"
 )
 
-func TestMain(m *testing.M) { shimtest.Main(m) }
+func TestMain(m *testing.M) {
+	if task := os.Getenv(clientVariable); task != "" {
+		if err := beClient(task); err != nil {
+			println(err.Error())
+		}
+		os.Exit(1)
+	}
+	shimtest.Main(m)
+}
 
 func TestStartToExitCode(t *testing.T) {
 	e := shimtest.New(t)
@@ -307,12 +314,12 @@ func TestDeleteLeavesNothing(t *testing.T) {
 func children(t *testing.T, pid int) []string {
 	t.Helper()
 	var out []string
-	tasks, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/task")
+	tasks, err := os.ReadDir("/proc/" + itoa(pid) + "/task")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, task := range tasks {
-		b, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/task/" + task.Name() + "/children")
+		b, _ := os.ReadFile("/proc/" + itoa(pid) + "/task/" + task.Name() + "/children")
 		out = append(out, strings.Fields(string(b))...)
 	}
 	return out

@@ -29,7 +29,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "err", strings.Join(args, " "))
 	case "run": // until a signal
 		fmt.Println("running")
-		select {}
+		forever()
 	case "term": // exit 7 at SIGTERM
 		c := make(chan os.Signal, 1)
 		signal.Notify(c, syscall.SIGTERM)
@@ -39,7 +39,7 @@ func main() {
 	case "stubborn": // ignores SIGTERM
 		signal.Ignore(syscall.SIGTERM)
 		fmt.Println("ready")
-		select {}
+		forever()
 	case "eat": // memory until it is killed
 		var hoard [][]byte
 		for {
@@ -97,5 +97,12 @@ func main() {
 		os.Exit(code)
 	default:
 		os.Exit(2)
+	}
+}
+
+// forever is not select{}, which Go's runtime ends as a deadlock.
+func forever() {
+	for {
+		time.Sleep(time.Hour)
 	}
 }
