@@ -142,12 +142,13 @@ func newState(kv raftstore.KV) *objectState {
 }
 
 // remainingTTL is in whole seconds, 0 for an object that stays for ever and at
-// least 1 for one that is about to go.
+// least 1 for one that is about to go. It is rounded down, as the store rounds up
+// what it is given: an object that is updated all the time must still expire.
 func remainingTTL(kv raftstore.KV, now time.Time) int64 {
 	if kv.ExpiresUnix == 0 {
 		return 0
 	}
-	return max(1, kv.ExpiresUnix-now.Unix())
+	return max(1, int64(time.Unix(kv.ExpiresUnix, 0).Sub(now)/time.Second))
 }
 
 // newStateReader checks out, where the object found is finally put.

@@ -86,12 +86,17 @@ func newFixture(t testing.TB, backend store, options ...fixtureOption) *fixture 
 	return f
 }
 
-// increaseRV writes a key outside the resource.
+// increaseRV writes a key outside the resource and waits until the node under
+// test has it: the suite expects to see it at resourceVersion 0, which here is the
+// node's own replica.
 func (f *fixture) increaseRV(ctx context.Context, t testing.TB) int64 {
 	t.Helper()
 	result, err := f.store.Apply(ctx, raftstore.Txn{Ops: []raftstore.Op{{Kind: raftstore.OpPut, Key: "increaseRV", Value: []byte("ok")}}})
 	if err != nil {
 		t.Fatalf("writing a foreign key: %v", err)
+	}
+	if _, err := f.store.WaitRevision(ctx, result.Revision); err != nil {
+		t.Fatalf("waiting for revision %d: %v", result.Revision, err)
 	}
 	return int64(result.Revision)
 }
@@ -105,6 +110,10 @@ func (f *fixture) compact(ctx context.Context, t *testing.T, resourceVersion str
 	revision, err := f.Versioner().ParseResourceVersion(resourceVersion)
 	if err != nil {
 		t.Fatal(err)
+	}
+	// A replica compacts only what it has reached.
+	if _, err := f.store.WaitRevision(ctx, revision); err != nil {
+		t.Fatalf("waiting for revision %d: %v", revision, err)
 	}
 	if err := f.store.Compact(ctx, revision); err != nil {
 		t.Fatalf("compacting to %d: %v", revision, err)
