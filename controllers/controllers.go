@@ -27,6 +27,10 @@ import (
 
 	"kontiki/controllers/deployment"
 	"kontiki/controllers/endpointslice"
+	"kontiki/controllers/garbage"
+	"kontiki/controllers/namespace"
+	"kontiki/controllers/nodelifecycle"
+	"kontiki/controllers/podgc"
 	"kontiki/controllers/podsubnet"
 	"kontiki/controllers/podview"
 	"kontiki/controllers/replicaset"
@@ -99,6 +103,18 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 		}},
 		{name: podsubnet.Name, start: func() (runner, error) {
 			return podsubnet.New(client, shared, recorders.as(podsubnet.Component), log, config.ClusterCIDR, config.NodePrefixLen)
+		}},
+		{name: namespace.Name, start: func() (runner, error) {
+			return namespace.New(client, config.Metadata, shared, log, time.Now), nil
+		}},
+		{name: nodelifecycle.Name, start: func() (runner, error) {
+			return nodelifecycle.New(client, shared, config.Ring, recorders.as(nodelifecycle.Component), log, time.Now), nil
+		}},
+		{name: podgc.Name, start: func() (runner, error) {
+			return podgc.New(client, shared, log, time.Now), nil
+		}},
+		{name: garbage.Name, start: func() (runner, error) {
+			return garbage.New(config.Metadata, client.Discovery(), log), nil
 		}},
 	}
 }

@@ -1,0 +1,108 @@
+package garbage
+
+import (
+	"slices"
+	"sync"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// item is an object as the graph knows it. It is replaced, never changed.
+type item struct {
+	resource  schema.GroupVersionResource
+	namespace string
+	name      string
+	uid       types.UID
+	owners    []metav1.OwnerReference
+	deleting  bool
+	waits     bool // deleting in the foreground: for its dependents to go
+	orphans   bool // deleting, and its dependents shall stay
+}
+
+func newItem(resource schema.GroupVersionResource, o metav1.Object) *item {
+	deleting := o.GetDeletionTimestamp() != nil
+	return &item{
+		resource: resource, namespace: o.GetNamespace(), name: o.GetName(), uid: o.GetUID(),
+		owners:   o.GetOwnerReferences(),
+		deleting: deleting,
+		waits:    deleting && slices.Contains(o.GetFinalizers(), metav1.FinalizerDeleteDependents),
+		orphans:  deleting && slices.Contains(o.GetFinalizers(), metav1.FinalizerOrphanDependents),
+	}
+}
+
+// ownedBy returns the reference to an owner.
+func (i *item) ownedBy(owner types.UID) (metav1.OwnerReference, bool) {
+	for _, o := range i.owners {
+		if o.UID == owner {
+			return o, true
+		}
+	}
+	return metav1.OwnerReference{}, false
+}
+
+// graph holds who depends on whom. It is safe for concurrent use.
+type graph struct {
+	mu         sync.Mutex // protects both
+	items      map[types.UID]*item
+	dependents map[types.UID]map[types.UID]struct{} // also of owners that were never seen
+}
+
+func newGraph() *graph {
+	return &graph{items: map[types.UID]*item{}, dependents: map[types.UID]map[types.UID]struct{}{}}
+}
+
+// set takes an object in, or its new version.
+func (g *graph) set(next *item) (before *item) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	before = g.items[next.uid]
+	g.unlinkLocked(before)
+	g.items[next.uid] = next
+	for _, owner := range next.owners {
+		if g.dependents[owner.UID] == nil {
+			g.dependents[owner.UID] = map[types.UID]struct{}{}
+		}
+		g.dependents[owner.UID][next.uid] = struct{}{}
+	}
+	return before
+}
+
+// remove drops an object and returns it.
+func (g *graph) remove(uid types.UID) *item {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	gone := g.items[uid]
+	g.unlinkLocked(gone)
+	delete(g.items, uid)
+	return gone
+}
+
+func (g *graph) unlinkLocked(i *item) {
+	if i == nil {
+		return
+	}
+	for _, owner := range i.owners {
+		delete(g.dependents[owner.UID], i.uid)
+		if len(g.dependents[owner.UID]) == 0 {
+			delete(g.dependents, owner.UID)
+		}
+	}
+}
+
+func (g *graph) get(uid types.UID) *item {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.items[uid]
+}
+
+func (g *graph) dependentsOf(uid types.UID) []*item {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	items := make([]*item, 0, len(g.dependents[uid]))
+	for dependent := range g.dependents[uid] {
+		items = append(items, g.items[dependent])
+	}
+	return items
+}
