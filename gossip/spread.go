@@ -79,6 +79,7 @@ func (r *Ring) setLife(q *memberlist.TransmitLimitedQueue, join func(netip.AddrP
 	defer r.mu.Unlock()
 	r.queue, r.join = q, join
 	r.seekWake.notify()
+	r.membersChanged.notify() // the beacon waits for it
 	if q == nil {
 		return
 	}
