@@ -249,6 +249,12 @@ func (r *Ring) clusterPort(name string) (uint16, bool) {
 	return p, ok
 }
 
+func (r *Ring) self() Member {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.dir.self.Member
+}
+
 // Members returns all nodes that are or were in the ring with this one, itself
 // included, by id. Nodes of other clusters are not among them, except while this
 // node belongs to none.
