@@ -24,6 +24,14 @@ type sim struct {
 	// loss, double and spread are the network's faults.
 	loss, double float64
 	spread       time.Duration
+	// leak is the probability that a message passes a cut all the same: failure
+	// detectors err, so safety must not rest on what the ring shows.
+	leak float64
+	// calls is how long Found and Accept may take.
+	calls time.Duration
+	// hold takes messages aside until they are let go.
+	hold func(from string, m formSend) bool
+	held []simEvent
 	// crashes is the probability that a node crashes at an output: before its
 	// state is stored, or after.
 	crashes  float64
@@ -102,8 +110,12 @@ func (s *sim) crash(id string) {
 	}
 }
 
-func (s *sim) sees(a, b string) bool {
-	return a != b && s.nodes[b].up && !s.cut[[2]string{a, b}] && !s.cut[[2]string{b, a}]
+func (s *sim) severed(a, b string) bool { return s.cut[[2]string{a, b}] || s.cut[[2]string{b, a}] }
+
+func (s *sim) sees(a, b string) bool { return a != b && s.nodes[b].up && !s.severed(a, b) }
+
+func (s *sim) callTime() time.Duration {
+	return 5*time.Millisecond + time.Duration(s.rnd()*float64(s.calls))
 }
 
 func (s *sim) viewOf(id string) formView {
@@ -156,7 +168,7 @@ func (s *sim) run(d time.Duration) {
 			e := s.flight[next]
 			s.flight = slices.Delete(s.flight, next, next+1)
 			n := s.nodes[e.to]
-			if !n.up || e.life != 0 && e.life != n.life || e.from != "" && !s.sees(e.to, e.from) && s.cut[[2]string{e.from, e.to}] {
+			if !n.up || e.life != 0 && e.life != n.life {
 				continue
 			}
 			s.step(n, e.in)
@@ -224,8 +236,12 @@ func (s *sim) act(n *simNode, out formOutput) {
 			copies = 2
 		}
 		for range copies {
-			if s.rnd() >= s.loss {
+			if s.rnd() >= s.loss && !(s.severed(n.id, m.to) && s.rnd() >= s.leak) {
 				msg := m.msg
+				if s.hold != nil && s.hold(n.id, m) {
+					s.held = append(s.held, simEvent{to: m.to, from: n.id, in: formInput{msg: &msg}})
+					continue
+				}
 				s.post(time.Millisecond+time.Duration(s.rnd()*float64(s.spread)), simEvent{to: m.to, from: n.id, in: formInput{msg: &msg}})
 			}
 		}
@@ -238,13 +254,13 @@ func (s *sim) act(n *simNode, out formOutput) {
 			}
 			grants[id] = []byte("grant-" + p.ClusterID + "-" + id)
 		}
-		s.post(5*time.Millisecond, simEvent{to: n.id, life: n.life, in: formInput{found: &foundResult{id: p.ID, grants: grants}}})
+		s.post(s.callTime(), simEvent{to: n.id, life: n.life, in: formInput{found: &foundResult{id: p.ID, grants: grants}}})
 	}
 	if p := out.accept; p != nil {
 		if want := "grant-" + p.ClusterID + "-" + n.id; string(out.grant) != want {
 			s.broken = append(s.broken, fmt.Sprintf("%s accepts %q, want %q", n.id, out.grant, want))
 		}
-		s.post(5*time.Millisecond, simEvent{to: n.id, life: n.life, in: formInput{taken: &acceptResult{id: p.ID}}})
+		s.post(s.callTime(), simEvent{to: n.id, life: n.life, in: formInput{taken: &acceptResult{id: p.ID}}})
 	}
 	if o := out.outcome; o != nil {
 		s.logf("%s: %s %s", n.id, o.Kind, o.ClusterID)

@@ -238,11 +238,11 @@ func (f *former) candidatesNow(out *formOutput) []string {
 		s := f.view.blank[id]
 		switch {
 		case s.expect != f.expect:
-			f.once(out, fmt.Sprintf("differs %s %v", id, s), slog.LevelError,
+			f.once(out, fmt.Sprintf("expects %s %d", id, s.expect), slog.LevelError,
 				"a blank node expects another number of nodes; it is left out. Start all nodes with the same --expect",
 				"id", id, "itsExpect", s.expect, "ownExpect", f.expect)
 		case s.settings != f.digest:
-			f.once(out, fmt.Sprintf("differs %s %v", id, s), slog.LevelError,
+			f.once(out, fmt.Sprintf("settings %s %x", id, s.settings), slog.LevelError,
 				"a blank node has other cluster settings; it is left out. Start all nodes with the same cluster settings",
 				"id", id)
 		case s.bound == "":
@@ -335,7 +335,6 @@ func (f *former) reasonToAbort(in formInput, out *formOutput) string {
 			continue
 		}
 		if f.away(m, in, out) {
-			f.shunned[m] = in.now.Add(formShun)
 			return fmt.Sprintf("node %s went away before it promised", m)
 		}
 		if !out.before(f.proposedAt.Add(formGiveUp)) {

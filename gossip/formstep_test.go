@@ -18,6 +18,7 @@ import (
 //	                                        crash a at its next such output, before or after it is stored
 //	run for=2s                              let time pass; prints what happened and where nodes stand
 //	crash/start ids=(a,b)   cut a=(a,b) b=(c,d)   heal
+//	hold from=a to=c kind=propose   release   keep such messages back; let them go
 func TestFormationScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/formation", func(t *testing.T, path string) {
 		s := newSim(rand.New(rand.NewSource(1)).Float64)
@@ -77,6 +78,15 @@ func (s *sim) command(t *testing.T, d *datadriven.TestData) {
 		}
 	case "heal":
 		clear(s.cut)
+	case "hold":
+		from, to, kind := one("from"), one("to"), formKind(one("kind"))
+		s.hold = func(f string, m formSend) bool { return f == from && m.to == to && m.msg.Kind == kind }
+	case "release":
+		s.hold = nil
+		for _, e := range s.held {
+			s.post(time.Millisecond, e)
+		}
+		s.held = nil
 	case "trap":
 		at, when := one("at"), one("when")
 		s.nodes[one("id")].trap = func(out formOutput) string {
@@ -110,6 +120,8 @@ func TestNeverTwoClusters(t *testing.T) {
 		s.loss = rapid.Float64Range(0, 0.5).Draw(rt, "loss")
 		s.double = rapid.Float64Range(0, 0.5).Draw(rt, "double")
 		s.spread = time.Duration(rapid.IntRange(0, 3000).Draw(rt, "spread")) * time.Millisecond
+		s.leak = rapid.Float64Range(0, 1).Draw(rt, "leak")
+		s.calls = time.Duration(rapid.IntRange(0, 8000).Draw(rt, "calls")) * time.Millisecond
 		s.crashes = rapid.Float64Range(0, 0.3).Draw(rt, "crashes")
 		ids := make([]string, count)
 		for i := range ids {
@@ -149,6 +161,7 @@ func TestClustersNeverShareNodes(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		s := newSim(rand.New(rand.NewSource(rapid.Int64().Draw(rt, "seed"))).Float64)
 		s.loss, s.double, s.spread, s.crashes = 0.2, 0.2, time.Second, 0.1
+		s.leak, s.calls = 0.5, 5*time.Second
 		ids := strings.Split("abcdefghi", "")
 		for _, id := range ids {
 			s.add(id, 3, "")
@@ -172,7 +185,7 @@ func TestClustersNeverShareNodes(t *testing.T) {
 // recover takes all faults away and waits for long.
 func (s *sim) recover() {
 	clear(s.cut)
-	s.loss, s.double, s.crashes, s.spread = 0, 0, 0, 0
+	s.loss, s.double, s.crashes, s.spread, s.calls = 0, 0, 0, 0, 0
 	for _, id := range s.ids() {
 		s.boot(id)
 	}
