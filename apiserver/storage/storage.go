@@ -67,11 +67,14 @@ type Storage struct {
 	newListErrors  func() listErrors
 	sizes          atomic.Bool // Stats reports the average size of objects
 
-	// watches holds the running watches; the zero channel of stopped is closed by Stop.
-	watchMu sync.Mutex
-	watches map[*objectWatch]struct{}
-	stopped bool
-	running sync.WaitGroup
+	// watchMu protects watches, which holds the running ones, and stopped, after
+	// which there are no new ones.
+	watchMu  sync.Mutex
+	watches  map[*objectWatch]struct{}
+	stopped  bool
+	watching atomic.Int64 // len(watches)
+	shared   sharedEvents // when there are several
+	running  sync.WaitGroup
 }
 
 var _ storage.Interface = (*Storage)(nil)
@@ -154,10 +157,15 @@ func (s *Storage) apply(ctx context.Context, txn raftstore.Txn, key string) (raf
 	return result, s.quorumStatus(ctx, err, "write", key)
 }
 
-// quorumStatus is statusOf for calls under the quorum's own deadline, whose end
-// means something else to the client than the end of the request's deadline.
+// quorumStatus is statusOf for calls under the quorum's own deadline: its end means
+// that there is no quorum, and a client that went away means nothing.
 func (s *Storage) quorumStatus(ctx context.Context, err error, op, key string) error {
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && !errors.Is(err, raftstore.ErrOutcomeUnknown) {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(ctx.Err(), context.Canceled):
+		return ctx.Err()
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && !errors.Is(err, raftstore.ErrOutcomeUnknown):
 		err = errors.Join(raftstore.ErrNoQuorum, err)
 	}
 	return statusOf(err, op, key)

@@ -1,8 +1,10 @@
 package storage_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"sync/atomic"
 	"testing"
@@ -10,6 +12,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/apis/example"
@@ -289,5 +292,54 @@ func next(t *testing.T, w watch.Interface) watch.Event {
 	case <-time.After(30 * time.Second):
 		t.Fatal("waited for an event of the watch")
 		return watch.Event{}
+	}
+}
+
+// TestWatchesShareObjects: several watches decode and encode an event once, and
+// what one does to its object does not reach another.
+func TestWatchesShareObjects(t *testing.T) {
+	f := newFixture(t, newStore(t))
+	created := mustCreate(t, f)
+	var watches []watch.Interface
+	selecting := storagetesting.CreatePodPredicate(fields.OneTermEqualSelector("metadata.name", "a"), true, nil)
+	for _, predicate := range []storage.SelectionPredicate{storage.Everything, storage.Everything, selecting} {
+		w, err := f.Watch(t.Context(), "/pods/", storage.ListOptions{Recursive: true, Predicate: predicate, ResourceVersion: created.ResourceVersion})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Stop()
+		watches = append(watches, w)
+	}
+	updated, _, err := setLabel(t.Context(), f, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	encodings := 0
+	encode := func(obj runtime.Object, w io.Writer) error {
+		encodings++
+		obj.(*example.Pod).Labels["l"] = "spoiled" // as encoders do, if not to labels
+		_, err := io.WriteString(w, "encoded")
+		return err
+	}
+	for i, w := range watches {
+		event := next(t, w)
+		shared, ok := event.Object.(runtime.CacheableObject)
+		if !ok || event.Type != watch.Modified {
+			t.Fatalf("watch %d sends %s %T", i, event.Type, event.Object)
+		}
+		var out bytes.Buffer
+		if err := shared.CacheEncode("id", encode, &out); err != nil || out.String() != "encoded" {
+			t.Fatalf("watch %d: %q, %v", i, out.String(), err)
+		}
+		if err := (storage.APIObjectVersioner{}).UpdateObject(event.Object, 1); err != nil {
+			t.Error(err)
+		}
+		got := shared.GetObject().(*example.Pod)
+		if got.Labels["l"] != "x" || got.ResourceVersion != updated.ResourceVersion {
+			t.Errorf("watch %d shows %v at %s", i, got.Labels, got.ResourceVersion)
+		}
+	}
+	if encodings != 1 {
+		t.Errorf("one encoder ran %d times for %d watches", encodings, len(watches))
 	}
 }

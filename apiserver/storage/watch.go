@@ -107,6 +107,7 @@ func (s *Storage) register(w *objectWatch) bool {
 		return false
 	}
 	s.watches[w] = struct{}{}
+	s.watching.Store(int64(len(s.watches)))
 	s.running.Add(1)
 	return true
 }
@@ -114,6 +115,10 @@ func (s *Storage) register(w *objectWatch) bool {
 func (s *Storage) unregister(w *objectWatch) {
 	s.watchMu.Lock()
 	delete(s.watches, w)
+	s.watching.Store(int64(len(s.watches)))
+	if len(s.watches) < 2 {
+		s.shared.clear()
+	}
 	s.watchMu.Unlock()
 	s.running.Done()
 }
@@ -144,6 +149,7 @@ type objectWatch struct {
 	cancel   context.CancelFunc
 	results  chan watch.Event
 
+	initial  bool          // the objects of the starting view are being sent
 	interval time.Duration // between bookmarks, 0 for none
 	progress chan struct{} // holds a request for progress
 	marked   uint64        // revision of the last bookmark sent, at first the start
@@ -208,6 +214,8 @@ func (w *objectWatch) sendInitial() error {
 	if w.start.initial == nil {
 		return nil
 	}
+	w.initial = true
+	defer func() { w.initial = false }()
 	var err error
 	send := func(kv raftstore.KV) bool {
 		err = w.sendEvent(raftstore.Event{KV: kv})

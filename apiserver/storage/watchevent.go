@@ -61,15 +61,29 @@ func (w *objectWatch) translate(event raftstore.Event) (*watch.Event, error) {
 // objects decodes what the event holds as far as it is needed: the previous
 // object of a change matters only to a selector. Both carry the revision of the
 // event, so that a client can go on from a DELETED one.
+//
+// A watch that is alone owns them; others get objects that are shared.
 func (w *objectWatch) objects(event raftstore.Event) (current, previous runtime.Object, err error) {
-	codec := &w.s.codec
+	decode := func(kv raftstore.KV) func() (runtime.Object, error) {
+		return func() (runtime.Object, error) { return w.s.codec.object(w.ctx, kv, event.Revision()) }
+	}
+	var shared *sharedEvent
+	if w.s.watching.Load() > 1 && !w.initial {
+		shared = w.s.shared.of(event)
+	}
+	get := func(slot func(*sharedEvent) **sharedObject, kv raftstore.KV) (runtime.Object, error) {
+		if shared == nil {
+			return decode(kv)()
+		}
+		return shared.object(slot(shared), decode(kv))
+	}
 	if !event.Deleted {
-		if current, err = codec.object(w.ctx, event.KV, event.Revision()); err != nil {
+		if current, err = get(currentOf, event.KV); err != nil {
 			return nil, nil, err
 		}
 	}
 	if event.Prev != nil && (event.Deleted || !w.opts.Predicate.Empty()) {
-		if previous, err = codec.object(w.ctx, *event.Prev, event.Revision()); err != nil {
+		if previous, err = get(previousOf, *event.Prev); err != nil {
 			var corrupt *corruptObject
 			if event.Deleted && errors.As(err, &corrupt) {
 				err = &corruptDeleted{err: corrupt}
@@ -80,12 +94,18 @@ func (w *objectWatch) objects(event raftstore.Event) (current, previous runtime.
 	return current, previous, nil
 }
 
+func currentOf(e *sharedEvent) **sharedObject  { return &e.current }
+func previousOf(e *sharedEvent) **sharedObject { return &e.previous }
+
 func (w *objectWatch) selects(obj runtime.Object) bool {
 	if obj == nil {
 		return false
 	}
 	if w.opts.Predicate.Empty() {
 		return true
+	}
+	if shared, ok := obj.(*sharedObject); ok {
+		obj = shared.object // selectors only read
 	}
 	matched, err := w.opts.Predicate.Matches(obj)
 	return err == nil && matched
