@@ -60,7 +60,10 @@ type Sandbox struct {
 	SandboxSpec
 	// NetNS is the path of the network namespace to plug into an overlay
 	// (bind-mounted, no process needed); empty with HostNetwork. "lo" is up.
-	NetNS   string    `json:"netNS,omitempty"`
+	NetNS string `json:"netNS,omitempty"`
+	// Lost: the namespaces are gone (the machine was rebooted). CreateSandbox
+	// with the same specification makes new ones, RemoveSandbox clears away the rest.
+	Lost    bool      `json:"lost,omitempty"`
 	Created time.Time `json:"created"`
 }
 

@@ -35,7 +35,9 @@ type Client struct {
 	program string // path of the program to start
 	hash    string // its SHA-256
 
-	mu       sync.Mutex // held while a shim is looked for or started; protects what follows
+	starting chan struct{} // holds one token while a shim is looked for or started
+
+	mu       sync.Mutex // protects what follows
 	children []*child   // shims that this process started and has to reap
 	closed   bool
 }
@@ -61,12 +63,29 @@ func Start(ctx context.Context, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{cfg: cfg, program: program, hash: hash}
-	if err := c.ensure(ctx); err != nil {
+	c := &Client{cfg: cfg, program: program, hash: hash, starting: make(chan struct{}, 1)}
+	info, err := c.ensure(ctx)
+	// Only here, not whenever a call finds the shim anew: while one node
+	// process takes over from another, they would upgrade it back and forth.
+	if err == nil && info.Hash != hash {
+		err = c.upgrade(ctx, info)
+	}
+	if err != nil {
 		c.Close()
 		return nil, err
 	}
+	removeOldPrograms(c.cfg.Dir, c.program)
 	return c, nil
+}
+
+// keep remembers a started shim, unless the client was closed meanwhile.
+func (c *Client) keep(ch *child) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
+		c.children = append(c.children, ch)
+	}
+	return !c.closed
 }
 
 // Info asks the living shim who it is.
@@ -282,7 +301,7 @@ func (c *Client) call(ctx context.Context, method string, in, out any, files ...
 		if method == "Exec" && errors.As(err, &sent) {
 			return nil, err
 		}
-		if eerr := c.ensure(ctx); eerr != nil {
+		if _, eerr := c.ensure(ctx); eerr != nil {
 			return nil, fmt.Errorf("%w (call %s: %v)", eerr, method, err)
 		}
 	}

@@ -25,32 +25,23 @@ const (
 	logLimit = 1 << 20
 )
 
-// ensure leaves a living shim of this client's program behind, or says why there is none.
-func (c *Client) ensure(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return fmt.Errorf("shim: the client is closed: %w", ErrUnavailable)
-	}
+// ensure leaves a living shim behind, or says why there is none. One goroutine
+// at a time looks and starts; the others find what it started.
+func (c *Client) ensure(ctx context.Context) (Info, error) {
 	ctx, cancel := context.WithTimeout(ctx, startWait)
 	defer cancel()
+	select {
+	case c.starting <- struct{}{}:
+		defer func() { <-c.starting }()
+	case <-ctx.Done():
+		return Info{}, fmt.Errorf("%w: another call is starting it: %w", ErrUnavailable, ctx.Err())
+	}
 	var info Info
 	_, err := c.once(ctx, "Info", nil, &info)
-	if err != nil {
-		if !errors.Is(err, ErrUnavailable) {
-			return err
-		}
-		if info, err = c.launch(ctx); err != nil {
-			return err
-		}
+	if errors.Is(err, ErrUnavailable) {
+		return c.launch(ctx)
 	}
-	if info.Hash != c.hash {
-		if info, err = c.upgrade(ctx, info); err != nil {
-			return err
-		}
-	}
-	removeOldPrograms(c.cfg.Dir, c.program)
-	return nil
+	return info, err
 }
 
 // launch starts the program and waits for its answer. When two clients do so
@@ -60,11 +51,14 @@ func (c *Client) launch(ctx context.Context) (Info, error) {
 	if err != nil {
 		return Info{}, fmt.Errorf("%w: start %s: %w", ErrUnavailable, c.program, err)
 	}
-	c.children = append(c.children, ch)
+	if !c.keep(ch) {
+		ch.forget()
+		return Info{}, fmt.Errorf("shim: the client is closed: %w", ErrUnavailable)
+	}
 	c.cfg.Logger.Info("started the shim", "pid", ch.pid, "program", c.program)
 	tick := time.NewTicker(retryEvery)
 	defer tick.Stop()
-	gone := false
+	gone, done := false, ch.done
 	for {
 		var info Info
 		_, err := c.once(ctx, "Info", nil, &info)
@@ -75,8 +69,8 @@ func (c *Client) launch(ctx context.Context) (Info, error) {
 			return Info{}, fmt.Errorf("%w: %s did not come up (%v); its log is %s", ErrUnavailable, c.program, err, filepath.Join(c.cfg.Dir, logName))
 		}
 		select {
-		case <-ch.done: // one more try: the shim that kept it from starting answers
-			gone = ch.failed
+		case <-done: // without an error: another shim was first, and is about to answer
+			gone, done = ch.failed, nil
 		case <-tick.C:
 		case <-ctx.Done():
 		}
@@ -114,12 +108,14 @@ func (c *Client) spawn() (*child, error) {
 }
 
 // upgrade makes a shim of another build execute our program in its place.
-func (c *Client) upgrade(ctx context.Context, old Info) (Info, error) {
+func (c *Client) upgrade(ctx context.Context, old Info) error {
+	ctx, cancel := context.WithTimeout(ctx, startWait)
+	defer cancel()
 	c.cfg.Logger.Info("upgrading the shim in place", "pid", old.PID, "from", old.Hash, "to", c.hash)
 	_, err := c.once(ctx, "Upgrade", UpgradeBody{Program: c.program}, nil)
 	var sent *sentError // the connection ends with the old program
 	if err != nil && !errors.As(err, &sent) {
-		return Info{}, fmt.Errorf("shim: upgrade the one that runs (pid %d): %w", old.PID, err)
+		return fmt.Errorf("shim: upgrade the one that runs (pid %d): %w", old.PID, err)
 	}
 	tick := time.NewTicker(retryEvery)
 	defer tick.Stop()
@@ -127,12 +123,12 @@ func (c *Client) upgrade(ctx context.Context, old Info) (Info, error) {
 		var info Info
 		_, err := c.once(ctx, "Info", nil, &info)
 		if err == nil && info.Hash == c.hash {
-			return info, nil
+			return nil
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return Info{}, fmt.Errorf("%w: the shim (pid %d) did not come back as %s: %v", ErrUnavailable, old.PID, c.program, err)
+			return fmt.Errorf("%w: the shim (pid %d) did not come back as %s: %v", ErrUnavailable, old.PID, c.program, err)
 		}
 	}
 }

@@ -122,7 +122,7 @@ func (s *Server) adoptProcess(c *container) error {
 		return err
 	}
 	c.proc, c.pid = proc, proc.pid
-	if _, err := os.Stat(filepath.Join(s.layout.libcontainerOf(c.spec.ID), "exec.fifo")); errors.Is(err, os.ErrNotExist) && c.rec.Started.IsZero() {
+	if _, err := os.Stat(filepath.Join(s.layout.libcontainerOf(c.spec.ID), execFifo)); errors.Is(err, os.ErrNotExist) && c.rec.Started.IsZero() {
 		// The shim ended between the start and its record.
 		c.rec.Started = now()
 		c.started = c.rec.Started

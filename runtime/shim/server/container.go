@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -229,7 +230,9 @@ func (s *Server) fork(lc *libcontainer.Container, p *libcontainer.Process) (*pro
 		return nil, err
 	}
 	proc, err := openProcess(pid, 0)
-	if err != nil {
+	if err != nil { // out of descriptors: without one it cannot be watched
+		p.Signal(unix.SIGKILL)
+		p.Wait()
 		return nil, fmt.Errorf("watch process %d: %w", pid, err)
 	}
 	s.reaper.watch(pid)
@@ -295,10 +298,11 @@ func (s *Server) start(_ context.Context, id string) (shim.Container, error) {
 	}
 	at := now()
 	if err := c.lc.Exec(); err != nil {
+		s.releaseFifo(c)
 		select {
-		case <-c.exited:
+		case <-c.exited: // killed meanwhile
 			return s.view(c), nil
-		default:
+		case <-time.After(exitPatience):
 			return shim.Container{}, fmt.Errorf("start container %s: %w", id, err)
 		}
 	}
@@ -311,6 +315,21 @@ func (s *Server) start(_ context.Context, id string) (shim.Container, error) {
 	}
 	return s.view(c), nil
 }
+
+// exitPatience is how long a failed start waits to learn that its process had been killed.
+const exitPatience = time.Second
+
+// releaseFifo frees the goroutine that libcontainer left waiting for the other
+// end of the start's FIFO, and the thread under it.
+func (s *Server) releaseFifo(c *container) {
+	fd, err := unix.Open(filepath.Join(s.layout.libcontainerOf(c.spec.ID), execFifo), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == nil {
+		unix.Close(fd)
+	}
+}
+
+// execFifo is libcontainer's: it exists from Create until Start.
+const execFifo = "exec.fifo"
 
 func (s *Server) signal(_ context.Context, id string, sig unix.Signal) error {
 	if sig <= 0 || sig > 64 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -341,12 +342,16 @@ func (sb *sandbox) unmount() error {
 
 func (s *Server) listSandboxes() []shim.Sandbox {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	list := make([]shim.Sandbox, 0, len(s.sandboxes))
-	for _, sb := range s.sandboxes {
-		if _, err := os.Stat(sb.record()); err == nil {
-			list = append(list, sb.Sandbox)
+	all := slices.Collect(maps.Values(s.sandboxes))
+	s.mu.Unlock()
+	list := make([]shim.Sandbox, 0, len(all))
+	for _, sb := range all {
+		if _, err := os.Stat(sb.record()); err != nil {
+			continue // in the making
 		}
+		v := sb.Sandbox
+		v.Lost = !sb.alive()
+		list = append(list, v)
 	}
 	slices.SortFunc(list, func(a, b shim.Sandbox) int { return strings.Compare(a.ID, b.ID) })
 	return list
