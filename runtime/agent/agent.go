@@ -18,9 +18,23 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"sync"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
+
+	"kontiki/runtime/image"
+	"kontiki/runtime/pod"
+	"kontiki/runtime/shim"
 )
 
 // DefaultVersion is reported as kubeletVersion when Config.Version is empty.
@@ -37,13 +51,13 @@ type Config struct {
 	DataDir  string              // the node's data directory; the agent owns images/ and pods/ in it
 	Address  func() []netip.Addr // the node's own addresses, the first is its InternalIP and the hostIP of pods
 
+	Shim    Shim // the parent of all containers, see shim.Start
 	Network Network
 	// NetworkReady says why the network cannot take pods yet; nil or a nil error: it
 	// can. The Node is not Ready before. It is asked once a second until it is
 	// ready, later rarely; it must be cheap.
 	NetworkReady func() error
 
-	CgroupRoot    string       // parent cgroup of all pods, "kubepods" by default
 	ClusterDNS    []netip.Addr // nameservers of pods with dnsPolicy ClusterFirst
 	ClusterDomain string       // "cluster.local" by default
 	Version       string       // kubeletVersion of nodeInfo, DefaultVersion by default
@@ -62,6 +76,9 @@ func (c *Config) complete() error {
 	if !filepath.IsAbs(c.DataDir) {
 		return fmt.Errorf("agent: data directory %q is not an absolute path", c.DataDir)
 	}
+	if c.Shim == nil {
+		return errors.New("agent: no shim")
+	}
 	if c.Network == nil {
 		return errors.New("agent: no network")
 	}
@@ -70,9 +87,6 @@ func (c *Config) complete() error {
 	}
 	if c.NetworkReady == nil {
 		c.NetworkReady = func() error { return nil }
-	}
-	if c.CgroupRoot == "" {
-		c.CgroupRoot = "kubepods"
 	}
 	if c.ClusterDomain == "" {
 		c.ClusterDomain = "cluster.local"
@@ -89,10 +103,26 @@ func (c *Config) complete() error {
 	return nil
 }
 
+// Shim is what the agent needs of the parent of all containers.
+type Shim interface {
+	pod.Shim
+	List(ctx context.Context) ([]shim.Container, error)
+	ListSandboxes(ctx context.Context) ([]shim.Sandbox, error)
+	Exits(ctx context.Context, cursor shim.Cursor) ([]shim.Exit, shim.Cursor, error)
+}
+
 // Agent runs the pods of one node.
 type Agent struct {
-	cfg Config
-	log *slog.Logger
+	cfg     Config
+	log     *slog.Logger
+	podsDir string
+	deps    *pod.Deps
+	events  record.EventRecorder
+	objects *objects
+
+	mu    sync.Mutex          // protects pods and ready
+	pods  map[string]*running // by uid
+	ready bool                // the API's pods were listed once
 }
 
 // New checks the configuration. It touches nothing on disk.
@@ -100,7 +130,7 @@ func New(cfg Config) (*Agent, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	return &Agent{cfg: cfg, log: cfg.Logger.With("node", cfg.NodeName)}, nil
+	return &Agent{cfg: cfg, log: cfg.Logger.With("node", cfg.NodeName), podsDir: filepath.Join(cfg.DataDir, "pods"), pods: map[string]*running{}}, nil
 }
 
 // Run works until ctx ends, then stops every goroutine it started and returns
@@ -110,5 +140,52 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
-	return a.keepNode(ctx, host)
+	if err := os.MkdirAll(a.podsDir, 0o755); err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	images, err := image.Open(filepath.Join(a.cfg.DataDir, "images"), a.log)
+	if err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	defer broadcaster.Shutdown()
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: a.cfg.Client.CoreV1().Events("")})
+	a.events = broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: a.cfg.NodeName})
+	a.objects = &objects{client: a.cfg.Client}
+
+	// Two factories: of pods only this node's are watched, of Services all.
+	podInformers := informers.NewSharedInformerFactoryWithOptions(a.cfg.Client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+		o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", a.cfg.NodeName).String()
+	}))
+	serviceInformers := informers.NewSharedInformerFactory(a.cfg.Client, 0)
+	services := serviceInformers.Core().V1().Services().Lister()
+	a.deps = &pod.Deps{
+		Shim: a.cfg.Shim, Images: images, Network: network{a.cfg.Network}, API: api{a}, Objects: a.objects,
+		Services: func(ns string) []*corev1.Service { return servicesFor(services, ns) },
+		HostIPs:  a.hostIPs, Allocatable: func() corev1.ResourceList { return allocatable(host) },
+		DNS: pod.DNS{Servers: a.cfg.ClusterDNS, Domain: a.cfg.ClusterDomain, Host: "/etc/resolv.conf"},
+		Dir: a.podsDir, Now: time.Now, Log: a.log,
+	}
+
+	var children sync.WaitGroup
+	defer children.Wait()
+	defer podInformers.Shutdown()
+	defer serviceInformers.Shutdown()
+	defer cancel()
+	children.Go(func() { a.keepNode(ctx, host) })
+	serviceInformers.Start(ctx.Done())
+	if err := a.resume(ctx, &children); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("agent: %w", err)
+	}
+	children.Go(func() { a.watchExits(ctx) })
+	children.Go(func() { a.refresh(ctx) })
+	serviceInformers.WaitForCacheSync(ctx.Done()) // containers are told of Services when they start
+	a.watchPods(ctx, podInformers, &children)
+	<-ctx.Done()
+	return nil
 }

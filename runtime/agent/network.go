@@ -28,3 +28,22 @@ type HostPort struct {
 	ContainerPort uint16
 	Protocol      corev1.Protocol
 }
+
+// network adapts Network to what pod workers ask.
+type network struct{ n Network }
+
+func (x network) Attach(ctx context.Context, p *corev1.Pod, netns string) ([]netip.Addr, error) {
+	att := PodAttachment{UID: string(p.UID), Namespace: p.Namespace, Name: p.Name, NetNS: netns}
+	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			for _, port := range list[i].Ports {
+				if port.HostPort > 0 {
+					att.HostPorts = append(att.HostPorts, HostPort{HostIP: port.HostIP, HostPort: uint16(port.HostPort), ContainerPort: uint16(port.ContainerPort), Protocol: port.Protocol})
+				}
+			}
+		}
+	}
+	return x.n.Attach(ctx, att)
+}
+
+func (x network) Detach(ctx context.Context, uid string) error { return x.n.Detach(ctx, uid) }

@@ -77,10 +77,8 @@ func planNodeStatus(st *corev1.NodeStatus, f nodeFacts) {
 		corev1.ResourceEphemeralStorage: *resource.NewQuantity(f.Host.StorageBytes, resource.BinarySI),
 		corev1.ResourcePods:             *resource.NewQuantity(int64(f.Config.MaxPods), resource.DecimalSI),
 	}
-	allocatable := capacity.DeepCopy()
-	allocatable[corev1.ResourceMemory] = *resource.NewQuantity(max(0, f.Host.MemoryBytes-memoryReserved), resource.BinarySI)
-	allocatable[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(f.Host.StorageBytes/10*9, resource.DecimalSI)
-	st.Capacity, st.Allocatable = capacity, allocatable
+	st.Capacity, st.Allocatable = capacity, allocatable(f.Host)
+	st.Allocatable[corev1.ResourcePods] = capacity[corev1.ResourcePods]
 	st.NodeInfo = corev1.NodeSystemInfo{
 		MachineID: f.Host.MachineID, SystemUUID: f.Host.SystemUUID, BootID: f.Host.BootID,
 		KernelVersion: f.Host.KernelVersion, OSImage: f.Host.OSImage,
@@ -99,6 +97,15 @@ func planNodeStatus(st *corev1.NodeStatus, f nodeFacts) {
 		ready,
 	} {
 		setNodeCondition(st, c, f.Now)
+	}
+}
+
+// allocatable is what pods may have of the machine.
+func allocatable(h hostFacts) corev1.ResourceList {
+	return corev1.ResourceList{
+		corev1.ResourceCPU:              *resource.NewQuantity(int64(h.CPUs), resource.DecimalSI),
+		corev1.ResourceMemory:           *resource.NewQuantity(max(0, h.MemoryBytes-memoryReserved), resource.BinarySI),
+		corev1.ResourceEphemeralStorage: *resource.NewQuantity(h.StorageBytes/10*9, resource.BinarySI),
 	}
 }
 
@@ -124,19 +131,19 @@ func setNodeCondition(st *corev1.NodeStatus, c corev1.NodeCondition, now metav1.
 }
 
 // keepNode registers the Node and keeps it as planNode wants it, until ctx ends.
-func (a *Agent) keepNode(ctx context.Context, host hostFacts) error {
+func (a *Agent) keepNode(ctx context.Context, host hostFacts) {
 	delay := time.Duration(0)
 	failing := false
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-time.After(delay):
 		}
 		ready, err := a.syncNode(ctx, host)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return
 		case err != nil:
 			if !failing {
 				a.log.Warn("cannot write the Node yet, trying again", "error", err)

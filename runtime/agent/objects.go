@@ -1,0 +1,82 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+// objects reads what pods refer to, from the local replica: it answers with no
+// quorum in reach, and a moment's age does no harm, since volumes are looked at again.
+type objects struct {
+	client kubernetes.Interface
+
+	mu     sync.Mutex // protects tokens
+	tokens map[string]token
+}
+
+type token struct {
+	value string
+	renew time.Time
+	ends  time.Time
+}
+
+var local = metav1.GetOptions{ResourceVersion: "0"}
+
+func (o *objects) ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
+	return o.client.CoreV1().ConfigMaps(namespace).Get(ctx, name, local)
+}
+
+func (o *objects) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	return o.client.CoreV1().Secrets(namespace).Get(ctx, name, local)
+}
+
+// Token returns a token of the pod's service account, the same until four
+// fifths of its life are over, then a new one.
+func (o *objects) Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error) {
+	account := pod.Spec.ServiceAccountName
+	if account == "" {
+		account = "default"
+	}
+	key := fmt.Sprintf("%s/%s/%d", pod.UID, p.Audience, p.ExpirationSeconds)
+	now := time.Now()
+	o.mu.Lock()
+	have := o.tokens[key]
+	o.mu.Unlock()
+	if now.Before(have.renew) {
+		return have.value, nil
+	}
+	req := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
+		ExpirationSeconds: p.ExpirationSeconds,
+		BoundObjectRef:    &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
+	}}
+	if p.Audience != "" {
+		req.Spec.Audiences = []string{p.Audience}
+	}
+	got, err := o.client.CoreV1().ServiceAccounts(pod.Namespace).CreateToken(ctx, account, req, metav1.CreateOptions{})
+	if err != nil {
+		if now.Before(have.ends) {
+			return have.value, nil // good enough while the API is away
+		}
+		return "", err
+	}
+	ends := got.Status.ExpirationTimestamp.Time
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.tokens == nil {
+		o.tokens = map[string]token{}
+	}
+	for k, t := range o.tokens { // of pods that are gone
+		if now.After(t.ends) {
+			delete(o.tokens, k)
+		}
+	}
+	o.tokens[key] = token{value: got.Status.Token, renew: now.Add(ends.Sub(now) * 4 / 5), ends: ends}
+	return got.Status.Token, nil
+}

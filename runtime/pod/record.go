@@ -1,0 +1,212 @@
+// Package pod runs one pod on this node: a worker per pod, which looks at what
+// is (Record), asks a pure function what to do next (Step), does it, and says
+// how the pod is (Status). Every action can be repeated, so a worker that starts
+// anew on an old record goes on where the last one died.
+//
+// Below the pod's directory, DataDir/pods/UID:
+//
+//	state.json               the Record
+//	etc-hosts, resolv.conf, hostname   bound into every container
+//	volumes/NAME             emptyDir, configMap, secret, downwardAPI, projected
+//	CONTAINER/N.log          output of attempt N, in CRI format
+//	CONTAINER/termination-log.N
+//	CONTAINER/root.N/        overlay of attempt N: rootfs, upper, work
+//
+// A Worker belongs to the goroutine that calls Run; its other methods only leave
+// messages and may be called by anyone. Only runtime/agent imports this package.
+package pod
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"kontiki/runtime/shim"
+)
+
+// Record is what a worker knows. Fields with JSON names survive the agent; the
+// others are found again when it starts.
+type Record struct {
+	Pod        *corev1.Pod           `json:"pod"` // without status: ours is computed
+	StartTime  time.Time             `json:"startTime"`
+	IPs        []string              `json:"ips,omitempty"`
+	Containers map[string]*Container `json:"containers"`
+	// Stopping is set once the pod must end, and never taken back.
+	Stopping *Stopping `json:"stopping,omitempty"`
+	TornDown bool      `json:"tornDown,omitempty"` // sandbox, address and volumes are gone
+
+	Gone        bool      `json:"-"` // the API no longer has it
+	Published   bool      `json:"-"` // the API has the last status of a pod that was torn down
+	Finalized   bool      `json:"-"`
+	FinalRetry  time.Time `json:"-"` // when to tell the API again
+	ForgetIt    bool      `json:"-"` // nothing is left; the worker ends
+	Sandbox     Phase     `json:"-"`
+	SandboxMade bool      `json:"-"` // its namespaces exist (its network may not)
+	Volumes     Phase     `json:"-"`
+
+	Conditions []corev1.PodCondition `json:"conditions,omitempty"` // last computed; for transition times
+}
+
+// Phase is how far a thing of the pod is that must be made once in an agent's life.
+type Phase struct {
+	Ready   bool
+	Failure string    // why not, after a try
+	RetryAt time.Time // when to try again
+	Tries   int
+}
+
+// Stopping says why and how a pod ends.
+type Stopping struct {
+	At      time.Time       `json:"at"`
+	Grace   time.Duration   `json:"grace"`
+	Deleted bool            `json:"deleted,omitempty"` // asked for through the API
+	Phase   corev1.PodPhase `json:"phase,omitempty"`   // terminal phase, when it ended by itself
+	Reason  string          `json:"reason,omitempty"`
+	Message string          `json:"message,omitempty"`
+}
+
+// RunState is where the current attempt of a container is.
+type RunState string
+
+// A container waits (no attempt yet, or the next is due), runs, or has exited.
+const (
+	Waiting RunState = ""
+	Running RunState = "running"
+	Exited  RunState = "exited"
+)
+
+// Container is what is known of one container of the pod.
+type Container struct {
+	Attempt    int           `json:"attempt"`         // of the current or next run; the restart count
+	ID         string        `json:"id,omitempty"`    // of the current attempt in the shim
+	Tried      bool          `json:"tried,omitempty"` // something of the current attempt may exist
+	State      RunState      `json:"state,omitempty"`
+	StartedAt  time.Time     `json:"startedAt,omitzero"`
+	Ended      *Ended        `json:"ended,omitempty"` // of the current attempt
+	Reaped     bool          `json:"reaped,omitempty"`
+	Last       *Ended        `json:"last,omitempty"` // of the attempt before
+	ImageID    string        `json:"imageID,omitempty"`
+	ImageRef   string        `json:"imageRef,omitempty"`
+	Backoff    time.Duration `json:"backoff,omitempty"`
+	BackoffSet time.Time     `json:"backoffSet,omitzero"`
+	Ready      bool          `json:"ready,omitempty"`   // readiness probe, of a running one
+	Started    bool          `json:"started,omitempty"` // startup probe, of a running one
+	KillAt     time.Time     `json:"killAt,omitzero"`   // SIGTERM was sent; SIGKILL is due then
+	Exec       shim.ExecSpec `json:"exec,omitzero"`     // as what a process joins it
+
+	Killed      bool       `json:"-"`
+	BackoffTold bool       `json:"-"` // the event of this back-off was sent
+	KillReason  string     `json:"-"` // a probe failed: end it, the restart policy goes on
+	Image       ImageState `json:"-"`
+	Create      Phase      `json:"-"` // failures to create or start
+	CreateWhy   string     `json:"-"` // reason of the failure: CreateContainerConfigError, …
+	ReapRetry   time.Time  // when to try again what failed to be removed
+}
+
+// ImageState is how far a container's image is.
+type ImageState struct {
+	Busy    bool
+	Ready   bool
+	Reason  string // ErrImagePull, ImagePullBackOff, ErrImageNeverPull, InvalidImageName
+	Message string
+	Backoff time.Duration
+	RetryAt time.Time
+}
+
+// Ended tells how an attempt ended.
+type Ended struct {
+	ID         string    `json:"id"`
+	Code       int       `json:"code"`
+	Signal     int       `json:"signal,omitempty"`
+	Reason     string    `json:"reason"`
+	Message    string    `json:"message,omitempty"`
+	StartedAt  time.Time `json:"startedAt,omitzero"`
+	FinishedAt time.Time `json:"finishedAt"`
+}
+
+const recordName = "state.json"
+
+// NewRecord is the record of a pod never seen before.
+func NewRecord(pod *corev1.Pod, now time.Time) *Record {
+	r := &Record{StartTime: now.Truncate(time.Second), Containers: map[string]*Container{}}
+	r.SetPod(pod)
+	return r
+}
+
+// SetPod takes a newer version of the pod.
+func (r *Record) SetPod(pod *corev1.Pod) {
+	p := pod.DeepCopy()
+	p.Status, p.ManagedFields = corev1.PodStatus{}, nil
+	r.Pod = p
+	if r.Containers == nil {
+		r.Containers = map[string]*Container{}
+	}
+	for _, c := range append(append([]corev1.Container{}, p.Spec.InitContainers...), p.Spec.Containers...) {
+		if r.Containers[c.Name] == nil {
+			r.Containers[c.Name] = &Container{}
+		}
+	}
+}
+
+// LoadRecord reads a pod's record from its directory.
+func LoadRecord(dir string) (*Record, error) {
+	b, err := os.ReadFile(filepath.Join(dir, recordName))
+	if err != nil {
+		return nil, err
+	}
+	var r Record
+	if err := json.Unmarshal(b, &r); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, recordName), err)
+	}
+	if r.Pod == nil {
+		return nil, fmt.Errorf("%s: holds no pod", filepath.Join(dir, recordName))
+	}
+	r.SetPod(r.Pod)
+	return &r, nil
+}
+
+// save makes the record durable; a crash leaves the old or the new one.
+func (r *Record) save(dir string) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if err := writeSynced(filepath.Join(dir, recordName), b, 0o600); err != nil {
+		return fmt.Errorf("save the state of pod %s: %w", r.Pod.Name, err)
+	}
+	return nil
+}
+
+func writeSynced(path string, b []byte, mode os.FileMode) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// containerID is the same for the same attempt, whoever asks: creating it again is harmless.
+func containerID(pod *corev1.Pod, name string, attempt int) string {
+	return fmt.Sprintf("%s.%s.%d", pod.UID, name, attempt)
+}
+
+func isSidecar(c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+}

@@ -1,0 +1,26 @@
+package pod
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Objects gives the ConfigMaps and Secrets that pods of this node refer to.
+// Errors are the API's; what it returns must not be changed.
+type Objects interface {
+	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
+	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
+	Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error)
+}
+
+// sources is everything a container's variables and volumes are made of.
+type sources struct {
+	ctx         context.Context
+	pod         *corev1.Pod
+	objects     Objects
+	services    func(namespace string) []*corev1.Service // of the namespace, and default/kubernetes
+	hostIPs     []string
+	podIPs      []string
+	allocatable corev1.ResourceList
+}

@@ -1,0 +1,320 @@
+package pod
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"kontiki/runtime/image"
+	"kontiki/runtime/shim"
+)
+
+// containerSpec translates a container into what the shim runs. The same attempt
+// always gives the same specification, so that creating it can be repeated.
+func (w *Worker) containerSpec(s *sources, c *corev1.Container, img image.Image, id, rootfs string) (shim.ContainerSpec, error) {
+	pod := w.rec.Pod
+	user, err := resolveUser(pod, c, img.Config.Config.User, rootfs)
+	if err != nil {
+		return shim.ContainerSpec{}, err
+	}
+	vars, err := s.environment(c)
+	if err != nil {
+		return shim.ContainerSpec{}, err
+	}
+	mounts, err := w.mounts(c, vars)
+	if err != nil {
+		return shim.ContainerSpec{}, err
+	}
+	args, err := command(c, img, vars)
+	if err != nil {
+		return shim.ContainerSpec{}, err
+	}
+	spec := shim.ContainerSpec{
+		ID: id, SandboxID: string(pod.UID), Args: args, Env: environ(img, vars, hostname(pod)), Cwd: c.WorkingDir, User: user,
+		Rootfs: rootfs, Mounts: mounts,
+		Resources: containerResources(c), OOMScoreAdj: oomScore(pod, c, s.allocatable.Memory().Value()),
+		HostPID: pod.Spec.HostPID, Tty: c.TTY, Stdin: c.Stdin,
+		Labels: map[string]string{LabelUID: string(pod.UID), LabelContainer: c.Name},
+	}
+	if spec.Cwd == "" {
+		spec.Cwd = img.Config.Config.WorkingDir
+	}
+	secure(&spec, pod, c.SecurityContext)
+	return spec, nil
+}
+
+// Labels of containers and sandboxes in the shim.
+const (
+	LabelUID       = "kontiki.io/pod-uid"
+	LabelContainer = "kontiki.io/container"
+)
+
+func command(c *corev1.Container, img image.Image, vars map[string]string) ([]string, error) {
+	var args []string
+	for _, a := range c.Command {
+		args = append(args, expand(a, vars))
+	}
+	tail := make([]string, 0, len(c.Args))
+	for _, a := range c.Args {
+		tail = append(tail, expand(a, vars))
+	}
+	if len(c.Command) == 0 {
+		args = append(args, img.Config.Config.Entrypoint...)
+		if len(c.Args) == 0 {
+			tail = img.Config.Config.Cmd
+		}
+	}
+	if args = append(args, tail...); len(args) == 0 {
+		return nil, errors.New("no command specified")
+	}
+	return args, nil
+}
+
+// environ is the image's variables overridden by the pod's, in a fixed order.
+func environ(img image.Image, vars map[string]string, host string) []string {
+	all := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOSTNAME": host}
+	for _, e := range img.Config.Config.Env {
+		k, v, _ := strings.Cut(e, "=")
+		all[k] = v
+	}
+	for k, v := range vars {
+		all[k] = v
+	}
+	list := make([]string, 0, len(all))
+	for k, v := range all {
+		list = append(list, k+"="+v)
+	}
+	slices.Sort(list)
+	return list
+}
+
+// mounts binds the pod's volumes and files.
+func (w *Worker) mounts(c *corev1.Container, vars map[string]string) ([]shim.Mount, error) {
+	var list []shim.Mount
+	taken := map[string]bool{}
+	for i := range c.VolumeMounts {
+		m := &c.VolumeMounts[i]
+		source, err := w.mountSource(m, vars)
+		if err != nil {
+			return nil, err
+		}
+		mount := shim.Mount{Type: shim.MountBind, Source: source, Destination: filepath.Clean("/" + m.MountPath), ReadOnly: m.ReadOnly}
+		if m.MountPropagation != nil {
+			mount.Propagation = shim.Propagation(*m.MountPropagation)
+		}
+		taken[mount.Destination] = true
+		list = append(list, mount)
+	}
+	log := filepath.Join(w.containerDir(c.Name), fmt.Sprintf("termination-log.%d", w.rec.Containers[c.Name].Attempt))
+	f, err := os.OpenFile(log, os.O_CREATE|os.O_RDWR, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(f.Chmod(0o666), f.Close()); err != nil { // any user of the image writes it
+		return nil, err
+	}
+	path := c.TerminationMessagePath
+	if path == "" {
+		path = corev1.TerminationMessagePathDefault
+	}
+	for _, m := range []shim.Mount{
+		{Source: filepath.Join(w.dir, "etc-hosts"), Destination: "/etc/hosts"},
+		{Source: filepath.Join(w.dir, "resolv.conf"), Destination: "/etc/resolv.conf"},
+		{Source: filepath.Join(w.dir, "hostname"), Destination: "/etc/hostname"},
+		{Source: log, Destination: path},
+	} {
+		if m.Type = shim.MountBind; !taken[m.Destination] {
+			list = append(list, m)
+		}
+	}
+	return list, nil
+}
+
+func (w *Worker) mountSource(m *corev1.VolumeMount, vars map[string]string) (string, error) {
+	for i := range w.rec.Pod.Spec.Volumes {
+		v := &w.rec.Pod.Spec.Volumes[i]
+		if v.Name != m.Name {
+			continue
+		}
+		sub := m.SubPath
+		if m.SubPathExpr != "" {
+			sub = expand(m.SubPathExpr, vars)
+		}
+		if sub == "" {
+			return w.volumePath(v), nil
+		}
+		return subPath(w.volumePath(v), sub)
+	}
+	return "", fmt.Errorf("volume %q of the container is not in the pod", m.Name)
+}
+
+// subPath finds a path inside a volume, making directories that are missing, and
+// refuses links that lead out of it.
+func subPath(volume, sub string) (string, error) {
+	if !filepath.IsLocal(sub) {
+		return "", fmt.Errorf("subPath %q leaves the volume", sub)
+	}
+	root, err := os.OpenRoot(volume)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	if _, err := root.Stat(sub); errors.Is(err, os.ErrNotExist) {
+		if err := root.MkdirAll(sub, 0o750); err != nil {
+			return "", fmt.Errorf("failed to create subPath directory: %w", err)
+		}
+	} else if err != nil {
+		return "", fmt.Errorf("failed to prepare subPath: %w", err)
+	}
+	return filepath.EvalSymlinks(filepath.Join(volume, sub))
+}
+
+// containerResources is upstream's translation of requests and limits.
+func containerResources(c *corev1.Container) shim.Resources {
+	cpuLimit := c.Resources.Limits.Cpu()
+	request := c.Resources.Requests.Cpu().MilliValue()
+	if request == 0 && !cpuLimit.IsZero() {
+		request = cpuLimit.MilliValue()
+	}
+	r := shim.Resources{CPUShares: shares(request), MemoryBytes: c.Resources.Limits.Memory().Value()}
+	if !cpuLimit.IsZero() {
+		r.CPUPeriod, r.CPUQuota = 100_000, max(cpuLimit.MilliValue()*100, 1000)
+	}
+	return r
+}
+
+func shares(milli int64) uint64 { return uint64(min(max(milli*1024/1000, 2), 262144)) }
+
+// podResources limits the pod's cgroup as far as all its containers are limited.
+func podResources(spec *corev1.PodSpec) shim.Resources {
+	var total shim.Resources
+	var cpu, quota, memory int64
+	limitedCPU, limitedMemory := true, true
+	for i := range spec.Containers {
+		r := &spec.Containers[i].Resources
+		m := r.Requests.Cpu().MilliValue()
+		if m == 0 {
+			m = r.Limits.Cpu().MilliValue()
+		}
+		cpu, quota, memory = cpu+m, quota+r.Limits.Cpu().MilliValue(), memory+r.Limits.Memory().Value()
+		limitedCPU = limitedCPU && !r.Limits.Cpu().IsZero()
+		limitedMemory = limitedMemory && !r.Limits.Memory().IsZero()
+	}
+	for i := range spec.InitContainers { // they run before: the larger counts, not the sum
+		l := spec.InitContainers[i].Resources.Limits
+		if isSidecar(&spec.InitContainers[i]) {
+			quota, memory = quota+l.Cpu().MilliValue(), memory+l.Memory().Value()
+		} else {
+			quota, memory = max(quota, l.Cpu().MilliValue()), max(memory, l.Memory().Value())
+		}
+		limitedCPU = limitedCPU && !l.Cpu().IsZero()
+		limitedMemory = limitedMemory && !l.Memory().IsZero()
+	}
+	total.CPUShares = shares(cpu)
+	if limitedCPU && quota > 0 {
+		total.CPUPeriod, total.CPUQuota = 100_000, max(quota*100, 1000)
+	}
+	if limitedMemory && memory > 0 {
+		total.MemoryBytes = memory
+	}
+	return total
+}
+
+// oomScore is upstream's: who asked for much memory is killed last.
+func oomScore(pod *corev1.Pod, c *corev1.Container, memory int64) int {
+	switch qosClass(&pod.Spec) {
+	case corev1.PodQOSGuaranteed:
+		return -997
+	case corev1.PodQOSBestEffort:
+		return 1000
+	}
+	if memory <= 0 {
+		return 999
+	}
+	return int(min(max(1000-1000*c.Resources.Requests.Memory().Value()/memory, 3), 999))
+}
+
+// secure applies the security contexts.
+func secure(spec *shim.ContainerSpec, pod *corev1.Pod, sc *corev1.SecurityContext) {
+	spec.Capabilities = shim.DefaultCapabilities()
+	spec.MaskedPaths, spec.ReadonlyPaths = shim.DefaultMaskedPaths(), shim.DefaultReadonlyPaths()
+	if psc := pod.Spec.SecurityContext; psc != nil && psc.SeccompProfile != nil {
+		spec.Seccomp = seccomp(psc.SeccompProfile)
+	}
+	if sc == nil {
+		return
+	}
+	if sc.SeccompProfile != nil {
+		spec.Seccomp = seccomp(sc.SeccompProfile)
+	}
+	spec.ReadonlyRootfs = sc.ReadOnlyRootFilesystem != nil && *sc.ReadOnlyRootFilesystem
+	if sc.Privileged != nil && *sc.Privileged {
+		spec.Privileged, spec.Capabilities, spec.MaskedPaths, spec.ReadonlyPaths = true, slices.Clone(allCapabilities), nil, nil
+		return
+	}
+	spec.NoNewPrivileges = sc.AllowPrivilegeEscalation != nil && !*sc.AllowPrivilegeEscalation
+	if sc.Capabilities != nil {
+		spec.Capabilities = capabilities(spec.Capabilities, sc.Capabilities)
+	}
+	if sc.ProcMount != nil && *sc.ProcMount == corev1.UnmaskedProcMount {
+		spec.MaskedPaths, spec.ReadonlyPaths = nil, nil
+	}
+}
+
+func seccomp(p *corev1.SeccompProfile) string {
+	if p.Type == corev1.SeccompProfileTypeUnconfined {
+		return shim.SeccompUnconfined
+	}
+	return shim.SeccompRuntimeDefault
+}
+
+// capabilities adds, then drops; ALL means all.
+func capabilities(base []string, c *corev1.Capabilities) []string {
+	set := map[string]bool{}
+	for _, b := range base {
+		set[b] = true
+	}
+	for _, a := range c.Drop {
+		if strings.EqualFold(string(a), "ALL") {
+			clear(set)
+		}
+	}
+	for _, a := range c.Add {
+		if strings.EqualFold(string(a), "ALL") {
+			for _, b := range allCapabilities {
+				set[b] = true
+			}
+		} else {
+			set[capName(a)] = true
+		}
+	}
+	for _, d := range c.Drop {
+		delete(set, capName(d))
+	}
+	list := make([]string, 0, len(set))
+	for _, known := range allCapabilities {
+		if set[known] {
+			list = append(list, known)
+		}
+	}
+	return list
+}
+
+func capName(c corev1.Capability) string {
+	return "CAP_" + strings.TrimPrefix(strings.ToUpper(string(c)), "CAP_")
+}
+
+// allCapabilities as of Linux 5.9 (capabilities(7)); no later kernel has more.
+var allCapabilities = []string{
+	"CAP_AUDIT_CONTROL", "CAP_AUDIT_READ", "CAP_AUDIT_WRITE", "CAP_BLOCK_SUSPEND", "CAP_BPF", "CAP_CHECKPOINT_RESTORE", "CAP_CHOWN",
+	"CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_KILL", "CAP_LEASE",
+	"CAP_LINUX_IMMUTABLE", "CAP_MAC_ADMIN", "CAP_MAC_OVERRIDE", "CAP_MKNOD", "CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST",
+	"CAP_NET_RAW", "CAP_PERFMON", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYSLOG", "CAP_SYS_ADMIN", "CAP_SYS_BOOT",
+	"CAP_SYS_CHROOT", "CAP_SYS_MODULE", "CAP_SYS_NICE", "CAP_SYS_PACCT", "CAP_SYS_PTRACE", "CAP_SYS_RAWIO", "CAP_SYS_RESOURCE",
+	"CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_WAKE_ALARM",
+}

@@ -1,0 +1,268 @@
+package pod
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"golang.org/x/sys/unix"
+
+	"kontiki/runtime/image"
+	"kontiki/runtime/shim"
+)
+
+// Shim is what a worker needs of the parent of all containers.
+type Shim interface {
+	CreateSandbox(ctx context.Context, spec shim.SandboxSpec) (shim.Sandbox, error)
+	RemoveSandbox(ctx context.Context, id string) error
+	Create(ctx context.Context, spec shim.ContainerSpec) (shim.Container, error)
+	Start(ctx context.Context, id string) (shim.Container, error)
+	Signal(ctx context.Context, id string, signal unix.Signal) error
+	Delete(ctx context.Context, id string) error
+	Acknowledge(ctx context.Context, ids ...string) error
+	Exec(ctx context.Context, container string, spec shim.ExecSpec, stdio shim.Stdio) (string, *os.File, error)
+	WaitExec(ctx context.Context, container, exec string) (shim.Exit, error)
+	SignalExec(ctx context.Context, container, exec string, signal unix.Signal) error
+}
+
+// Images is what a worker needs of the image store.
+type Images interface {
+	Resolve(ref string) (image.Image, error)
+	Pull(ctx context.Context, ref string, auth authn.Authenticator) (image.Image, error)
+	Unpack(ctx context.Context, img image.Image) error
+	Mount(ctx context.Context, img image.Image, id, dir string) (rootfs string, err error)
+	Unmount(id, dir string) error
+}
+
+// Network gives a pod its addresses; repeatable.
+type Network interface {
+	Attach(ctx context.Context, pod *corev1.Pod, netns string) ([]netip.Addr, error)
+	Detach(ctx context.Context, uid string) error
+}
+
+// API is where a worker tells of its pod.
+type API interface {
+	// Publish takes the newest status; it reaches the API when it can.
+	Publish(pod *corev1.Pod, status corev1.PodStatus)
+	// Flush writes a status now.
+	Flush(ctx context.Context, pod *corev1.Pod, status corev1.PodStatus) error
+	// Finalize deletes the pod with grace 0; one that is gone is a success.
+	Finalize(ctx context.Context, pod *corev1.Pod) error
+	// Event tells the user; container may be empty.
+	Event(pod *corev1.Pod, container, eventType, reason, message string)
+}
+
+// Deps are what all workers of a node share.
+type Deps struct {
+	Shim        Shim
+	Images      Images
+	Network     Network
+	API         API
+	Objects     Objects
+	Services    func(namespace string) []*corev1.Service
+	HostIPs     func() []string
+	Allocatable func() corev1.ResourceList
+	DNS         DNS
+	Dir         string // of all pods
+	Now         func() time.Time
+	Log         *slog.Logger
+}
+
+// Worker runs one pod. See the package comment.
+type Worker struct {
+	deps *Deps
+	dir  string
+	rec  *Record
+	log  *slog.Logger
+
+	mu     sync.Mutex      // protects inbox
+	inbox  []func(*Record) // run by the worker's goroutine, in order
+	signal chan struct{}
+
+	last      *corev1.PodStatus // last one published
+	current   *corev1.PodStatus // as the API has it
+	pumps     map[string]*pump  // by container
+	probes    map[string]context.CancelFunc
+	jobs      sync.WaitGroup // everything the worker started
+	unsettled map[string]bool
+}
+
+// NewWorker makes the worker of a pod. known are the containers that the shim
+// has of it, as listed when the agent started; for a new pod there are none.
+func NewWorker(deps *Deps, rec *Record, known []shim.Container) *Worker {
+	w := &Worker{
+		deps: deps, dir: filepath.Join(deps.Dir, string(rec.Pod.UID)), rec: rec,
+		log:    deps.Log.With("pod", rec.Pod.Namespace+"/"+rec.Pod.Name, "uid", rec.Pod.UID),
+		signal: make(chan struct{}, 1), pumps: map[string]*pump{}, probes: map[string]context.CancelFunc{},
+	}
+	w.post(func(*Record) { w.adopt(known) })
+	return w
+}
+
+func (w *Worker) post(f func(*Record)) {
+	w.mu.Lock()
+	w.inbox = append(w.inbox, f)
+	w.mu.Unlock()
+	select {
+	case w.signal <- struct{}{}:
+	default:
+	}
+}
+
+// Update gives the worker a newer version of its pod.
+func (w *Worker) Update(pod *corev1.Pod) {
+	w.post(func(r *Record) {
+		w.current = pod.Status.DeepCopy()
+		r.SetPod(pod)
+		w.hasten()
+	})
+}
+
+// hasten shortens an ending that is under way when the API asks for less grace.
+func (w *Worker) hasten() {
+	r := w.rec
+	if r.Stopping == nil || r.Pod.DeletionTimestamp == nil {
+		return
+	}
+	if grace := podGrace(r.Pod); grace < r.Stopping.Grace {
+		r.Stopping.Grace = grace
+		latest := w.deps.Now().Add(grace)
+		for _, c := range r.Containers {
+			if c.KillAt.After(latest) {
+				c.KillAt = latest
+			}
+		}
+	}
+}
+
+// Gone says that the API has no such pod any more.
+func (w *Worker) Gone() { w.post(func(r *Record) { r.Gone = true }) }
+
+// Refresh looks again at what volumes are made of.
+func (w *Worker) Refresh() {
+	w.post(func(r *Record) {
+		if r.Volumes.Ready {
+			r.Volumes = Phase{}
+		}
+	})
+}
+
+// Exited tells of the end of a container.
+func (w *Worker) Exited(e shim.Exit) {
+	w.post(func(*Record) { w.exited(e) })
+}
+
+// Run works until the pod is gone from node and API (true), or ctx ends (false).
+// It returns when everything it started has ended; containers go on.
+func (w *Worker) Run(ctx context.Context) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	defer w.jobs.Wait()
+	defer func() {
+		for _, p := range w.pumps {
+			p.stop()
+		}
+	}()
+	defer cancel()
+	if err := os.MkdirAll(w.dir, 0o755); err != nil {
+		w.log.Error("cannot make the pod's directory", "error", err)
+		return false
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for rounds := 0; ; {
+		w.drain(ctx)
+		actions, wake := Step(w.rec, w.deps.Now())
+		for _, a := range actions {
+			if ctx.Err() != nil {
+				return false
+			}
+			w.do(ctx, a)
+		}
+		if w.rec.ForgetIt {
+			return true
+		}
+		w.publish()
+		if rounds++; len(actions) > 0 && rounds < 1000 {
+			continue
+		}
+		if len(actions) > 0 { // a step that changes nothing is a fault of ours; do not burn a core over it
+			w.log.Error("the pod's worker makes no progress", "actions", actions)
+			wake = w.deps.Now().Add(time.Second)
+		}
+		rounds = 0
+		timer.Reset(time.Hour)
+		if !wake.IsZero() {
+			timer.Reset(wake.Sub(w.deps.Now()))
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-w.signal:
+		case <-timer.C:
+		}
+	}
+}
+
+func (w *Worker) drain(ctx context.Context) {
+	w.mu.Lock()
+	inbox := w.inbox
+	w.inbox = nil
+	w.mu.Unlock()
+	for _, f := range inbox {
+		f(w.rec)
+	}
+	w.settle(ctx)
+}
+
+// publish tells the API side when the status differs from what was told.
+func (w *Worker) publish() {
+	s := w.status()
+	if w.last == nil || !equality.Semantic.DeepEqual(*w.last, s) {
+		w.last = &s
+		w.deps.API.Publish(w.rec.Pod, s)
+	}
+}
+
+func (w *Worker) status() corev1.PodStatus {
+	s := Status(w.rec, View{Now: w.deps.Now(), HostIPs: w.deps.HostIPs(), Current: w.current})
+	w.rec.Conditions = s.Conditions
+	return s
+}
+
+// commit makes the record durable before anything is done that relies on it.
+func (w *Worker) commit() {
+	if err := w.rec.save(w.dir); err != nil {
+		w.log.Error("cannot save the pod's state", "error", err)
+	}
+}
+
+func (w *Worker) containerDir(name string) string { return filepath.Join(w.dir, name) }
+
+func (w *Worker) sources(ctx context.Context) *sources {
+	s := &sources{ctx: ctx, pod: w.rec.Pod, objects: w.deps.Objects, services: w.deps.Services, hostIPs: w.deps.HostIPs(), podIPs: w.rec.IPs, allocatable: w.deps.Allocatable()}
+	if w.rec.Pod.Spec.HostNetwork {
+		s.podIPs = s.hostIPs
+	}
+	return s
+}
+
+func (w *Worker) event(container, eventType, reason, message string) {
+	w.deps.API.Event(w.rec.Pod, container, eventType, reason, message)
+}
+
+func (w *Worker) spec(name string) *corev1.Container {
+	for _, c := range w.rec.all() {
+		if c.Name == name {
+			return c
+		}
+	}
+	return nil
+}
