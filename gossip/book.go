@@ -135,12 +135,12 @@ func (s *shelf) readLeases() (leases []Lease, problems []error) {
 }
 
 // nextLife counts the lives of this node, durably, so that no two share a name in
-// the ring. It is at least floor.
+// the ring. It is at least floor. With an error it returns the best it knows.
 func nextLife(dir string, floor uint64, now time.Time) (uint64, error) {
 	path := filepath.Join(dir, incarnationName)
 	b, err := readFile(path)
 	if err != nil {
-		return 0, fmt.Errorf("gossip: %w", err)
+		return floor, fmt.Errorf("gossip: %w", err)
 	}
 	last := uint64(0)
 	if b != nil {

@@ -10,10 +10,13 @@ import (
 
 const msgLease = 1 // the first byte of a broadcast of ours
 
-// pushState is what two nodes tell each other in push-pull beside membership.
+// pushState is what two nodes tell each other in push-pull beside membership, and,
+// with a single lease, what a broadcast carries. Leases are of the sender's
+// cluster and mean nothing outside it.
 type pushState struct {
-	Cards  []card      `codec:"c"`
-	Leases []wireLease `codec:"l"`
+	Cluster string      `codec:"k"`
+	Cards   []card      `codec:"c"`
+	Leases  []wireLease `codec:"l"`
 }
 
 // delegate is what memberlist calls. It serves one life: calls for an earlier
@@ -63,7 +66,7 @@ func (d *delegate) NotifyAlive(n *memberlist.Node) error {
 	if err != nil {
 		return err
 	}
-	return d.r.admit(d.life, s, n.Name)
+	return d.r.admit(d.life, s)
 }
 
 func (d *delegate) NotifyJoin(n *memberlist.Node)   { d.r.sighted(d.life, n) }
@@ -74,12 +77,12 @@ func (d *delegate) NotifyMsg(b []byte) {
 	if len(b) < 2 || b[0] != msgLease {
 		return // of a later version
 	}
-	l, err := decodeLease(b[1:])
+	s, err := decodePushState(b[1:])
 	if err != nil {
 		d.r.log.Debug("a lease in a datagram was malformed", "error", err)
 		return
 	}
-	d.r.mergeLeases([]Lease{l})
+	d.r.mergeLeases(s.cluster, s.leases)
 }
 
 func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
@@ -90,12 +93,16 @@ func (d *delegate) LocalState(bool) []byte {
 	r := d.r
 	var s pushState
 	r.mu.Lock()
+	s.Cluster = r.dir.self.ClusterID
 	for _, m := range r.dir.list() {
 		if m.ClusterID != "" && m.Addr.IsValid() {
 			s.Cards = append(s.Cards, cardOf(m))
 		}
 	}
-	leases := r.leases.all()
+	var leases []Lease
+	if s.Cluster != "" {
+		leases = r.leases.all()
+	}
 	r.mu.Unlock()
 	for _, l := range leases {
 		s.Leases = append(s.Leases, l.wire())
@@ -109,34 +116,39 @@ func (d *delegate) LocalState(bool) []byte {
 }
 
 func (d *delegate) MergeRemoteState(b []byte, _ bool) {
-	members, leases, err := decodePushState(b)
+	s, err := decodePushState(b)
 	if err != nil {
 		d.r.log.Debug("what a node sent of its state was malformed", "error", err)
 		return
 	}
-	d.r.learn(d.life, members)
-	d.r.mergeLeases(leases)
+	d.r.learn(d.life, s.members)
+	d.r.mergeLeases(s.cluster, s.leases)
+}
+
+type remoteState struct {
+	cluster string
+	members []Member
+	leases  []Lease
 }
 
 // decodePushState skips single entries that this version cannot take.
-func decodePushState(b []byte) ([]Member, []Lease, error) {
+func decodePushState(b []byte) (remoteState, error) {
 	var s pushState
 	if err := unpack(b, &s); err != nil {
-		return nil, nil, err
+		return remoteState{}, err
 	}
-	var members []Member
+	out := remoteState{cluster: s.Cluster}
 	for _, c := range s.Cards {
 		if m, err := c.member(); err == nil {
-			members = append(members, m)
+			out.members = append(out.members, m)
 		}
 	}
-	var leases []Lease
 	for _, w := range s.Leases {
 		if l, err := w.lease(); err == nil {
-			leases = append(leases, l)
+			out.leases = append(out.leases, l)
 		}
 	}
-	return members, leases, nil
+	return out, nil
 }
 
 // leaseBroadcast is one lease on its way through the ring; a newer one of the
@@ -157,7 +169,7 @@ func (b *leaseBroadcast) Invalidates(o memberlist.Broadcast) bool {
 }
 
 // admit is the gate for every alive message.
-func (r *Ring) admit(life uint64, s sighting, name string) error {
+func (r *Ring) admit(life uint64, s sighting) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if life != r.life {
@@ -170,7 +182,6 @@ func (r *Ring) admit(life uint64, s sighting, name string) error {
 		return nil
 	}
 	if r.dir.admits(s.meta.clusterID) {
-		r.dir.ports[name] = s.meta.clusterPort
 		return nil
 	}
 	if r.dir.refuse(s.id, s.meta.clusterID) {

@@ -116,11 +116,9 @@ func (l Lease) validate() error {
 // wireLease is a lease as it travels and as it lies on disk.
 type wireLease struct {
 	NodeID   string   `codec:"n" json:"node"`
-	Subnets  [][]byte `codec:"s" json:"-"`
-	Text     []string `codec:"-" json:"subnets"`
+	Subnets  []string `codec:"s" json:"subnets"`
 	Grant    uint64   `codec:"g" json:"grantRevision"`
-	Addr     []byte   `codec:"a" json:"-"`
-	AddrText string   `codec:"-" json:"address,omitempty"`
+	Addr     string   `codec:"a" json:"address,omitempty"`
 	MAC      []byte   `codec:"m" json:"mac,omitempty"`
 	MTU      int      `codec:"u" json:"mtu,omitempty"`
 	Sequence uint64   `codec:"q" json:"sequence"`
@@ -129,46 +127,28 @@ type wireLease struct {
 func (l Lease) wire() wireLease {
 	w := wireLease{NodeID: l.NodeID, Grant: l.GrantRevision, MAC: l.Endpoint.MAC, MTU: l.Endpoint.MTU, Sequence: l.Endpoint.Sequence}
 	for _, p := range l.Subnets {
-		b, _ := p.MarshalBinary() // never fails for a valid prefix
-		w.Subnets = append(w.Subnets, b)
-		w.Text = append(w.Text, p.String())
+		w.Subnets = append(w.Subnets, p.String())
 	}
 	if l.Endpoint.Addr.IsValid() {
-		w.Addr = l.Endpoint.Addr.AsSlice()
-		w.AddrText = l.Endpoint.Addr.String()
+		w.Addr = l.Endpoint.Addr.String()
 	}
 	return w
 }
 
 func (w wireLease) lease() (Lease, error) {
-	l := Lease{NodeID: w.NodeID, GrantRevision: w.Grant,
-		Endpoint: Endpoint{MAC: w.MAC, MTU: w.MTU, Sequence: w.Sequence}}
-	if len(w.MAC) == 0 {
-		l.Endpoint.MAC = nil
+	l := Lease{NodeID: w.NodeID, GrantRevision: w.Grant, Endpoint: Endpoint{MTU: w.MTU, Sequence: w.Sequence}}
+	if len(w.MAC) > 0 {
+		l.Endpoint.MAC = w.MAC
 	}
-	for _, b := range w.Subnets {
-		var p netip.Prefix
-		if err := p.UnmarshalBinary(b); err != nil {
-			return Lease{}, fmt.Errorf("gossip: lease of %q: %w", w.NodeID, err)
-		}
-		l.Subnets = append(l.Subnets, p)
-	}
-	for _, s := range w.Text {
+	for _, s := range w.Subnets {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
 			return Lease{}, fmt.Errorf("gossip: lease of %q: %w", w.NodeID, err)
 		}
 		l.Subnets = append(l.Subnets, p)
 	}
-	switch {
-	case len(w.Addr) > 0:
-		a, ok := netip.AddrFromSlice(w.Addr)
-		if !ok {
-			return Lease{}, fmt.Errorf("gossip: lease of %q has an address of %d bytes", w.NodeID, len(w.Addr))
-		}
-		l.Endpoint.Addr = a
-	case w.AddrText != "":
-		a, err := netip.ParseAddr(w.AddrText)
+	if w.Addr != "" {
+		a, err := netip.ParseAddr(w.Addr)
 		if err != nil {
 			return Lease{}, fmt.Errorf("gossip: lease of %q: %w", w.NodeID, err)
 		}
@@ -177,23 +157,13 @@ func (w wireLease) lease() (Lease, error) {
 	return l, l.validate()
 }
 
-func encodeLease(l Lease) ([]byte, error) {
-	b, err := pack(l.wire())
+// encodeLease makes a broadcast of one lease.
+func encodeLease(cluster string, l Lease) ([]byte, error) {
+	b, err := pack(pushState{Cluster: cluster, Leases: []wireLease{l.wire()}})
 	if err == nil && len(b) > maxLeaseBytes {
 		err = fmt.Errorf("gossip: the lease takes %d bytes, at most %d are possible", len(b), maxLeaseBytes)
 	}
-	return b, err
-}
-
-func decodeLease(b []byte) (Lease, error) {
-	if len(b) > maxLeaseBytes {
-		return Lease{}, errTooLong
-	}
-	var w wireLease
-	if err := unpack(b, &w); err != nil {
-		return Lease{}, err
-	}
-	return w.lease()
+	return append([]byte{msgLease}, b...), err
 }
 
 func pack(v any) ([]byte, error) {

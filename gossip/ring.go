@@ -39,6 +39,7 @@ type Ring struct {
 	leasesChanged  notifier
 	seekWake       notifier
 
+	entered  chan struct{} // this node entered a cluster, whose leases it lacks
 	rebirth  chan uint64   // a life that this node must exceed
 	announce chan struct{} // the metadata changed
 	dirty    chan struct{} // something that belongs on disk changed
@@ -61,7 +62,7 @@ func New(cfg Config) (*Ring, error) {
 	r := &Ring{
 		cfg: cfg, log: cfg.Logger,
 		leases:  newLeaseTable(cfg.NodeID),
-		rebirth: make(chan uint64, 1), announce: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
+		entered: make(chan struct{}, 1), rebirth: make(chan uint64, 1), announce: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
 		heard: make(chan netip.AddrPort, 16), services: make(chan func(context.Context) error), ended: make(chan struct{}),
 		shelf: &shelf{dir: cfg.Dir, written: map[string]string{}},
 	}
@@ -145,7 +146,10 @@ func (r *Ring) live(ctx context.Context) error {
 func (r *Ring) liveOnce(ctx context.Context, addr netip.Addr, floor uint64) (exceed uint64, err error) {
 	life, err := nextLife(r.cfg.Dir, floor, time.Now())
 	if err != nil {
-		return 0, err
+		// A full disk must not keep a node out of the ring. Without a count on disk
+		// the time makes the life unique; should it not, others will say so.
+		life = max(life, uint64(max(time.Now().Unix(), 0)))
+		r.log.Error("the count of this node's lives cannot be stored; it goes on with the time instead", "error", err)
 	}
 	d := &delegate{r: r, life: life}
 	t := newTransport(r.wire, addr, r.clusterPort)
@@ -297,6 +301,8 @@ func (r *Ring) SetSelf(m Meta) error {
 	if self.ClusterID != m.ClusterID {
 		r.dir.setCluster(m.ClusterID)
 		self.form = nil
+		r.tellOwnLeaseLocked()
+		poke(r.entered)
 	}
 	self.Zone, self.Version = m.Zone, m.Version
 	poke(r.announce)

@@ -6,12 +6,16 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 )
 
-const lookupTimeout = 3 * time.Second
+const (
+	lookupTimeout = 3 * time.Second
+	seekPatience  = 5 // failures in a row before a named address is complained about
+)
 
 // seekResult is the end of one attempt.
 type seekResult struct {
@@ -67,7 +71,14 @@ func (r *Ring) seek(ctx context.Context) error {
 				r.complain(complained, res)
 				plan.doneName(res.name, time.Now(), alone, rand.Float64())
 			} else {
-				plan.doneAddr(res.addr, time.Now(), alone, rand.Float64())
+				fails := plan.doneAddr(res.addr, res.err != nil, time.Now(), alone, rand.Float64())
+				if fails == seekPatience && named(known, res.addr) {
+					r.log.Warn("an address to join cannot be reached; it is tried again", "address", res.addr, "error", res.err)
+				}
+			}
+		case <-r.entered:
+			if a, ok := r.neighbour(); ok && join != nil {
+				wg.Go(func() { r.send(ctx, results, seekResult{addr: a, err: join(a)}) })
 			}
 		case <-ctx.Done():
 			stopTimer()
@@ -75,6 +86,28 @@ func (r *Ring) seek(ctx context.Context) error {
 		}
 		stopTimer()
 	}
+}
+
+// named tells whether an address comes from Config.Join.
+func named(known map[string][]netip.AddrPort, addr netip.AddrPort) bool {
+	for _, found := range known {
+		if slices.Contains(found, addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// neighbour returns a member in touch, for a push-pull out of turn.
+func (r *Ring) neighbour() (netip.AddrPort, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.dir.members {
+		if e.met && e.State == StateAlive && e.ClusterID == r.dir.self.ClusterID {
+			return e.ClusterAddr(), true
+		}
+	}
+	return netip.AddrPort{}, false
 }
 
 func (r *Ring) send(ctx context.Context, results chan<- seekResult, res seekResult) {

@@ -8,7 +8,7 @@ import (
 const (
 	seekFirst     = 200 * time.Millisecond
 	seekAlone     = 3 * time.Second  // longest pause between attempts while nobody is in touch
-	seekCompany   = 30 * time.Second // the same while somebody is
+	seekCompany   = 10 * time.Second // the same while somebody is
 	seekParallel  = 4
 	seekHeardStep = time.Second // a beacon brings an attempt forward to no less than this after the last
 	maxHeard      = 256
@@ -26,6 +26,7 @@ type seekPlan struct {
 type attempt struct {
 	due, last time.Time
 	pause     time.Duration
+	fails     int // in a row
 	busy      bool
 	wanted    bool // still asked for by a member's absence or a name's answer
 	heard     bool // asked for by a beacon; tried once, then dropped
@@ -109,17 +110,23 @@ func (p *seekPlan) take(now time.Time) (names []string, addrs []netip.AddrPort) 
 	return names, addrs
 }
 
-// doneName and doneAddr take the end of an attempt, good or bad: whether it helped
-// shows in what is wanted. rnd is from 0 to 1.
+// doneName and doneAddr take the end of an attempt; whether it helped shows in what
+// is wanted. rnd is from 0 to 1. doneAddr returns the failures in a row.
 func (p *seekPlan) doneName(name string, now time.Time, alone bool, rnd float64) {
 	p.names[name].done(now, alone, rnd)
 }
 
-func (p *seekPlan) doneAddr(addr netip.AddrPort, now time.Time, alone bool, rnd float64) {
-	if a := p.targets[addr]; a != nil {
-		a.heard = false
-		a.done(now, alone, rnd)
+func (p *seekPlan) doneAddr(addr netip.AddrPort, failed bool, now time.Time, alone bool, rnd float64) (fails int) {
+	a := p.targets[addr]
+	if a == nil {
+		return 0
 	}
+	if a.fails++; !failed {
+		a.fails = 0
+	}
+	a.heard = false
+	a.done(now, alone, rnd)
+	return a.fails
 }
 
 func (a *attempt) done(now time.Time, alone bool, rnd float64) {

@@ -21,11 +21,11 @@ func (r *Ring) SetLease(l Lease) error {
 	if err := l.validate(); err != nil {
 		return err
 	}
-	if _, err := encodeLease(l); err != nil {
-		return err
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if _, err := encodeLease(r.dir.self.ClusterID, l); err != nil {
+		return err
+	}
 	if out, changed := r.leases.set(l); changed {
 		r.leaseChangedLocked([]Lease{out})
 	}
@@ -43,12 +43,16 @@ func (r *Ring) Leases() []Lease {
 // WatchLeases is Watch for Leases.
 func (r *Ring) WatchLeases() (<-chan struct{}, func()) { return r.leasesChanged.watch() }
 
-func (r *Ring) mergeLeases(in []Lease) {
+// mergeLeases takes leases from another node, if it is of this node's cluster.
+func (r *Ring) mergeLeases(cluster string, in []Lease) {
 	if len(in) == 0 {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if cluster == "" || cluster != r.dir.self.ClusterID {
+		return
+	}
 	var news []Lease
 	for _, l := range in {
 		if out, changed := r.leases.merge(l); changed {
@@ -62,10 +66,10 @@ func (r *Ring) mergeLeases(in []Lease) {
 
 // leaseChangedLocked passes news on. The queue's lock nests inside r.mu.
 func (r *Ring) leaseChangedLocked(news []Lease) {
-	if r.queue != nil {
+	if cluster := r.dir.self.ClusterID; r.queue != nil && cluster != "" {
 		for _, l := range news {
-			if b, err := encodeLease(l); err == nil {
-				r.queue.QueueBroadcast(&leaseBroadcast{node: l.NodeID, msg: append([]byte{msgLease}, b...)})
+			if b, err := encodeLease(cluster, l); err == nil {
+				r.queue.QueueBroadcast(&leaseBroadcast{node: l.NodeID, msg: b})
 			}
 		}
 	}
@@ -80,11 +84,13 @@ func (r *Ring) setLife(q *memberlist.TransmitLimitedQueue, join func(netip.AddrP
 	r.queue, r.join = q, join
 	r.seekWake.notify()
 	r.membersChanged.notify() // the beacon waits for it
-	if q == nil {
-		return
-	}
-	// What was learned before this life began has to be told by somebody; others
-	// get it by push-pull, but this node's own lease may be news.
+	r.tellOwnLeaseLocked()
+}
+
+// tellOwnLeaseLocked spreads this node's own lease when somebody new may hear it:
+// at the start of a life and on entering a cluster. Others' leases get around by
+// push-pull.
+func (r *Ring) tellOwnLeaseLocked() {
 	if own, ok := r.leases.leases[r.cfg.NodeID]; ok {
 		r.leaseChangedLocked([]Lease{own})
 	}
