@@ -1,0 +1,207 @@
+package apps
+
+import (
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	unversioned "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"kontiki/apiserver/core"
+)
+
+var spec = field.NewPath("spec")
+
+func count(v int32, at *field.Path) field.ErrorList {
+	return validation.ValidateNonnegativeField(int64(v), at)
+}
+
+// validateSelector checks a selector and that the template is selected by it.
+func validateSelector(selector *metav1.LabelSelector, template *corev1.PodTemplateSpec, empty string) field.ErrorList {
+	at := spec.Child("selector")
+	var errs field.ErrorList
+	if selector == nil {
+		errs = append(errs, field.Required(at, ""))
+	} else {
+		errs = append(errs, unversioned.ValidateLabelSelector(selector, unversioned.LabelSelectorValidationOptions{}, at)...)
+		if len(selector.MatchLabels)+len(selector.MatchExpressions) == 0 {
+			errs = append(errs, field.Invalid(at, selector, empty))
+		}
+	}
+	s, err := metav1.LabelSelectorAsSelector(selector)
+	if err != nil {
+		return append(errs, field.Invalid(at, selector, "invalid label selector"))
+	}
+	path := spec.Child("template")
+	if !s.Empty() && !s.Matches(labels.Set(template.Labels)) {
+		errs = append(errs, field.Invalid(path.Child("metadata", "labels"), template.Labels, "`selector` does not match template `labels`"))
+	}
+	errs = append(errs, core.ValidatePodTemplate(template, path)...)
+	if template.Spec.RestartPolicy != corev1.RestartPolicyAlways {
+		errs = append(errs, field.NotSupported(path.Child("spec", "restartPolicy"), template.Spec.RestartPolicy, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
+	}
+	if template.Spec.ActiveDeadlineSeconds != nil {
+		errs = append(errs, field.Forbidden(path.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in ReplicaSet is not Supported"))
+	}
+	return errs
+}
+
+func validateDeploymentSpec(s *appsv1.DeploymentSpec) field.ErrorList {
+	errs := count(*orInt(s.Replicas, 0), spec.Child("replicas"))
+	errs = append(errs, validateSelector(s.Selector, &s.Template, "empty selector is invalid for deployment")...)
+	errs = append(errs, validateStrategy(&s.Strategy, spec.Child("strategy"))...)
+	errs = append(errs, count(s.MinReadySeconds, spec.Child("minReadySeconds"))...)
+	if s.RevisionHistoryLimit != nil {
+		errs = append(errs, count(*s.RevisionHistoryLimit, spec.Child("revisionHistoryLimit"))...)
+	}
+	if s.ProgressDeadlineSeconds != nil {
+		at := spec.Child("progressDeadlineSeconds")
+		errs = append(errs, count(*s.ProgressDeadlineSeconds, at)...)
+		if *s.ProgressDeadlineSeconds <= s.MinReadySeconds {
+			errs = append(errs, field.Invalid(at, s.ProgressDeadlineSeconds, "must be greater than minReadySeconds"))
+		}
+	}
+	return errs
+}
+
+func validateStrategy(s *appsv1.DeploymentStrategy, path *field.Path) field.ErrorList {
+	switch s.Type {
+	case appsv1.RecreateDeploymentStrategyType:
+		if s.RollingUpdate != nil {
+			return field.ErrorList{field.Forbidden(path.Child("rollingUpdate"), "may not be specified when strategy `type` is '"+string(appsv1.RecreateDeploymentStrategyType+"'"))}
+		}
+	case appsv1.RollingUpdateDeploymentStrategyType:
+		if s.RollingUpdate == nil {
+			return field.ErrorList{field.Required(path.Child("rollingUpdate"), "this should be defaulted and never be nil")}
+		}
+		return validateRollingUpdate(s.RollingUpdate, path.Child("rollingUpdate"))
+	default:
+		return field.ErrorList{field.NotSupported(path, s, []appsv1.DeploymentStrategyType{appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType})}
+	}
+	return nil
+}
+
+func validateRollingUpdate(r *appsv1.RollingUpdateDeployment, path *field.Path) field.ErrorList {
+	unavailable, surge := *orZero(r.MaxUnavailable), *orZero(r.MaxSurge)
+	errs := countOrPercent(unavailable, path.Child("maxUnavailable"))
+	errs = append(errs, countOrPercent(surge, path.Child("maxSurge"))...)
+	if amount(unavailable) == 0 && amount(surge) == 0 {
+		errs = append(errs, field.Invalid(path.Child("maxUnavailable"), unavailable, "may not be 0 when `maxSurge` is 0"))
+	}
+	if n, ok := percent(unavailable); ok && n > 100 {
+		errs = append(errs, field.Invalid(path.Child("maxUnavailable"), unavailable, "must not be greater than 100%"))
+	}
+	return errs
+}
+
+func orZero(v *intstr.IntOrString) *intstr.IntOrString {
+	if v == nil {
+		return &intstr.IntOrString{}
+	}
+	return v
+}
+
+func countOrPercent(v intstr.IntOrString, at *field.Path) field.ErrorList {
+	if v.Type == intstr.String {
+		var errs field.ErrorList
+		for _, msg := range utilvalidation.IsValidPercent(v.StrVal) {
+			errs = append(errs, field.Invalid(at, v, msg))
+		}
+		return errs
+	}
+	return count(v.IntVal, at)
+}
+
+func percent(v intstr.IntOrString) (int, bool) {
+	if v.Type != intstr.String || len(utilvalidation.IsValidPercent(v.StrVal)) != 0 {
+		return 0, false
+	}
+	var n int
+	_, err := fmt.Sscanf(v.StrVal, "%d%%", &n)
+	return n, err == nil
+}
+
+func amount(v intstr.IntOrString) int {
+	if n, ok := percent(v); ok {
+		return n
+	}
+	return v.IntValue()
+}
+
+func validateDeploymentUpdate(d, old *appsv1.Deployment) field.ErrorList {
+	errs := validateDeploymentSpec(&d.Spec)
+	return append(errs, validation.ValidateImmutableField(d.Spec.Selector, old.Spec.Selector, spec.Child("selector"))...)
+}
+
+func validateDeploymentStatus(d, old *appsv1.Deployment) field.ErrorList {
+	at, s := field.NewPath("status"), &d.Status
+	errs := validation.ValidateNonnegativeField(s.ObservedGeneration, at.Child("observedGeneration"))
+	for _, v := range []struct {
+		n    int32
+		name string
+	}{
+		{s.Replicas, "replicas"}, {s.UpdatedReplicas, "updatedReplicas"}, {s.ReadyReplicas, "readyReplicas"},
+		{s.AvailableReplicas, "availableReplicas"}, {s.UnavailableReplicas, "unavailableReplicas"},
+	} {
+		errs = append(errs, count(v.n, at.Child(v.name))...)
+	}
+	if s.CollisionCount != nil {
+		errs = append(errs, count(*s.CollisionCount, at.Child("collisionCount"))...)
+	}
+	const tooMany = "cannot be greater than status.replicas"
+	if s.UpdatedReplicas > s.Replicas {
+		errs = append(errs, field.Invalid(at.Child("updatedReplicas"), s.UpdatedReplicas, tooMany))
+	}
+	if s.ReadyReplicas > s.Replicas {
+		errs = append(errs, field.Invalid(at.Child("readyReplicas"), s.ReadyReplicas, tooMany))
+	}
+	if s.AvailableReplicas > s.Replicas {
+		errs = append(errs, field.Invalid(at.Child("availableReplicas"), s.AvailableReplicas, tooMany))
+	}
+	if s.AvailableReplicas > s.ReadyReplicas {
+		errs = append(errs, field.Invalid(at.Child("availableReplicas"), s.AvailableReplicas, "cannot be greater than readyReplicas"))
+	}
+	if was := old.Status.CollisionCount; was != nil && (s.CollisionCount == nil || *s.CollisionCount < *was) {
+		errs = append(errs, field.Invalid(at.Child("collisionCount"), s.CollisionCount, "cannot be decremented"))
+	}
+	return errs
+}
+
+func validateReplicaSetSpec(s *appsv1.ReplicaSetSpec) field.ErrorList {
+	errs := count(*orInt(s.Replicas, 0), spec.Child("replicas"))
+	errs = append(errs, count(s.MinReadySeconds, spec.Child("minReadySeconds"))...)
+	return append(errs, validateSelector(s.Selector, &s.Template, "empty selector is invalid for deployment")...)
+}
+
+func validateReplicaSetUpdate(r, old *appsv1.ReplicaSet) field.ErrorList {
+	errs := validateReplicaSetSpec(&r.Spec)
+	return append(errs, validation.ValidateImmutableField(r.Spec.Selector, old.Spec.Selector, spec.Child("selector"))...)
+}
+
+func validateReplicaSetStatus(r, _ *appsv1.ReplicaSet) field.ErrorList {
+	at, s := field.NewPath("status"), &r.Status
+	var errs field.ErrorList
+	for _, v := range []struct {
+		n    int32
+		name string
+	}{
+		{s.Replicas, "replicas"}, {s.FullyLabeledReplicas, "fullyLabeledReplicas"},
+		{s.ReadyReplicas, "readyReplicas"}, {s.AvailableReplicas, "availableReplicas"},
+	} {
+		errs = append(errs, count(v.n, at.Child(v.name))...)
+		if v.n > s.Replicas {
+			errs = append(errs, field.Invalid(at.Child(v.name), v.n, "cannot be greater than status.replicas"))
+		}
+	}
+	errs = append(errs, validation.ValidateNonnegativeField(s.ObservedGeneration, at.Child("observedGeneration"))...)
+	if s.AvailableReplicas > s.ReadyReplicas {
+		errs = append(errs, field.Invalid(at.Child("availableReplicas"), s.AvailableReplicas, "cannot be greater than readyReplicas"))
+	}
+	return errs
+}

@@ -1,0 +1,65 @@
+package apiserver
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/storage/value"
+
+	"kontiki/apiserver/core"
+	"kontiki/apiserver/storage"
+)
+
+// KubernetesVersion is the version of the API that is served.
+const KubernetesVersion = "1.37.2"
+
+// AgentTransport leads to the agents of nodes; node fills it from the cluster port.
+type AgentTransport = core.AgentTransport
+
+// Settings are fixed when a cluster is formed and are equal on every node.
+type Settings struct {
+	// ServiceCIDR is where cluster IPs come from. Its first address is the
+	// Service default/kubernetes, its tenth the cluster's DNS.
+	ServiceCIDR netip.Prefix
+	// NodePorts is the range of node ports, both ends included; 30000-32767 when zero.
+	NodePorts [2]uint16
+}
+
+// Config is what a Server is made of. Store, Settings.ServiceCIDR and Logger are
+// required.
+type Config struct {
+	Store storage.Backend // *raftstore.Store
+	// ClientCA returns the certificates that sign clients' certificates. It is
+	// asked for every request with a certificate; nil lets nobody in that way.
+	ClientCA func() *x509.CertPool
+	// Transformers encrypt the values of a resource in the store.
+	Transformers map[schema.GroupResource]value.Transformer
+	Settings     Settings
+	// Agents leads to the nodes' agents, for logs; nil answers 503.
+	Agents AgentTransport
+	// Version is Kontiki's own; it is told beside the API's in /version.
+	Version string
+	Logger  *slog.Logger
+}
+
+func (c *Config) complete() error {
+	switch {
+	case c.Store == nil:
+		return errors.New("apiserver: Config.Store is missing")
+	case c.Logger == nil:
+		return errors.New("apiserver: Config.Logger is missing")
+	case !c.Settings.ServiceCIDR.IsValid():
+		return errors.New("apiserver: Config.Settings.ServiceCIDR is missing")
+	case c.Settings.ServiceCIDR.Addr().BitLen()-c.Settings.ServiceCIDR.Bits() < 4:
+		return fmt.Errorf("apiserver: the service range %s is too small: give it 16 addresses or more", c.Settings.ServiceCIDR)
+	}
+	c.Settings.ServiceCIDR = c.Settings.ServiceCIDR.Masked()
+	if c.Settings.NodePorts == [2]uint16{} {
+		c.Settings.NodePorts = [2]uint16{30000, 32767}
+	}
+	return nil
+}

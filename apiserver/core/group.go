@@ -1,0 +1,39 @@
+package core
+
+import (
+	"errors"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"kontiki/apiserver/allocate"
+	"kontiki/apiserver/kind"
+)
+
+// Config is what kinds of this group need besides the store.
+type Config struct {
+	Ledger     *allocate.Ledger
+	ClusterIPs *allocate.IPs
+	NodePorts  *allocate.Ports
+	Agents     AgentTransport // may be nil
+}
+
+// Group describes the group.
+func Group(cfg Config) kind.Group {
+	return kind.Group{
+		Name:        corev1.GroupName,
+		Versions:    []string{"v1"},
+		AddToScheme: func(scheme *runtime.Scheme) error { return errors.Join(corev1.AddToScheme(scheme), addQueries(scheme)) },
+		Kinds: map[string][]kind.Definition{"v1": {
+			namespaces(),
+			nodes(),
+			pods(cfg.Agents),
+			services(cfg),
+			endpoints(),
+			configMaps(),
+			secrets(),
+			serviceAccounts(),
+			Events(),
+		}},
+	}
+}

@@ -1,0 +1,106 @@
+package core
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"kontiki/apiserver/kind"
+)
+
+func pods(agents AgentTransport) kind.Definition {
+	return &kind.Kind[*corev1.Pod]{
+		Resource: "pods", Singular: "pod", ShortNames: []string{"po"}, Categories: []string{"all"},
+		New:            func() *corev1.Pod { return &corev1.Pod{} },
+		NewList:        func() runtime.Object { return &corev1.PodList{} },
+		ReturnDeleted:  true,
+		Generation:     func(p *corev1.Pod) any { return p.Spec },
+		Default:        defaultPod,
+		Prepare:        preparePod,
+		Validate:       validatePod,
+		ValidateUpdate: validatePodUpdate,
+		Status:         &kind.Status[*corev1.Pod]{Prepare: preparePodStatus, Validate: validatePodStatus},
+		Graceful:       deletePodGracefully,
+		Fields:         podFields,
+		Columns:        podColumns,
+		Cells:          podCells,
+		RowConditions:  podRowConditions,
+		Extend:         func(in kind.Storages) (kind.Storages, error) { return extendPods(in, agents) },
+	}
+}
+
+func podFields(p *corev1.Pod) fields.Set {
+	ip := p.Status.PodIP
+	if len(p.Status.PodIPs) > 0 {
+		ip = p.Status.PodIPs[0].IP
+	}
+	hostNetwork := "false"
+	if p.Spec.HostNetwork {
+		hostNetwork = "true"
+	}
+	return fields.Set{
+		"spec.nodeName":            p.Spec.NodeName,
+		"spec.restartPolicy":       string(p.Spec.RestartPolicy),
+		"spec.schedulerName":       p.Spec.SchedulerName,
+		"spec.serviceAccountName":  p.Spec.ServiceAccountName,
+		"spec.hostNetwork":         hostNetwork,
+		"status.phase":             string(p.Status.Phase),
+		"status.podIP":             ip,
+		"status.nominatedNodeName": p.Status.NominatedNodeName,
+	}
+}
+
+func preparePod(_ context.Context, p, old *corev1.Pod) {
+	if old != nil {
+		return
+	}
+	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: QOSClass(p)}
+}
+
+// preparePodStatus keeps what only the API decides: who owns a pod, its ending,
+// its class, and where it was bound.
+func preparePodStatus(p, old *corev1.Pod) {
+	p.DeletionTimestamp = nil
+	p.OwnerReferences = old.OwnerReferences
+	p.Status.QOSClass = old.Status.QOSClass
+}
+
+// deletePodGracefully gives a pod on a node the time it asks for; the node
+// confirms the end with a deletion of zero seconds. A pod that no node has
+// touched goes at once.
+func deletePodGracefully(_ context.Context, p *corev1.Pod, options *metav1.DeleteOptions) bool {
+	if options == nil {
+		return false
+	}
+	var period int64
+	if options.GracePeriodSeconds != nil {
+		period = *options.GracePeriodSeconds
+	} else if p.Spec.TerminationGracePeriodSeconds != nil {
+		period = *p.Spec.TerminationGracePeriodSeconds
+	}
+	if p.Spec.NodeName == "" || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded {
+		period = 0
+	}
+	if period < 0 {
+		period = 1
+	}
+	options.GracePeriodSeconds = &period
+	return true
+}
+
+func validatePodStatus(p, old *corev1.Pod) field.ErrorList {
+	path := field.NewPath("status")
+	var errs field.ErrorList
+	if p.Spec.NodeName != old.Spec.NodeName {
+		errs = append(errs, field.Forbidden(path.Child("nodeName"), "may not be changed directly"))
+	}
+	if n := p.Status.NominatedNodeName; n != "" {
+		errs = append(errs, validateNodeName(n, path.Child("nominatedNodeName"))...)
+	}
+	errs = append(errs, validateTerminalStates(p.Status.ContainerStatuses, old.Status.ContainerStatuses, path.Child("containerStatuses"), p.Spec.RestartPolicy)...)
+	return append(errs, validatePodIPs(p, path)...)
+}

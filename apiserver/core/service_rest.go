@@ -1,0 +1,253 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/generic/registry"
+	"k8s.io/apiserver/pkg/registry/rest"
+
+	"kontiki/apiserver/allocate"
+	"kontiki/apiserver/kind"
+)
+
+// allocationAttempts bounds how often a Service is written anew because what was
+// chosen for it was taken meanwhile. Choices are random, so two are rarely needed.
+const allocationAttempts = 16
+
+// extendServices gives Services their addresses and ports.
+func extendServices(in kind.Storages, cfg Config) (kind.Storages, error) {
+	main := in["services"].(*kind.REST)
+	r := &serviceREST{REST: main, cfg: cfg}
+	main.Store.BeginCreate = func(_ context.Context, obj runtime.Object, _ *metav1.CreateOptions) (registry.FinishFunc, error) {
+		return func(context.Context, bool) {}, r.allocate(obj.(*corev1.Service), nil)
+	}
+	main.Store.BeginUpdate = func(_ context.Context, obj, old runtime.Object, _ *metav1.UpdateOptions) (registry.FinishFunc, error) {
+		return func(context.Context, bool) {}, r.allocate(obj.(*corev1.Service), old.(*corev1.Service))
+	}
+	in["services"] = r
+	return in, nil
+}
+
+// serviceREST writes a Service again, with another choice, when its first choice
+// of an address or port was taken between the choice and the write.
+type serviceREST struct {
+	*kind.REST
+	cfg Config
+}
+
+// Create implements rest.Creater.
+func (r *serviceREST) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
+	var out runtime.Object
+	err := r.retry(ctx, func() (err error) {
+		out, err = r.REST.Create(ctx, obj.DeepCopyObject(), validate, options)
+		return err
+	})
+	return out, err
+}
+
+// Update implements rest.Updater.
+func (r *serviceREST) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, createValidation rest.ValidateObjectFunc, updateValidation rest.ValidateObjectUpdateFunc, forceAllowCreate bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	var out runtime.Object
+	var created bool
+	err := r.retry(ctx, func() (err error) {
+		out, created, err = r.REST.Update(ctx, name, info, createValidation, updateValidation, forceAllowCreate, options)
+		return err
+	})
+	return out, created, err
+}
+
+func (r *serviceREST) retry(ctx context.Context, write func() error) error {
+	var taken *allocate.TakenError
+	for range allocationAttempts {
+		err := write()
+		if !errors.As(err, &taken) {
+			return err
+		}
+		// Wait until the winner is seen here: a choice is then made among what is
+		// free, and what the user asked for by name gets a clear refusal.
+		if err := r.cfg.Ledger.Refresh(ctx); err != nil {
+			return apierrors.NewServiceUnavailable(fmt.Sprintf("%v, and the store cannot be asked what is free: %v", taken, err))
+		}
+	}
+	return apierrors.NewTooManyRequests(fmt.Sprintf("too many Services are created at once: %v", taken), 1)
+}
+
+// allocate chooses what s needs and does not have. The choice counts once the
+// Service is written.
+func (r *serviceREST) allocate(s, old *corev1.Service) error {
+	held := map[string]bool{}
+	if old != nil {
+		for _, key := range ServiceHoldings(old) {
+			held[key] = true
+		}
+	}
+	errs := r.families(s)
+	if len(errs) == 0 {
+		errs = r.clusterIP(s, held)
+	}
+	errs = append(errs, r.nodePorts(s, held)...)
+	if len(errs) > 0 {
+		return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Service").GroupKind(), s.Name, errs)
+	}
+	return nil
+}
+
+func (r *serviceREST) family() corev1.IPFamily {
+	if r.cfg.ClusterIPs.Prefix().Addr().Is4() {
+		return corev1.IPv4Protocol
+	}
+	return corev1.IPv6Protocol
+}
+
+func other(f corev1.IPFamily) corev1.IPFamily {
+	if f == corev1.IPv4Protocol {
+		return corev1.IPv6Protocol
+	}
+	return corev1.IPv4Protocol
+}
+
+// families says which address families a Service has in a cluster of one family.
+func (r *serviceREST) families(s *corev1.Service) field.ErrorList {
+	if !hasClusterIP(s) {
+		return nil
+	}
+	own := r.family()
+	spec := field.NewPath("spec")
+	if s.Spec.ClusterIP == corev1.ClusterIPNone && len(s.Spec.Selector) == 0 {
+		// Whoever writes the endpoints decides; both families are possible.
+		if s.Spec.IPFamilyPolicy == nil {
+			s.Spec.IPFamilyPolicy = ptr(corev1.IPFamilyPolicyRequireDualStack)
+		}
+		if len(s.Spec.IPFamilies) == 0 {
+			s.Spec.IPFamilies = []corev1.IPFamily{own}
+		}
+		if *s.Spec.IPFamilyPolicy != corev1.IPFamilyPolicySingleStack && len(s.Spec.IPFamilies) == 1 {
+			s.Spec.IPFamilies = append(s.Spec.IPFamilies, other(s.Spec.IPFamilies[0]))
+		}
+		return nil
+	}
+	if s.Spec.IPFamilyPolicy == nil {
+		s.Spec.IPFamilyPolicy = ptr(corev1.IPFamilyPolicySingleStack)
+	}
+	if *s.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack {
+		return field.ErrorList{field.Invalid(spec.Child("ipFamilyPolicy"), *s.Spec.IPFamilyPolicy, "this cluster is not configured for dual-stack services")}
+	}
+	for i, f := range s.Spec.IPFamilies {
+		if f != own {
+			return field.ErrorList{field.Invalid(spec.Child("ipFamilies").Index(i), f, "not configured on this cluster")}
+		}
+	}
+	s.Spec.IPFamilies = []corev1.IPFamily{own}
+	return nil
+}
+
+func (r *serviceREST) clusterIP(s *corev1.Service, held map[string]bool) field.ErrorList {
+	if !hasClusterIP(s) || s.Spec.ClusterIP == corev1.ClusterIPNone {
+		return nil
+	}
+	at := field.NewPath("spec", "clusterIPs")
+	if s.Spec.ClusterIP == "" {
+		ip, err := r.cfg.ClusterIPs.Pick()
+		if err != nil {
+			return field.ErrorList{field.InternalError(at, fmt.Errorf("failed to allocate a serviceIP: %w", err))}
+		}
+		s.Spec.ClusterIP, s.Spec.ClusterIPs = ip.String(), []string{ip.String()}
+		return nil
+	}
+	for _, text := range s.Spec.ClusterIPs {
+		ip, err := netip.ParseAddr(text)
+		switch {
+		case err != nil:
+			return field.ErrorList{field.Invalid(at, s.Spec.ClusterIPs, err.Error())}
+		case held[allocate.IPKey(ip)]:
+		case !r.cfg.ClusterIPs.Contains(ip):
+			return field.ErrorList{field.Invalid(at, s.Spec.ClusterIPs, fmt.Sprintf(
+				"failed to allocate IP %v: the provided IP (%v) is not in the valid range. The range of valid IPs is %s", text, text, r.cfg.ClusterIPs.Prefix()))}
+		case !r.cfg.ClusterIPs.Free(ip):
+			return field.ErrorList{field.Invalid(at, s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %v: %v", text, allocate.ErrAllocated))}
+		}
+	}
+	return nil
+}
+
+func (r *serviceREST) nodePorts(s *corev1.Service, held map[string]bool) field.ErrorList {
+	if !mayHaveNodePorts(s) {
+		return nil
+	}
+	ports := field.NewPath("spec", "ports")
+	for i := range s.Spec.Ports {
+		p := &s.Spec.Ports[i]
+		if p.NodePort == 0 {
+			continue
+		}
+		if errs := r.nodePort(p.NodePort, held, ports.Index(i).Child("nodePort")); errs != nil {
+			return errs
+		}
+	}
+	if hasNodePorts(s) {
+		for i := range s.Spec.Ports {
+			p := &s.Spec.Ports[i]
+			if p.NodePort != 0 {
+				continue
+			}
+			// The same port for another protocol has the same node port (DNS).
+			if twin := twinOf(s, i); twin != 0 {
+				p.NodePort = twin
+				continue
+			}
+			port, err := r.cfg.NodePorts.Pick(func(n int32) bool { return slices.Contains(nodePortsOf(s), n) || n == s.Spec.HealthCheckNodePort })
+			if err != nil {
+				return field.ErrorList{field.InternalError(ports.Index(i).Child("nodePort"), fmt.Errorf("failed to allocate a nodePort: %w", err))}
+			}
+			p.NodePort = port
+		}
+	}
+	return r.healthCheckPort(s, held)
+}
+
+func (r *serviceREST) nodePort(port int32, held map[string]bool, at *field.Path) field.ErrorList {
+	low, high := r.cfg.NodePorts.Range()
+	switch {
+	case held[allocate.PortKey(port)]:
+	case !r.cfg.NodePorts.Contains(port):
+		return field.ErrorList{field.Invalid(at, port, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", low, high))}
+	case !r.cfg.NodePorts.Free(port):
+		return field.ErrorList{field.Invalid(at, port, allocate.ErrPortAllocated.Error())}
+	}
+	return nil
+}
+
+// twinOf returns the node port of the same port under another protocol.
+func twinOf(s *corev1.Service, i int) int32 {
+	for j, p := range s.Spec.Ports {
+		if j != i && p.Port == s.Spec.Ports[i].Port && p.Protocol != s.Spec.Ports[i].Protocol && p.NodePort != 0 {
+			return p.NodePort
+		}
+	}
+	return 0
+}
+
+func (r *serviceREST) healthCheckPort(s *corev1.Service, held map[string]bool) field.ErrorList {
+	if !needsHealthCheckPort(s) {
+		return nil
+	}
+	at := field.NewPath("spec", "healthCheckNodePort")
+	if s.Spec.HealthCheckNodePort != 0 {
+		return r.nodePort(s.Spec.HealthCheckNodePort, held, at)
+	}
+	port, err := r.cfg.NodePorts.Pick(func(n int32) bool { return slices.Contains(nodePortsOf(s), n) })
+	if err != nil {
+		return field.ErrorList{field.InternalError(at, fmt.Errorf("failed to allocate a nodePort: %w", err))}
+	}
+	s.Spec.HealthCheckNodePort = port
+	return nil
+}

@@ -1,0 +1,26 @@
+package core
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"kontiki/apiserver/kind"
+)
+
+func serviceAccounts() kind.Definition {
+	return &kind.Kind[*corev1.ServiceAccount]{
+		Resource: "serviceaccounts", Singular: "serviceaccount", ShortNames: []string{"sa"},
+		New:           func() *corev1.ServiceAccount { return &corev1.ServiceAccount{} },
+		NewList:       func() runtime.Object { return &corev1.ServiceAccountList{} },
+		ReturnDeleted: true,
+		Columns: []metav1.TableColumnDefinition{
+			kind.NameColumn,
+			kind.Column("Secrets", corev1.ServiceAccount{}.SwaggerDoc()["secrets"]),
+			kind.AgeColumn,
+		},
+		Cells: func(s *corev1.ServiceAccount) []any {
+			return []any{s.Name, int64(len(s.Secrets)), kind.Age(s.CreationTimestamp)}
+		},
+	}
+}

@@ -1,0 +1,202 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/version"
+	"k8s.io/apiserver/pkg/authentication/user"
+	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
+	"k8s.io/apiserver/pkg/registry/generic"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/apiserver/pkg/server/healthz"
+	serverstorage "k8s.io/apiserver/pkg/server/storage"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	basecompatibility "k8s.io/component-base/compatibility"
+
+	"kontiki/apiserver/admission"
+	"kontiki/apiserver/allocate"
+	"kontiki/apiserver/authz"
+	"kontiki/apiserver/core"
+	"kontiki/apiserver/kind"
+	"kontiki/apiserver/openapi"
+	"kontiki/apiserver/storage"
+)
+
+// self is who the server is to itself.
+var self = &user.DefaultInfo{Name: user.APIServerUser}
+
+// Server is the API server of one node.
+type Server struct {
+	handler  atomic.Pointer[http.Handler]
+	generic  *genericapiserver.GenericAPIServer
+	start    func(ctx context.Context) error
+	stopping atomic.Bool
+	log      *slog.Logger
+}
+
+// Handler serves the API. Requests that came over TLS carry it in r.TLS with
+// the client's certificate not yet verified; the server does that.
+func (s *Server) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		(*s.handler.Load()).ServeHTTP(w, r)
+	})
+}
+
+// New puts a server together. It answers requests at once; admission needs Run.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	s := &Server{log: cfg.Logger}
+	ledger := allocate.NewLedger(cfg.Store)
+	groups := apiGroups(cfg, ledger)
+	scheme, err := newScheme(groups)
+	if err != nil {
+		return nil, err
+	}
+	codecs := serializer.NewCodecFactory(scheme)
+	getter, err := newStorage(cfg, ledger, scheme, codecs)
+	if err != nil {
+		return nil, err
+	}
+	client, err := kubernetes.NewForConfig(s.Client(self))
+	if err != nil {
+		return nil, err
+	}
+	shared := informers.NewSharedInformerFactory(client, 0)
+	chain, err := admission.New(client, shared)
+	if err != nil {
+		return nil, err
+	}
+
+	gc := s.genericConfig(cfg, scheme, codecs, getter)
+	gc.AdmissionControl = chain
+	s.generic, err = gc.Complete(shared).New("kontiki", genericapiserver.NewEmptyDelegate())
+	if err != nil {
+		return nil, fmt.Errorf("apiserver: %w", err)
+	}
+	if err := install(s.generic, groups, scheme, codecs, getter); err != nil {
+		return nil, fmt.Errorf("apiserver: %w", err)
+	}
+	prepared := s.generic.PrepareRun()
+	s.start = func(ctx context.Context) error {
+		_, _, err := prepared.NonBlockingRunWithContext(ctx, gc.RequestTimeout)
+		return err
+	}
+	var handler http.Handler = s.generic.Handler
+	s.handler.Store(&handler)
+	return s, nil
+}
+
+func (s *Server) genericConfig(cfg Config, scheme *runtime.Scheme, codecs serializer.CodecFactory, getter generic.RESTOptionsGetter) *genericapiserver.Config {
+	gc := genericapiserver.NewConfig(codecs)
+	gc.EffectiveVersion = apiVersion(cfg.Version)
+	gc.ExternalAddress = "kubernetes.default.svc:443"
+	gc.LoopbackClientConfig = s.Client(self)
+	gc.RESTOptionsGetter = getter
+	gc.MergedResourceConfig = serverstorage.NewResourceConfig()
+	gc.Authentication.Authenticator = newAuthenticator(cfg.ClientCA)
+	rbac := authz.New(authz.Defaults())
+	gc.Authorization.Authorizer, gc.RuleResolver = rbac, rbac
+	gc.LongRunningFunc = filters.BasicLongRunningRequestCheck(
+		sets.NewString("watch", "proxy"),
+		sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+	gc.EnableProfiling = false
+	gc.AddReadyzChecks(healthz.NamedCheck("shutting-down", func(*http.Request) error {
+		if s.stopping.Load() {
+			return fmt.Errorf("this node is stopping")
+		}
+		return nil
+	}))
+	namer := apiopenapi.NewDefinitionNamer(scheme)
+	gc.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(openapi.GetOpenAPIDefinitions, namer)
+	gc.OpenAPIConfig.Info.Title = "Kubernetes"
+	gc.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(openapi.GetOpenAPIDefinitions, namer)
+	gc.OpenAPIV3Config.Info.Title = "Kubernetes"
+	return gc
+}
+
+// newStorage puts every resource on the store, with the ledger of allocated
+// addresses below those that need it.
+func newStorage(cfg Config, ledger *allocate.Ledger, scheme *runtime.Scheme, codecs serializer.CodecFactory) (generic.RESTOptionsGetter, error) {
+	encoding := serverstorage.NewDefaultResourceEncodingConfig(scheme)
+	getter, err := storage.NewRESTOptions(storage.RESTOptionsConfig{
+		Store:      ledger,
+		Serializer: codecs,
+		Encoding:   encoding,
+		Cohabitants: map[schema.GroupResource]schema.GroupResource{
+			{Group: "events.k8s.io", Resource: "events"}: {Resource: "events"},
+		},
+		Transformers: cfg.Transformers,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("apiserver: %w", err)
+	}
+	return allocate.Options{
+		RESTOptionsGetter: getter,
+		Holdings:          map[schema.GroupResource]allocate.Holdings{{Resource: "services"}: core.ServiceHoldings},
+	}, nil
+}
+
+func install(server *genericapiserver.GenericAPIServer, groups []kind.Group, scheme *runtime.Scheme, codecs serializer.CodecFactory, getter generic.RESTOptionsGetter) error {
+	parameters := runtime.NewParameterCodec(scheme)
+	for _, group := range groups {
+		info := genericapiserver.NewDefaultAPIGroupInfo(group.Name, scheme, parameters, codecs)
+		for v, kinds := range group.Kinds {
+			gv := schema.GroupVersion{Group: group.Name, Version: v}
+			served := kind.Storages{}
+			for _, k := range kinds {
+				storages, err := k.Storages(scheme, gv, getter)
+				if err != nil {
+					return err
+				}
+				for path, storage := range storages {
+					served[path] = storage
+				}
+			}
+			info.VersionedResourcesStorageMap[v] = served
+		}
+		var err error
+		if group.Name == "" {
+			err = server.InstallLegacyAPIGroup(genericapiserver.DefaultLegacyAPIPrefix, &info)
+		} else {
+			err = server.InstallAPIGroup(&info)
+		}
+		if err != nil {
+			return fmt.Errorf("API group %q: %w", group.Name, err)
+		}
+	}
+	return nil
+}
+
+// Run does the server's background work until ctx ends, then refuses new
+// requests and returns when those under way have ended.
+func (s *Server) Run(ctx context.Context) error {
+	if err := s.start(ctx); err != nil {
+		return fmt.Errorf("apiserver: %w", err)
+	}
+	<-ctx.Done()
+	s.stopping.Store(true)
+	s.generic.NonLongRunningRequestWaitGroup.Wait()
+	s.generic.Destroy()
+	return nil
+}
+
+// apiVersion is the API's version, with Kontiki's own as build metadata.
+func apiVersion(own string) basecompatibility.EffectiveVersion {
+	v := version.MustParseSemantic(KubernetesVersion)
+	if own != "" {
+		v = v.WithBuildMetadata("kontiki." + own)
+	}
+	return basecompatibility.NewEffectiveVersion(v, false, version.MajorMinor(0, 0), version.MajorMinor(0, 0))
+}
