@@ -22,6 +22,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/rest"
 
 	"kontiki/overlay/datapath"
 )
@@ -173,10 +174,29 @@ type labNode struct {
 	lab  *lab
 	name string
 	ns   netns.NsHandle
-	addr netip.Addr
 	dir  string
 	net  *Network
 	stop func()
+
+	mu   sync.Mutex // protects addr
+	addr netip.Addr
+}
+
+func (n *labNode) address() netip.Addr {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.addr
+}
+
+func (n *labNode) setAddr(addr string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.addr = netip.MustParseAddr(addr)
+}
+
+// unreachable is a client whose API server is not there.
+func unreachable() kubernetes.Interface {
+	return kubernetes.NewForConfigOrDie(&rest.Config{Host: "https://127.0.0.1:1"})
 }
 
 type labPod struct {
@@ -277,7 +297,7 @@ func (n *labNode) start() {
 	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})).With("node", n.name)
 	network, err := New(Config{
 		NodeName: n.name, NodeID: "id-of-" + n.name, Client: n.lab.client, Leases: n.lab.ring, Dead: n.lab.ring,
-		Underlay:     func() netip.Addr { return n.addr },
+		Underlay:     n.address,
 		ClusterCIDRs: []netip.Prefix{labCluster}, ServiceCIDRs: []netip.Prefix{labServices}, ClusterDNS: labDNS,
 		Upstreams: []netip.AddrPort{}, DataDir: n.dir + "/overlay", NetNS: &n.ns, Logger: logger, CheckEvery: 500 * time.Millisecond,
 	})
@@ -298,7 +318,8 @@ func (n *labNode) start() {
 					t.Errorf("%s ended with %v", n.name, err)
 				}
 			case <-time.After(patience):
-				t.Errorf("%s did not end within %s of being told to", n.name, patience)
+				stacks := make([]byte, 1<<20)
+				t.Errorf("%s did not end within %s of being told to:\n%s", n.name, patience, stacks[:runtime.Stack(stacks, true)])
 			}
 			network.Close()
 		})

@@ -95,39 +95,57 @@ func (n *Network) Run(ctx context.Context) error {
 	return nil
 }
 
+// settle is how long notices of changes are gathered before comparing: many
+// come with every pod that is attached.
+const settle = 100 * time.Millisecond
+
 // loop compares and repairs after every notice, and now and then.
 func (n *Network) loop(ctx context.Context, leases <-chan struct{}) {
 	tick := time.NewTicker(n.cfg.CheckEvery)
 	defer tick.Stop()
 	var notices <-chan struct{}
-	defer func() {
-		for range notices { // ends once the subscriptions have
-		}
-	}()
+	var settled <-chan time.Time
+	n.compare()
 	for {
-		if notices == nil && ctx.Err() == nil {
+		if notices == nil {
 			var err error
 			if notices, err = datapath.Watch(*n.cfg.NetNS, ctx.Done(), n.log); err != nil {
 				n.log.Warn("network changes made by others will be noticed late", "error", err)
+			} else if settled == nil {
+				settled = time.After(settle) // what changed before the subscription
 			}
-		}
-		if err := n.Reconcile(); err != nil {
-			n.log.Error("the pod network is not as it should be", "error", err)
-		}
-		if err := n.watcher.Check(); err != nil {
-			n.log.Error("Services are not as they should be", "error", err)
 		}
 		select {
 		case <-ctx.Done():
+			if notices != nil {
+				for range notices { // ends once the subscriptions have
+				}
+			}
 			return
-		case <-tick.C:
-		case <-n.kick:
-		case <-leases:
 		case _, ok := <-notices:
 			if !ok {
 				notices = nil
 			}
+			if settled == nil {
+				settled = time.After(settle)
+			}
+			continue
+		case <-settled:
+			settled = nil
+		case <-tick.C:
+		case <-n.kick:
+		case <-leases:
 		}
+		n.compare()
+	}
+}
+
+func (n *Network) compare() {
+	if err := n.Reconcile(); err != nil {
+		n.log.Error("the pod network is not as it should be", "error", err)
+	}
+	if err := n.watcher.Check(); err != nil {
+		n.log.Error("Services are not as they should be", "error", err)
 	}
 }
 

@@ -154,6 +154,12 @@ func (c *change) bridge(want *Bridge) netlink.Link {
 	c.attrs(link, want.MAC, want.MTU)
 	// Replies may come in where the route to their source does not lead (loose).
 	c.sysctl("net/ipv4/conf/"+BridgeName+"/rp_filter", "2")
+	// Pods of one bridge reach each other through the node. Telling them of a
+	// shorter way would be wrong (they have no such route) and uses up what the
+	// kernel allows of ICMP, refusals included, towards a pod. The kernel tells if
+	// either "all" or the device says so; other devices keep their own.
+	c.sysctl("net/ipv4/conf/all/send_redirects", "0")
+	c.sysctl("net/ipv4/conf/"+BridgeName+"/send_redirects", "0")
 	return link
 }
 

@@ -18,7 +18,7 @@ func (p *Programmer) intactLocked() (bool, error) {
 	rules := map[string]int{
 		"services": 2, "prerouting": 1, "output": 1,
 		"postrouting": len(p.layout.masqueradeRules(p.base)),
-		"forward":     len(p.layout.refuseRules(p.base)) + len(redirectRules(p.base)),
+		"forward":     len(p.layout.refuseRules(p.base)),
 	}
 	rules["refuse-output"] = 1 + rules["forward"]
 	for k := range p.layout.chains {

@@ -41,12 +41,18 @@ func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAcc
 
 func masquerade() []expr.Any { return []expr.Any{&expr.Masq{}} }
 
-func reject() []expr.Any {
-	const portUnreachable = 3 // of ICMP; TCP takes it for a refusal, too
-	return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: portUnreachable}}
+// reset and unreachable refuse a packet; the first is for TCP and, unlike ICMP,
+// not limited to one a second for each client.
+func reset() []expr.Any { return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}} }
+
+func unreachable() []expr.Any {
+	const port = 3 // of ICMP's codes
+	return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: port}}
 }
 
-func drop() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
+func protocol(number byte) []expr.Any {
+	return []expr.Any{loadProto(1), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{number}}}
+}
 
 func oif(op expr.CmpOp, name string) []expr.Any {
 	padded := make([]byte, unix.IFNAMSIZ)
@@ -139,32 +145,18 @@ func (l *layout) balanceRule(k chainKind) rule {
 // frontends without endpoints, and all of the Services' range that no Service
 // has (what has one carries an endpoint's address by now).
 func (l *layout) refuseRules(b Base) []rule {
-	rules := []rule{{
-		{
-			loadAddr(offsetDestination, reg0), loadProto(reg1), loadPort(reg2),
-			&expr.Lookup{SourceRegister: reg0, SetName: l.refused.Name, SetID: l.refused.ID},
-		},
-		reject(),
-	}}
+	matches := []rule{{{
+		loadAddr(offsetDestination, reg0), loadProto(reg1), loadPort(reg2),
+		&expr.Lookup{SourceRegister: reg0, SetName: l.refused.Name, SetID: l.refused.ID},
+	}}}
 	for _, cidr := range ipv4(b.ServiceCIDRs) {
-		rules = append(rules, rule{to(cidr), reject()})
+		matches = append(matches, rule{to(cidr)})
+	}
+	var rules []rule
+	for _, m := range matches {
+		rules = append(rules, rule{m[0], protocol(unix.IPPROTO_TCP), reset()}, rule{m[0], unreachable()})
 	}
 	return rules
-}
-
-// redirectRules keep the node from telling pods that another pod of the same
-// bridge is reached without it: it is not, a pod has no such route.
-func redirectRules(b Base) []rule {
-	const redirect = 5
-	return []rule{{
-		oifname(b.Bridge),
-		{loadProto(1), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_ICMP}}},
-		{
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{redirect}},
-		},
-		drop(),
-	}}
 }
 
 func (l *layout) masqueradeRules(b Base) []rule {

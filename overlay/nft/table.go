@@ -99,8 +99,8 @@ func (l *layout) build(c *nftables.Conn, b Base) error {
 		prerouting:  {{jump("services")}},
 		output:      {{jump("services")}},
 		postrouting: l.masqueradeRules(b),
-		forward:     append(l.refuseRules(b), redirectRules(b)...),
-		refuse:      append([]rule{{oifname("lo"), accept()}}, append(l.refuseRules(b), redirectRules(b)...)...),
+		forward:     l.refuseRules(b),
+		refuse:      append([]rule{{oifname("lo"), accept()}}, l.refuseRules(b)...),
 	}
 	for _, ch := range []*nftables.Chain{services, prerouting, output, postrouting, forward, refuse} {
 		for _, r := range rules[ch] {

@@ -1,0 +1,271 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"kontiki/overlay/datapath"
+)
+
+// expose makes a Service with TCP port 80 and UDP port 53, both leading to the
+// same ports of the pods.
+func (l *lab) expose(name, clusterIP string, nodePort int32, pods ...*labPod) *discoveryv1.EndpointSlice {
+	l.t.Helper()
+	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}}
+	svc.Spec.ClusterIP, svc.Spec.ClusterIPs = clusterIP, []string{clusterIP}
+	svc.Spec.Type = corev1.ServiceTypeClusterIP
+	svc.Spec.Ports = []corev1.ServicePort{{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP, NodePort: nodePort}, {Name: "udp", Port: 53, Protocol: corev1.ProtocolUDP}}
+	if _, err := l.client.CoreV1().Services("default").Create(l.t.Context(), svc, metav1.CreateOptions{}); err != nil {
+		l.t.Fatal(err)
+	}
+	slice := l.slice(name, pods...)
+	slice, err := l.client.DiscoveryV1().EndpointSlices("default").Create(l.t.Context(), slice, metav1.CreateOptions{})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return slice
+}
+
+func (l *lab) slice(service string, pods ...*labPod) *discoveryv1.EndpointSlice {
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: service + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: service}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports: []discoveryv1.EndpointPort{
+			{Name: ptr.To("http"), Port: ptr.To[int32](80), Protocol: ptr.To(corev1.ProtocolTCP)},
+			{Name: ptr.To("udp"), Port: ptr.To[int32](53), Protocol: ptr.To(corev1.ProtocolUDP)},
+		},
+	}
+	for _, p := range pods {
+		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{
+			Addresses: []string{p.addr.String()}, NodeName: ptr.To(p.node.name), Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)},
+		})
+	}
+	return slice
+}
+
+func (l *lab) update(slice *discoveryv1.EndpointSlice) {
+	l.t.Helper()
+	if _, err := l.client.DiscoveryV1().EndpointSlices("default").Update(l.t.Context(), slice, metav1.UpdateOptions{}); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// answered asks until every one of want has answered, and nobody else does.
+func answered(ask func() (string, error), want ...string) func() error {
+	return func() error {
+		seen := map[string]bool{}
+		for range 40 * len(want) {
+			server, err := ask()
+			if err != nil {
+				return err
+			}
+			if !slices.Contains(want, server) {
+				return fmt.Errorf("%s answered", server)
+			}
+			seen[server] = true
+			if len(seen) == len(want) {
+				return nil
+			}
+		}
+		return fmt.Errorf("only %v answered", seen)
+	}
+}
+
+func refused(ask func() (string, error)) func() error {
+	return func() error {
+		server, err := ask()
+		if !errors.Is(err, unix.ECONNREFUSED) {
+			return fmt.Errorf("%q answered, %v, instead of a refusal", server, err)
+		}
+		return nil
+	}
+}
+
+func TestServices(t *testing.T) {
+	l := newLab(t, 3)
+	var pods []*labPod
+	for _, n := range l.nodes {
+		p := n.pod()
+		echoTCP(t, p.ns, p.uid, 80)
+		echoUDP(t, p.ns, p.uid, 53)
+		pods = append(pods, p)
+	}
+	outside, outsideAddr := l.host(99)
+	client := l.nodes[0].pod()
+	slice := l.expose("web", "10.43.0.20", 30080, pods...)
+	tcp := func(p *labPod, to string) func() (string, error) {
+		return func() (string, error) { s, _, err := askTCP(p.ns, to); return s, err }
+	}
+	all := []string{pods[0].uid, pods[1].uid, pods[2].uid}
+
+	for _, p := range append(slices.Clone(pods), client) {
+		// A pod that is an endpoint reaches itself, too.
+		eventually(t, p.uid+" reaches all endpoints through the Service", answered(tcp(p, "10.43.0.20:80"), all...))
+	}
+	eventually(t, "UDP reaches all endpoints", answered(func() (string, error) {
+		s, _, _, err := askUDP(client.ns, "10.43.0.20:53", 10, false)
+		return s, err
+	}, all...))
+	t.Run("a pod's address is seen", func(t *testing.T) {
+		for range 20 {
+			if server, seen, err := askTCP(client.ns, "10.43.0.20:80"); err != nil || seen != client.addr.String() {
+				t.Errorf("%s saw %s, %v", server, seen, err)
+			}
+		}
+	})
+	for _, n := range l.nodes {
+		node := &labPod{ns: n.ns}
+		eventually(t, n.name+" itself reaches all endpoints", answered(tcp(node, "10.43.0.20:80"), all...))
+		eventually(t, n.name+" reaches all endpoints through its own node port", answered(tcp(node, at(n.addr, 30080)), all...))
+		eventually(t, "the outside reaches all endpoints through the node port of "+n.name, answered(func() (string, error) {
+			s, _, err := askTCP(outside, at(n.addr, 30080))
+			return s, err
+		}, all...))
+	}
+	eventually(t, "a pod reaches another node's port", answered(tcp(client, at(l.nodes[1].addr, 30080)), all...))
+
+	t.Run("what leaves the cluster has the node's address", func(t *testing.T) {
+		echoTCP(t, outside, "outside", 8080)
+		server, seen, err := askTCP(client.ns, at(outsideAddr, 8080))
+		if err != nil || server != "outside" || seen != l.nodes[0].addr.String() {
+			t.Errorf("%s saw %s, %v", server, seen, err)
+		}
+	})
+	t.Run("nothing else in the range answers", func(t *testing.T) {
+		for _, to := range []string{"10.43.0.20:81", "10.43.77.77:80"} {
+			if err := refused(tcp(client, to))(); err != nil {
+				t.Errorf("from a pod to %s: %v", to, err)
+			}
+			if err := refused(tcp(&labPod{ns: l.nodes[0].ns}, to))(); err != nil {
+				t.Errorf("from the node to %s: %v", to, err)
+			}
+		}
+	})
+	t.Run("endpoints on dead nodes get nothing", func(t *testing.T) {
+		l.ring.setDead("node-2")
+		eventually(t, "only living nodes answer", answered(tcp(client, "10.43.0.20:80"), all[0], all[2]))
+		l.ring.setDead()
+		eventually(t, "all answer again", answered(tcp(client, "10.43.0.20:80"), all...))
+	})
+	t.Run("endpoints come and go", func(t *testing.T) {
+		slice.Endpoints = slice.Endpoints[2:]
+		l.update(slice)
+		eventually(t, "only the last endpoint answers", answered(tcp(client, "10.43.0.20:80"), all[2]))
+		eventually(t, "only the last endpoint answers at the node port", answered(tcp(client, at(l.nodes[0].addr, 30080)), all[2]))
+		slice.Endpoints = nil
+		l.update(slice)
+		eventually(t, "connections are refused", refused(tcp(client, "10.43.0.20:80")))
+		eventually(t, "connections to the node port are refused", refused(tcp(client, at(l.nodes[0].addr, 30080))))
+		l.update(l.slice("web", pods...))
+		eventually(t, "all answer again", answered(tcp(client, "10.43.0.20:80"), all...))
+	})
+	t.Run("a deleted Service is gone", func(t *testing.T) {
+		if err := l.client.CoreV1().Services("default").Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "connections are refused", refused(tcp(client, "10.43.0.20:80")))
+	})
+}
+
+func TestUDPClientMovesToLivingEndpoint(t *testing.T) {
+	l := newLab(t, 2)
+	a, b, client := l.nodes[0].pod(), l.nodes[1].pod(), l.nodes[0].pod()
+	echoUDP(t, a.ns, a.uid, 53)
+	echoUDP(t, b.ns, b.uid, 53)
+	slice := l.expose("dns", "10.43.0.30", 0, a)
+	c, err := dialIn(client.ns, "udp4", "10.43.0.30:53", time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ask := func() (string, error) {
+		if _, err := c.Write([]byte("x")); err != nil {
+			return "", err
+		}
+		c.SetReadDeadline(time.Now().Add(time.Second))
+		buf := make([]byte, 100)
+		n, err := c.Read(buf)
+		if err != nil {
+			return "", err
+		}
+		var server string
+		_, err = fmt.Sscanf(string(buf[:n]), "%s", &server)
+		return server, err
+	}
+	eventually(t, "the first endpoint answers", answered(ask, a.uid))
+	slice.Endpoints = l.slice("dns", b).Endpoints
+	l.update(slice)
+	eventually(t, "the same socket is answered by the second endpoint", answered(ask, b.uid))
+}
+
+func TestHostPort(t *testing.T) {
+	l := newLab(t, 1)
+	p := l.nodes[0].pod(HostPort{HostPort: 8080, ContainerPort: 80, Protocol: "TCP"})
+	echoTCP(t, p.ns, p.uid, 80)
+	outside, outsideAddr := l.host(99)
+	server, seen, err := askTCP(outside, at(l.nodes[0].addr, 8080))
+	if err != nil || server != p.uid || seen != outsideAddr.String() {
+		t.Errorf("%q saw %q, %v", server, seen, err)
+	}
+	if err := l.nodes[0].net.Detach(t.Context(), p.uid); err != nil {
+		t.Fatal(err)
+	}
+	if server, _, err := askTCP(outside, at(l.nodes[0].addr, 8080)); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("after the pod was detached: %q, %v", server, err)
+	}
+}
+
+func TestDNSFromPods(t *testing.T) {
+	l := newLab(t, 2)
+	a, b := l.nodes[0].pod(), l.nodes[1].pod()
+	l.expose("web", "10.43.0.20", 0, a, b)
+	ask := func(network, name string, kind uint16) (*dns.Msg, error) {
+		var resp *dns.Msg
+		c, err := dialIn(b.ns, network, at(labDNS, 53), time.Second)
+		if err != nil {
+			return nil, err
+		}
+		defer c.Close()
+		client := dns.Client{Net: network, Timeout: 2 * time.Second}
+		resp, _, err = client.ExchangeWithConn(new(dns.Msg).SetQuestion(name, kind), &dns.Conn{Conn: c})
+		return resp, err
+	}
+	for _, network := range []string{"udp", "tcp"} {
+		eventually(t, "a pod resolves the Service over "+network, func() error {
+			resp, err := ask(network, "web.default.svc.cluster.local.", dns.TypeA)
+			if err != nil {
+				return err
+			}
+			if len(resp.Answer) != 1 || !resp.Answer[0].(*dns.A).A.Equal(net.IPv4(10, 43, 0, 20)) {
+				return fmt.Errorf("the answer is %v", resp)
+			}
+			return nil
+		})
+	}
+	resp, err := ask("udp", "nothing.default.svc.cluster.local.", dns.TypeA)
+	if err != nil || resp.Rcode != dns.RcodeNameError || len(resp.Ns) != 1 {
+		t.Errorf("a name that does not exist: %v, %v", resp, err)
+	}
+	// The node itself asks its own server, too.
+	err = datapath.Within(l.nodes[0].ns, func() error {
+		r, _, err := (&dns.Client{Timeout: 2 * time.Second}).Exchange(new(dns.Msg).SetQuestion("web.default.svc.cluster.local.", dns.TypeA), at(labDNS, 53))
+		if err == nil && len(r.Answer) != 1 {
+			err = fmt.Errorf("the answer is %v", r)
+		}
+		return err
+	})
+	if err != nil {
+		t.Errorf("the node: %v", err)
+	}
+}
