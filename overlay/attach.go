@@ -65,7 +65,7 @@ func (n *Network) linkLocked(rec ipam.Record) error {
 // gatewayLocked is the node's address in its first IPv4 subnet. Pods know it by
 // a route of their own, so that it need not be of the same subnet as theirs.
 func (n *Network) gatewayLocked() netip.Addr {
-	for _, s := range n.mem.Own.Subnets {
+	for _, s := range n.grant.Subnets {
 		if s.Addr().Is4() {
 			return ipam.Gateway(s)
 		}

@@ -12,53 +12,64 @@ import (
 	"kontiki/overlay/ipam"
 )
 
-// memory is what this node must know without anyone's help after a restart: its
-// own lease. Other nodes' leases are the ring's to remember. Written only when it
-// changes.
-type memory struct {
-	Version int   `json:"version"`
-	Own     Lease `json:"own"`
+// grant is what this node must know without anyone's help after a restart: its
+// own subnets. Other nodes' leases are the ring's to remember. Written only when
+// it changes.
+type grant struct {
+	Version int            `json:"version"`
+	NodeID  string         `json:"nodeID"`
+	Subnets []netip.Prefix `json:"subnets"`
+	// Revision is the Node's resourceVersion when the subnets were first seen. It
+	// orders grants: it is not older than the grant, and older than any later
+	// grant of the same subnets, which a deletion must precede.
+	Revision uint64 `json:"revision"`
+	// UnderlayMTU lets pods be attached while the node's address is on no device.
+	UnderlayMTU int `json:"underlayMTU"`
 }
 
-func readMemory(path, nodeID string) (memory, error) {
-	blank := memory{Version: 1, Own: Lease{NodeID: nodeID}}
+func (g grant) equal(o grant) bool {
+	return g.NodeID == o.NodeID && g.Revision == o.Revision && g.UnderlayMTU == o.UnderlayMTU && slices.Equal(g.Subnets, o.Subnets)
+}
+
+// with returns g after a sight of the Node at a revision. The same subnets seen
+// again are the same grant; none are no grant yet, and do not end one.
+func (g grant) with(subnets []netip.Prefix, revision uint64) grant {
+	if len(subnets) == 0 || slices.Equal(g.Subnets, subnets) {
+		return g
+	}
+	g.Subnets, g.Revision = slices.Clone(subnets), revision
+	return g
+}
+
+func readGrant(path, nodeID string) (grant, error) {
+	blank := grant{Version: 1, NodeID: nodeID}
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return blank, nil
 	}
 	if err != nil {
-		return memory{}, fmt.Errorf("reading the last known leases: %w", err)
+		return grant{}, fmt.Errorf("reading this node's subnets: %w", err)
 	}
-	var m memory
-	if err := json.Unmarshal(raw, &m); err != nil {
-		return memory{}, fmt.Errorf("%s cannot be read as this node's leases (%w): remove it, it is made again once the node reaches the cluster", path, err)
+	var g grant
+	if err := json.Unmarshal(raw, &g); err != nil {
+		return grant{}, fmt.Errorf("%s cannot be read as this node's subnets (%w): remove it, it is made again once the node reaches the cluster", path, err)
 	}
-	if m.Version != 1 {
-		return memory{}, fmt.Errorf("%s is of version %d, which this program does not know: use the newer program that wrote it", path, m.Version)
+	if g.Version != 1 {
+		return grant{}, fmt.Errorf("%s is of version %d, which this program does not know: use the newer program that wrote it", path, g.Version)
 	}
-	if m.Own.NodeID != nodeID {
+	if g.NodeID != nodeID {
 		return blank, nil // the folder of another node: nothing of it is ours
 	}
-	return m, nil
+	return g, nil
 }
 
-func (m memory) write(path string) error {
-	raw, err := json.Marshal(m)
+func (g grant) write(path string) error {
+	raw, err := json.Marshal(g)
 	if err != nil {
 		return err
 	}
 	if err := ipam.WriteFile(path, raw); err != nil {
-		return fmt.Errorf("keeping the leases: %w", err)
+		return fmt.Errorf("keeping this node's subnets: %w", err)
 	}
 	return nil
-}
-
-// granted returns own with the subnets of a grant seen at revision. The same
-// subnets seen again are the same grant.
-func granted(own Lease, subnets []netip.Prefix, revision uint64) Lease {
-	if len(subnets) == 0 || slices.Equal(own.Subnets, subnets) {
-		return own
-	}
-	own.Subnets, own.GrantRevision = slices.Clone(subnets), revision
-	return own
 }

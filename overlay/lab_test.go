@@ -111,11 +111,12 @@ func (r *ring) Leases() []Lease {
 	return out
 }
 
-func (r *ring) SetLease(l Lease) {
+func (r *ring) SetLease(l Lease) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.leases[l.NodeID] = l
 	r.tellLocked()
+	return nil
 }
 
 func (r *ring) tellLocked() {

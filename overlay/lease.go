@@ -1,31 +1,13 @@
 package overlay
 
-import (
-	"net"
-	"net/netip"
-)
+import "kontiki/gossip"
 
-// Lease is a node's share of the pod network and the way to it: what the ring
-// spreads and every node builds its routes from.
-type Lease struct {
-	NodeID  string         `json:"nodeID"`
-	Subnets []netip.Prefix `json:"subnets"`
-	// GrantRevision orders grants: of two leases that name one subnet, the one
-	// with the higher revision holds it.
-	GrantRevision uint64   `json:"grantRevision"`
-	Endpoint      Endpoint `json:"endpoint"`
-}
+// Lease is a node's share of the pod network and the way to it, as the ring
+// spreads it: what every node builds its routes from.
+type Lease = gossip.Lease
 
-// Endpoint is where a node's tunnel ends.
-type Endpoint struct {
-	Addr netip.Addr       `json:"addr"` // on the underlay
-	MAC  net.HardwareAddr `json:"mac"`  // of the VXLAN device
-	MTU  int              `json:"mtu"`  // of the underlay
-	// Sequence orders the endpoints of one node.
-	Sequence uint64 `json:"sequence"`
-}
-
-// LeaseRing spreads leases between nodes; node fills it with gossip's ring.
+// LeaseRing spreads leases between nodes; gossip.Ring is one. It remembers what
+// it knew over a restart.
 type LeaseRing interface {
 	// Leases returns the newest known lease of every node, also of nodes that
 	// are away.
@@ -33,8 +15,9 @@ type LeaseRing interface {
 	// WatchLeases returns a channel that gets a value after leases changed
 	// (changes may share one) and a function that ends the watch.
 	WatchLeases() (<-chan struct{}, func())
-	// SetLease publishes this node's own lease.
-	SetLease(Lease)
+	// SetLease publishes this node's own lease. The ring chooses the endpoint's
+	// sequence.
+	SetLease(Lease) error
 }
 
 // DeadNodes tells which nodes the ring holds for dead, by node name. Endpoints

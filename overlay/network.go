@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"sync"
 	"time"
 
@@ -28,13 +26,13 @@ type Network struct {
 	rules   *nft.Programmer
 	objects *objects
 	watcher *service.Watcher
-	memory  string // path of the remembered leases
+	file    string // path of the grant
 	kick    chan struct{}
 
 	stopDead func()
 
 	mu        sync.Mutex // serialises changes of the kernel's network configuration; protects the fields below
-	mem       memory
+	grant     grant      // as it is on disk
 	published Lease
 	mtu       int      // of pods; 0: not known yet
 	said      []string // complaints already in the log
@@ -49,17 +47,17 @@ func New(cfg Config) (*Network, error) {
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the overlay's folder: %w", err)
 	}
-	n := &Network{cfg: cfg, log: cfg.Logger, memory: filepath.Join(cfg.DataDir, "leases.json"), kick: make(chan struct{}, 1)}
+	n := &Network{cfg: cfg, log: cfg.Logger, file: filepath.Join(cfg.DataDir, "grant.json"), kick: make(chan struct{}, 1)}
 	var err error
-	if n.mem, err = readMemory(n.memory, cfg.NodeID); err != nil {
+	if n.grant, err = readGrant(n.file, cfg.NodeID); err != nil {
 		return nil, err
 	}
 	if n.book, err = ipam.Open(filepath.Join(cfg.DataDir, "addresses.json"), time.Now); err != nil {
 		return nil, err
 	}
-	n.book.SetSubnets(n.mem.Own.Subnets)
-	if n.mem.Own.Endpoint.MTU > 0 {
-		n.mtu = datapath.PodMTU(n.mem.Own.Endpoint.MTU)
+	n.book.SetSubnets(n.grant.Subnets)
+	if n.grant.UnderlayMTU > 0 {
+		n.mtu = datapath.PodMTU(n.grant.UnderlayMTU)
 	}
 	if n.kernel, err = datapath.Open(*cfg.NetNS); err != nil {
 		return nil, err
@@ -170,14 +168,14 @@ func (n *Network) reconcileLocked() error {
 	if err != nil {
 		return err
 	}
-	var failed error
+	failed := n.takeGrantLocked()
 	if under.Index != 0 {
-		mem := n.mem
-		mem.Own.Endpoint = Endpoint{Addr: under.Addr, MAC: datapath.TunnelMAC(n.cfg.NodeID), MTU: under.MTU}
-		failed = n.rememberLocked(mem)
+		now := n.grant
+		now.UnderlayMTU = under.MTU
+		failed = errors.Join(failed, n.rememberLocked(now))
 		n.mtu = datapath.PodMTU(under.MTU)
 	}
-	n.publishLocked()
+	failed = errors.Join(failed, n.publishLocked(under))
 	wanted, complaints := datapath.Plan(n.inputLocked(under))
 	n.complainLocked(complaints)
 	failed = errors.Join(failed, n.rules.SetBase(n.baseLocked()))
@@ -195,18 +193,27 @@ func (n *Network) reconcileLocked() error {
 	return errors.Join(failed, err, n.restoreLinksLocked())
 }
 
-func (n *Network) publishLocked() {
-	own := n.mem.Own
-	if len(own.Subnets) > 0 && own.Endpoint.Addr.IsValid() && !reflect.DeepEqual(own, n.published) {
-		n.cfg.Leases.SetLease(own)
-		n.published = own
+// publishLocked tells other nodes how to reach this node's pods.
+func (n *Network) publishLocked(under datapath.Underlay) error {
+	if len(n.grant.Subnets) == 0 || under.Index == 0 {
+		return nil
 	}
+	own := Lease{NodeID: n.cfg.NodeID, Subnets: n.grant.Subnets, GrantRevision: n.grant.Revision}
+	own.Endpoint.Addr, own.Endpoint.MAC, own.Endpoint.MTU = under.Addr, datapath.TunnelMAC(n.cfg.NodeID), under.MTU
+	if reflect.DeepEqual(own, n.published) {
+		return nil
+	}
+	if err := n.cfg.Leases.SetLease(own); err != nil {
+		return fmt.Errorf("publishing this node's lease: %w", err)
+	}
+	n.published = own
+	return nil
 }
 
 func (n *Network) inputLocked(under datapath.Underlay) datapath.Input {
 	in := datapath.Input{
-		NodeID: n.cfg.NodeID, Subnets: n.mem.Own.Subnets, GrantRevision: n.mem.Own.GrantRevision, Underlay: under,
-		ServiceCIDRs: n.cfg.ServiceCIDRs, ClusterDNS: n.cfg.ClusterDNS,
+		NodeID: n.cfg.NodeID, Subnets: n.grant.Subnets, GrantRevision: n.grant.Revision, Underlay: under,
+		ClusterCIDRs: n.cfg.ClusterCIDRs, ServiceCIDRs: n.cfg.ServiceCIDRs, ClusterDNS: n.cfg.ClusterDNS,
 	}
 	for _, l := range n.cfg.Leases.Leases() {
 		in.Peers = append(in.Peers, datapath.Peer{NodeID: l.NodeID, Subnets: l.Subnets, GrantRevision: l.GrantRevision, Addr: l.Endpoint.Addr, MAC: l.Endpoint.MAC})
@@ -228,33 +235,31 @@ func (n *Network) complainLocked(complaints []string) {
 	n.said = complaints
 }
 
-// rememberLocked makes mem what this node knows, once it is on disk.
-func (n *Network) rememberLocked(mem memory) error {
-	if reflect.DeepEqual(mem, n.mem) {
+// rememberLocked makes g this node's grant, once it is on disk.
+func (n *Network) rememberLocked(g grant) error {
+	if g.equal(n.grant) {
 		return nil
 	}
-	if err := mem.write(n.memory); err != nil {
+	if err := g.write(n.file); err != nil {
 		return err
 	}
-	n.mem = mem
+	n.grant = g
 	return nil
 }
 
-// setGrant takes note of the subnets granted to this node.
-func (n *Network) setGrant(subnets []netip.Prefix, revision uint64) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	mem := n.mem
-	mem.Own = granted(mem.Own, subnets, revision)
-	if slices.Equal(mem.Own.Subnets, n.mem.Own.Subnets) {
+// takeGrantLocked takes over the subnets granted to this node, if they are others
+// than those it knows.
+func (n *Network) takeGrantLocked() error {
+	subnets, revision := n.objects.grantSeen(n.cfg.NodeName)
+	now := n.grant.with(subnets, revision)
+	if now.equal(n.grant) {
 		return nil
 	}
-	if err := n.rememberLocked(mem); err != nil {
+	if err := n.rememberLocked(now); err != nil {
 		return err
 	}
-	n.log.Info("this node's pods get addresses from a new subnet", "subnets", mem.Own.Subnets, "revision", revision)
-	n.book.SetSubnets(mem.Own.Subnets)
-	n.wake()
+	n.log.Info("this node's pods get addresses from a new subnet", "subnets", now.Subnets, "revision", revision)
+	n.book.SetSubnets(now.Subnets)
 	return nil
 }
 
@@ -279,7 +284,7 @@ func (n *Network) Close() {
 // baseLocked is what the nftables table depends on besides Services.
 func (n *Network) baseLocked() nft.Base {
 	return nft.Base{
-		Subnets: n.mem.Own.Subnets, ClusterCIDRs: n.cfg.ClusterCIDRs, ServiceCIDRs: n.cfg.ServiceCIDRs,
+		Subnets: n.grant.Subnets, ClusterCIDRs: n.cfg.ClusterCIDRs, ServiceCIDRs: n.cfg.ServiceCIDRs,
 		Bridge: datapath.BridgeName, Tunnel: datapath.TunnelName,
 	}
 }

@@ -75,28 +75,34 @@ func (n *Network) follow() error {
 	return err
 }
 
-// followGrant takes over this node's subnets (Node.spec.podCIDRs) as they are granted.
+// followGrant has the loop look again whenever this node's object changes.
 func (n *Network) followGrant() error {
-	changed := func(obj any) {
-		node, ok := obj.(*corev1.Node)
-		if !ok || node.Name != n.cfg.NodeName {
-			return
-		}
-		// The revision at which the grant was first seen orders it: it is not older
-		// than the grant, and older than any later grant of the same subnet.
-		revision, _ := strconv.ParseUint(node.ResourceVersion, 10, 64)
-		if err := n.setGrant(subnetsOf(node), revision); err != nil {
-			n.log.Error("keeping this node's subnet", "error", err)
-		}
-	}
 	_, err := n.objects.node.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    changed,
-		UpdateFunc: func(_, now any) { changed(now) },
+		AddFunc:    func(any) { n.wake() },
+		UpdateFunc: func(_, _ any) { n.wake() },
 	})
 	if err != nil {
 		return fmt.Errorf("following this node's subnet: %w", err)
 	}
 	return nil
+}
+
+// grantSeen returns the subnets (Node.spec.podCIDRs) in the local copy of this
+// node's object, and the revision of that copy.
+func (o *objects) grantSeen(nodeName string) ([]netip.Prefix, uint64) {
+	obj, ok, err := o.node.GetStore().GetByKey(nodeName)
+	if err != nil || !ok {
+		return nil, 0
+	}
+	node, ok := obj.(*corev1.Node)
+	if !ok {
+		return nil, 0
+	}
+	revision, err := strconv.ParseUint(node.ResourceVersion, 10, 64)
+	if err != nil {
+		return nil, 0
+	}
+	return subnetsOf(node), revision
 }
 
 func subnetsOf(node *corev1.Node) []netip.Prefix {

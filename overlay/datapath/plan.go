@@ -53,6 +53,7 @@ type Input struct {
 	Subnets       []netip.Prefix // of this node; none: no pod network yet
 	GrantRevision uint64
 	Underlay      Underlay // zero: the node's address is on no device now
+	ClusterCIDRs  []netip.Prefix
 	ServiceCIDRs  []netip.Prefix
 	ClusterDNS    netip.Addr
 	Peers         []Peer
@@ -129,6 +130,11 @@ func Plan(in Input) (Wanted, []string) {
 	}
 	if !in.Underlay.Addr.IsValid() || len(own) == 0 {
 		return w, complaints
+	}
+	for _, cidr := range slices.Concat(in.ClusterCIDRs, in.ServiceCIDRs) {
+		if cidr.Contains(in.Underlay.Addr) {
+			return w, append(complaints, fmt.Sprintf("the node's own address %s is in the range %s of pods or Services: give the node another, or form the cluster with another range", in.Underlay.Addr, cidr))
+		}
 	}
 	if in.Underlay.MTU < minMTU {
 		return w, append(complaints, fmt.Sprintf("the device with the node's address %s has an MTU of %d: the tunnel needs at least %d, raise it", in.Underlay.Addr, in.Underlay.MTU, minMTU))
