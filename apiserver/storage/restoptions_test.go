@@ -4,14 +4,11 @@ import (
 	"bytes"
 	"testing"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
-	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apiserver/pkg/apis/example"
-	examplev1 "k8s.io/apiserver/pkg/apis/example/v1"
 	"k8s.io/apiserver/pkg/registry/generic"
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
 	"k8s.io/apiserver/pkg/storage"
@@ -37,10 +34,7 @@ func open(t *testing.T, getter generic.RESTOptionsGetter, resource schema.GroupR
 }
 
 func TestRESTOptions(t *testing.T) {
-	scheme := runtime.NewScheme()
-	metav1.AddToGroupVersion(scheme, metav1.SchemeGroupVersion)
-	utilruntime.Must(example.AddToScheme(scheme))
-	utilruntime.Must(examplev1.AddToScheme(scheme))
+	scheme := newScheme()
 	backend := newStore(t)
 	pods, others := example.SchemeGroupVersion.WithResource("pods").GroupResource(), example.SchemeGroupVersion.WithResource("plainpods").GroupResource()
 	getter, err := kontikistorage.NewRESTOptions(kontikistorage.RESTOptionsConfig{

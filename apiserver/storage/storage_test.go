@@ -21,6 +21,7 @@ import (
 
 	kontikistorage "kontiki/apiserver/storage"
 	"kontiki/raftstore"
+	"kontiki/raftstore/raftstoretest"
 )
 
 const podKey = "/pods/ns/a"
@@ -67,6 +68,10 @@ func TestWritesAreFenced(t *testing.T) {
 		if apierrors.IsConflict(err) || apierrors.IsServerTimeout(err) || apierrors.IsServiceUnavailable(err) || code(err) != http.StatusPreconditionFailed {
 			t.Errorf("%s: the refusal is not final: %#v", name, err)
 		}
+	}
+	now := kontikistorage.WithTerm(t.Context(), f.store.(*raftstore.Store).Leadership().Term)
+	if err := f.Create(now, "/pods/ns/c", newPod(nil), nil, 0); err != nil {
+		t.Errorf("create under the present term: %v", err)
 	}
 	got := &example.Pod{}
 	if err := f.Get(passed, podKey, storage.GetOptions{}, got); err != nil || got.ResourceVersion != created.ResourceVersion {
@@ -171,6 +176,34 @@ func TestWithoutQuorum(t *testing.T) {
 	if err := f.Create(ctx, "/pods/ns/b", newPod(nil), nil, 0); !apierrors.IsTimeout(err) {
 		t.Errorf("a write of unknown outcome: %v", err)
 	}
+}
+
+// TestIsolatedNode: a real node that is cut off refuses in time, and goes on when
+// it is back.
+func TestIsolatedNode(t *testing.T) {
+	cluster := raftstoretest.NewCluster(t, 3)
+	cut := (cluster.Leader() + 1) % 3
+	f := newFixture(t, cluster.Stores[cut], func(c *kontikistorage.Config) { c.QuorumTimeout = 300 * time.Millisecond })
+	mustCreate(t, f)
+	if err := f.Get(t.Context(), podKey, storage.GetOptions{}, &example.Pod{}); err != nil {
+		t.Fatal(err)
+	}
+	cluster.Isolate(cut)
+	// The first may be under way to the leader when the link breaks; no more than
+	// that its outcome is unknown may be said of it.
+	if err := f.Create(t.Context(), "/pods/ns/b", newPod(nil), nil, 0); !apierrors.IsServiceUnavailable(err) && !apierrors.IsTimeout(err) {
+		t.Errorf("create on a node that is cut off: %v", err)
+	}
+	if err := f.Get(t.Context(), podKey, storage.GetOptions{}, &example.Pod{}); !apierrors.IsServiceUnavailable(err) {
+		t.Errorf("get on a node that is cut off: %v", err)
+	}
+	if err := f.Get(t.Context(), podKey, storage.GetOptions{ResourceVersion: "0"}, &example.Pod{}); err != nil {
+		t.Errorf("get at 0 on a node that is cut off: %v", err)
+	}
+	cluster.Rejoin(cut)
+	raftstoretest.Eventually(t, "the node to be back", func() bool {
+		return f.Get(t.Context(), podKey, storage.GetOptions{}, &example.Pod{}) == nil
+	})
 }
 
 // TestReplicaBehind: on a follower that lags, everything that is not asked for

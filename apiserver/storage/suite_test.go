@@ -55,12 +55,17 @@ func withPrefix(prefix string) fixtureOption {
 	return func(c *kontikistorage.Config) { c.Prefix = prefix }
 }
 
-func newFixture(t testing.TB, backend store, options ...fixtureOption) *fixture {
-	t.Helper()
+func newScheme() *runtime.Scheme {
 	scheme := runtime.NewScheme()
 	metav1.AddToGroupVersion(scheme, metav1.SchemeGroupVersion)
 	utilruntime.Must(example.AddToScheme(scheme))
 	utilruntime.Must(examplev1.AddToScheme(scheme))
+	return scheme
+}
+
+func newFixture(t testing.TB, backend store, options ...fixtureOption) *fixture {
+	t.Helper()
+	scheme := newScheme()
 	transformer := newSwapTransformer(storagetesting.NewPrefixTransformer([]byte(storedPrefix), false))
 	cfg := kontikistorage.Config{
 		Store:          backend,

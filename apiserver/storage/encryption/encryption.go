@@ -145,3 +145,29 @@ func derive(key Key, salt []byte) (cipher.AEAD, []byte, error) {
 func additional(prefix string, dataCtx value.Context) []byte {
 	return append([]byte(prefix), dataCtx.AuthenticatedData()...)
 }
+
+// KeySet is Keys that do not change; the first is the current one.
+type KeySet []Key
+
+var _ Keys = KeySet(nil)
+
+// ErrNoKey is returned for a key id that a KeySet does not hold.
+var ErrNoKey = errors.New("this node does not have the data key")
+
+// Current implements Keys.
+func (s KeySet) Current(context.Context) (Key, error) {
+	if len(s) == 0 {
+		return Key{}, ErrNoKey
+	}
+	return s[0], nil
+}
+
+// ByID implements Keys.
+func (s KeySet) ByID(_ context.Context, id string) (Key, error) {
+	for _, key := range s {
+		if key.ID == id {
+			return key, nil
+		}
+	}
+	return Key{}, fmt.Errorf("%q: %w", id, ErrNoKey)
+}

@@ -3,8 +3,8 @@ package encryption_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
-	"fmt"
 	"testing"
 
 	"k8s.io/apiserver/pkg/storage/value"
@@ -12,32 +12,16 @@ import (
 	"kontiki/apiserver/storage/encryption"
 )
 
-// ring is a set of keys with a current one.
-type ring struct {
-	keys    map[string]encryption.Key
-	current string
-}
-
-func newRing(ids ...string) *ring {
-	r := &ring{keys: map[string]encryption.Key{}, current: ids[0]}
-	for i, id := range ids {
-		r.keys[id] = encryption.Key{ID: id, Secret: [encryption.KeySize]byte{byte(i + 1)}}
+func keySet(ids ...string) encryption.KeySet {
+	var keys encryption.KeySet
+	for _, id := range ids {
+		keys = append(keys, encryption.Key{ID: id, Secret: sha256.Sum256([]byte(id))})
 	}
-	return r
-}
-
-func (r *ring) Current(ctx context.Context) (encryption.Key, error) { return r.ByID(ctx, r.current) }
-
-func (r *ring) ByID(_ context.Context, id string) (encryption.Key, error) {
-	key, ok := r.keys[id]
-	if !ok {
-		return key, fmt.Errorf("no key %q", id)
-	}
-	return key, nil
+	return keys
 }
 
 func TestRoundTrip(t *testing.T) {
-	ctx, transformer := t.Context(), encryption.New(newRing("k1"))
+	ctx, transformer := t.Context(), encryption.New(keySet("k1"))
 	place := value.DefaultContext("/registry/secrets/default/a")
 	for _, plain := range [][]byte{nil, []byte("x"), bytes.Repeat([]byte("secret"), 10_000)} {
 		sealed, err := transformer.TransformToStorage(ctx, plain, place)
@@ -59,24 +43,26 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestRotation(t *testing.T) {
-	ctx, keys := t.Context(), newRing("old", "new")
-	transformer, place := encryption.New(keys), value.DefaultContext("/a")
-	sealed, err := transformer.TransformToStorage(ctx, []byte("v"), place)
+	ctx, place := t.Context(), value.DefaultContext("/a")
+	sealed, err := encryption.New(keySet("old")).TransformToStorage(ctx, []byte("v"), place)
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys.current = "new"
-	if got, stale, err := transformer.TransformFromStorage(ctx, sealed, place); err != nil || !stale || string(got) != "v" {
+	if got, stale, err := encryption.New(keySet("new", "old")).TransformFromStorage(ctx, sealed, place); err != nil || !stale || string(got) != "v" {
 		t.Fatalf("under a new key: %q, stale %v, %v", got, stale, err)
 	}
-	delete(keys.keys, "old")
-	if _, _, err := transformer.TransformFromStorage(ctx, sealed, place); err == nil {
-		t.Fatal("a value opens without its key")
+	if _, _, err := encryption.New(keySet("new")).TransformFromStorage(ctx, sealed, place); !errors.Is(err, encryption.ErrNoKey) {
+		t.Fatalf("without its key: %v", err)
+	}
+	for _, keys := range []encryption.KeySet{nil, keySet(""), keySet("a:b")} {
+		if _, err := encryption.New(keys).TransformToStorage(ctx, []byte("v"), place); err == nil {
+			t.Errorf("a value is encrypted with the keys %v", keys)
+		}
 	}
 }
 
 func TestRefusals(t *testing.T) {
-	ctx, transformer := t.Context(), encryption.New(newRing("k1", "k2"))
+	ctx, transformer := t.Context(), encryption.New(keySet("k1", "k2"))
 	place := value.DefaultContext("/a")
 	sealed, err := transformer.TransformToStorage(ctx, []byte("value"), place)
 	if err != nil {
@@ -103,7 +89,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func FuzzTransformFromStorage(f *testing.F) {
-	transformer := encryption.New(newRing("k1"))
+	transformer := encryption.New(keySet("k1"))
 	sealed, err := transformer.TransformToStorage(context.Background(), []byte("v"), value.DefaultContext("/a"))
 	if err != nil {
 		f.Fatal(err)
