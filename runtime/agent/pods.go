@@ -250,7 +250,7 @@ func (x api) Flush(ctx context.Context, p *corev1.Pod, s corev1.PodStatus) error
 	if r == nil {
 		return nil
 	}
-	return r.poster.write(ctx, s)
+	return r.poster.flush(ctx, s)
 }
 
 func (x api) Finalize(ctx context.Context, p *corev1.Pod) error {

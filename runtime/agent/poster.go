@@ -78,20 +78,20 @@ func (p *poster) run(ctx context.Context) {
 		}
 		for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 			p.mu.Lock()
-			s, dirty := p.latest, p.dirty
+			dirty, name := p.dirty, p.pod.Name
 			p.dirty = false
 			p.mu.Unlock()
 			if !dirty {
 				break
 			}
-			err := p.write(ctx, *s)
+			err := p.write(ctx)
 			if err == nil {
 				break
 			}
 			if ctx.Err() != nil {
 				return
 			}
-			p.a.log.Debug("cannot write a pod's status yet", "pod", p.pod.Name, "error", err)
+			p.a.log.Debug("cannot write a pod's status yet", "pod", name, "error", err)
 			p.mu.Lock()
 			p.dirty = true
 			p.mu.Unlock()
@@ -104,20 +104,27 @@ func (p *poster) run(ctx context.Context) {
 	}
 }
 
-// write brings the API's status of the pod to s. A pod that is gone, or another
-// of its name, is a success: there is nobody to tell.
-func (p *poster) write(ctx context.Context, s corev1.PodStatus) error {
+// flush writes a status now.
+func (p *poster) flush(ctx context.Context, s corev1.PodStatus) error {
+	p.mu.Lock()
+	p.latest = &s
+	p.mu.Unlock()
+	return p.write(ctx)
+}
+
+// write brings the API's status of the pod to the latest. A pod that is gone, or
+// another of its name, is a success: there is nobody to tell.
+func (p *poster) write(ctx context.Context) error {
 	p.writes.Lock()
 	defer p.writes.Unlock()
 	p.mu.Lock()
-	cur := p.pod
-	p.latest = &s
+	cur, s := p.pod, p.latest
 	p.mu.Unlock()
 	pods := p.a.cfg.Client.CoreV1().Pods(cur.Namespace)
 	uid := cur.UID
 	for range 5 {
 		want := cur.DeepCopy()
-		want.Status = mergeStatus(&cur.Status, &s)
+		want.Status = mergeStatus(&cur.Status, s)
 		if equality.Semantic.DeepEqual(cur.Status, want.Status) {
 			return nil
 		}

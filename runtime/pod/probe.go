@@ -1,7 +1,6 @@
 package pod
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -10,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -18,8 +16,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-
-	"golang.org/x/sys/unix"
 
 	"kontiki/runtime/shim"
 )
@@ -229,36 +225,18 @@ func (t *target) askHTTP(ctx context.Context, h *corev1.HTTPGetAction) error {
 
 // askExec runs a command in the container; its output is the failure's message.
 func (t *target) askExec(ctx context.Context, command []string) error {
-	r, out, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
 	spec := t.exec
 	spec.Args = command
-	id, _, err := t.w.deps.Shim.Exec(ctx, t.id, spec, shim.Stdio{Stdout: out, Stderr: out})
-	_ = out.Close()
-	if err != nil {
+	exit, out, err := t.w.deps.Shim.ExecSync(ctx, t.id, spec, 10<<10)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("command timed out: %q", strings.Join(command, " "))
+	case err != nil:
 		return err
-	}
-	exit, err := t.w.deps.Shim.WaitExec(ctx, t.id, id)
-	if err != nil {
-		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = t.w.deps.Shim.SignalExec(late, t.id, id, unix.SIGKILL)
-		if errors.Is(err, context.DeadlineExceeded) {
-			return fmt.Errorf("command timed out: %q", strings.Join(command, " "))
-		}
-		return err
-	}
-	if exit.Code == 0 {
+	case exit.Code == 0:
 		return nil
 	}
-	// A child may hold the pipe open for ever: take what is there.
-	_ = r.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-	var b bytes.Buffer
-	_, _ = io.Copy(&b, io.LimitReader(r, 10<<10))
-	if msg := strings.TrimSpace(b.String()); msg != "" {
+	if msg := strings.TrimSpace(string(out)); msg != "" {
 		return errors.New(msg)
 	}
 	return fmt.Errorf("command exited with code %d", exit.Code)

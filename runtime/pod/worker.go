@@ -28,9 +28,7 @@ type Shim interface {
 	Signal(ctx context.Context, id string, signal unix.Signal) error
 	Delete(ctx context.Context, id string) error
 	Acknowledge(ctx context.Context, ids ...string) error
-	Exec(ctx context.Context, container string, spec shim.ExecSpec, stdio shim.Stdio) (string, *os.File, error)
-	WaitExec(ctx context.Context, container, exec string) (shim.Exit, error)
-	SignalExec(ctx context.Context, container, exec string, signal unix.Signal) error
+	ExecSync(ctx context.Context, container string, spec shim.ExecSpec, limit int) (shim.Exit, []byte, error)
 }
 
 // Images is what a worker needs of the image store.
