@@ -17,6 +17,7 @@ const (
 	beaconMax   = 256
 	beaconFirst = 200 * time.Millisecond
 	beaconMost  = 5 * time.Second
+	beaconSlow  = 30 * time.Second // while others are in touch and a member is missing
 )
 
 var errBeacon = errors.New("gossip: not a beacon of this ring")
@@ -73,20 +74,30 @@ func decodeBeacon(key, b []byte) (beacon, error) {
 }
 
 // sendBeacon sends while it can be of use: while this node belongs to no cluster,
-// or nobody is in touch. Members only listen, and knock where a node calls.
+// or nobody is in touch; and slowly while a member is missing, because two sides of
+// a split may both have moved. Others only listen, and knock where a node calls.
 func (r *Ring) sendBeacon(ctx context.Context) error {
 	wake, stop := r.Watch()
 	defer stop()
 	key := beaconKey(r.cfg.RingKey)
 	pause := time.Duration(0)
 	var due time.Time
-	failing := false
+	failing, wasUrgent := false, false
 	for {
 		r.mu.Lock()
 		self := &r.dir.self
 		b := beacon{nodeID: self.ID, clusterID: self.ClusterID, clusterPort: self.ClusterPort}
-		useful := r.join != nil && (self.ClusterID == "" || r.dir.othersAlive() == 0)
+		urgent := self.ClusterID == "" || r.dir.othersAlive() == 0
+		useful := r.join != nil && (urgent || len(r.dir.missing()) > 0)
 		r.mu.Unlock()
+		most := beaconSlow
+		if urgent {
+			most = beaconMost
+			if !wasUrgent {
+				pause, due = 0, time.Time{}
+			}
+		}
+		wasUrgent = urgent
 		now := time.Now()
 		switch {
 		case !useful:
@@ -97,7 +108,7 @@ func (r *Ring) sendBeacon(ctx context.Context) error {
 				r.log.Warn("the beacon reaches no local network; other nodes have to be named with --join", "error", err)
 			}
 			failing = err != nil
-			pause = min(max(pause*3/2, beaconFirst), beaconMost)
+			pause = min(max(pause*3/2, beaconFirst), most)
 			due = now.Add(time.Duration((0.75 + 0.5*rand.Float64()) * float64(pause)))
 		}
 		if !waitUntil(ctx, due, wake) {

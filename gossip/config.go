@@ -26,6 +26,7 @@ type Streams interface {
 	// Accept returns the next connection, or an error that wraps net.ErrClosed
 	// after Close.
 	Accept() (net.Conn, error)
+	// Close may be called more than once.
 	Close() error
 	// Dial connects to a node's cluster port.
 	Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
@@ -39,6 +40,7 @@ type Beacon interface {
 	// Receive returns the next datagram and its sender, or an error that wraps
 	// net.ErrClosed after Close.
 	Receive(b []byte) (int, netip.Addr, error)
+	// Close may be called more than once.
 	Close() error
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Founder makes and takes the payloads of formation, which are opaque here.
@@ -90,6 +91,7 @@ func (r *Ring) Form(ctx context.Context, c FormConfig) (Outcome, error) {
 	}
 	run := &formRun{r: r, c: c, f: newFormer(r.cfg.NodeID, c.Expect, c.Settings, request, st, self),
 		inbox: make(chan formMsg), results: make(chan formInput), outcome: make(chan Outcome, 1), sending: map[string]int{}}
+	run.f.quiet = r.lookAround()
 	switch {
 	case st.Outcome != nil:
 		run.enter(st.Outcome.Proposal.ClusterID)
@@ -112,6 +114,18 @@ func (r *Ring) Form(ctx context.Context, c FormConfig) (Outcome, error) {
 	case <-r.ended:
 		return Outcome{}, errors.New("gossip: the ring has stopped")
 	}
+}
+
+// lookAround is how long a node that would found a cluster alone waits for one that
+// is there already to show.
+func (r *Ring) lookAround() time.Duration {
+	switch {
+	case len(r.cfg.Join) > 0:
+		return 3 * time.Second
+	case r.cfg.Beacon != nil:
+		return 500 * time.Millisecond
+	}
+	return 0
 }
 
 func (r *Ring) selfCluster() string {

@@ -163,6 +163,25 @@ func TestFormSurvivesTheCoordinator(t *testing.T) {
 	})
 }
 
+// TestAloneLooksAroundFirst: a node that expects nobody else, but was told of
+// others, meets their cluster rather than founding a second one.
+func TestAloneLooksAroundFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		defer l.stopAll()
+		n1 := l.add(1).start()
+		o := await(t, n1.form(1), time.Second, "n1")
+		n2 := l.add(2).start(joining("10.0.0.1"))
+		if p := await(t, n2.form(1), 5*time.Second, "n2"); p.Kind != gossip.Met || p.ClusterID != o.ClusterID {
+			t.Errorf("n2: %+v, want to meet %s", p, o.ClusterID)
+		}
+		n3 := l.add(3).start(joining("10.0.0.99"))
+		if p := await(t, n3.form(1), 10*time.Second, "n3"); p.Kind != gossip.Founded {
+			t.Errorf("n3, which reaches nobody: %+v", p)
+		}
+	})
+}
+
 func TestFormRefusesForeignState(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t)

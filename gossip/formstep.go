@@ -39,12 +39,14 @@ type former struct {
 	settings []byte
 	digest   [8]byte
 	request  []byte
+	quiet    time.Duration // how long a node that expects nobody else looks around first
 	st       formState
 
 	view formView
 	met  string // the cluster that this node found, or belongs to already
 
 	// As a coordinator.
+	begun      time.Time            // the first step
 	candidates string               // who could be proposed, to see it change
 	settled    time.Time            // since when candidates is unchanged
 	promises   map[string][]byte    // requests of those who promised
@@ -156,6 +158,9 @@ func (f *former) stance() *formStance {
 
 func (f *former) step(in formInput) formOutput {
 	out := formOutput{now: in.now}
+	if f.begun.IsZero() {
+		f.begun = in.now
+	}
 	switch {
 	case in.view != nil:
 		f.view = *in.view
@@ -222,6 +227,8 @@ func (f *former) consider(in formInput, out *formOutput) bool {
 	start := later(f.retryAt, f.settled)
 	if f.expect > 1 {
 		start = later(start, f.settled.Add(formSettle))
+	} else {
+		start = later(start, f.begun.Add(f.quiet))
 	}
 	if len(free) < f.expect || out.before(start) {
 		return false

@@ -285,6 +285,30 @@ func TestSplitHeals(t *testing.T) {
 	})
 }
 
+// TestSplitHealsWhenBothSidesMoved: nobody's address book helps any more, and
+// nobody is alone.
+func TestSplitHealsWhenBothSidesMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		for i := 1; i <= 4; i++ {
+			n := l.add(i)
+			n.start(cluster("c"), n.beacon())
+		}
+		defer l.stopAll()
+		l.allSee(2 * time.Second)
+		l.net.Split([]netip.Addr{l.addr(11), l.addr(12)}, []netip.Addr{l.addr(13), l.addr(14)})
+		for i := 1; i <= 4; i++ {
+			l.nodes[fmt.Sprintf("n%d", i)].host.Readdress(l.addr(10 + i))
+		}
+		eventually(t, time.Minute, "n1 sees its own side only", func() bool {
+			return l.nodes["n1"].states() == "n1 alive, n2 alive, n3 dead, n4 dead"
+		})
+		time.Sleep(time.Minute)
+		l.net.Heal()
+		t.Logf("healed after %v", l.allSee(2*time.Minute))
+	})
+}
+
 func TestTwoClustersRefuseEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t)
@@ -372,11 +396,13 @@ func TestLostCountOfLives(t *testing.T) {
 	})
 }
 
-// TestRingOnSockets runs two nodes over loopback, with real datagrams and streams.
-func TestRingOnSockets(t *testing.T) {
+// TestFormOnSockets founds a cluster of three over loopback, with real datagrams
+// and streams. A protocol is told by the first byte of a stream here.
+func TestFormOnSockets(t *testing.T) {
 	type node struct {
 		ring *gossip.Ring
 		port uint16
+		form gossip.Streams
 	}
 	start := func(id string, join ...string) node {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -384,9 +410,10 @@ func TestRingOnSockets(t *testing.T) {
 			t.Fatal(err)
 		}
 		port := uint16(ln.Addr().(*net.TCPAddr).Port)
+		streams := split(t, ln, "rf")
 		r, err := gossip.New(gossip.Config{NodeID: id, Name: id, RingKey: ringKey, UDP: netip.MustParseAddrPort("127.0.0.1:0"),
 			Advertise: func() netip.Addr { return netip.MustParseAddr("127.0.0.1") }, ClusterPort: port,
-			Ring: tcpStreams{ln}, Dir: t.TempDir(), Join: join, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+			Ring: streams[0], Dir: t.TempDir(), Join: join, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -399,34 +426,89 @@ func TestRingOnSockets(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		return node{r, port}
+		return node{r, port, streams[1]}
 	}
 	a := start("a")
-	b := start("b", fmt.Sprintf("127.0.0.1:%d", a.port))
-	for _, n := range []node{a, b} {
-		wake, stop := n.ring.Watch()
-		defer stop()
-		for deadline := time.After(20 * time.Second); ; {
-			alive := 0
-			for _, m := range n.ring.Members() {
-				if m.State == gossip.StateAlive {
-					alive++
-				}
-			}
-			if alive == 2 {
-				break
-			}
-			select {
-			case <-wake:
-			case <-deadline:
-				t.Fatal("waited 20 s in vain for two members alive")
-			}
+	first := fmt.Sprintf("127.0.0.1:%d", a.port)
+	begun := time.Now()
+	waits := map[string]chan formed{}
+	for id, n := range map[string]node{"a": a, "b": start("b", first), "c": start("c", first)} {
+		ch := make(chan formed, 1)
+		waits[id] = ch
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			defer cancel()
+			out, err := n.ring.Form(ctx, gossip.FormConfig{Expect: 3, Founder: &testFounder{id: id}, Streams: n.form})
+			ch <- formed{out, err}
+		}()
+	}
+	for id, ch := range waits {
+		if f := <-ch; f.err != nil || f.out.Kind != gossip.Founded {
+			t.Errorf("%s: %+v", id, f)
 		}
+	}
+	t.Logf("formed after %v", time.Since(begun))
+}
+
+// split makes streams per protocol out of one listener.
+func split(t *testing.T, ln net.Listener, protocols string) []gossip.Streams {
+	var out []gossip.Streams
+	byProto := map[byte]*tcpStreams{}
+	for _, p := range []byte(protocols) {
+		s := &tcpStreams{proto: p, ln: ln, in: make(chan net.Conn), done: make(chan struct{})}
+		byProto[p] = s
+		out = append(out, s)
+	}
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				var b [1]byte
+				conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+				if _, err := io.ReadFull(conn, b[:]); err != nil || byProto[b[0]] == nil {
+					conn.Close()
+					return
+				}
+				conn.SetReadDeadline(time.Time{})
+				select {
+				case byProto[b[0]].in <- conn:
+				case <-byProto[b[0]].done:
+					conn.Close()
+				}
+			}()
+		}
+	}()
+	t.Cleanup(func() { ln.Close() })
+	return out
+}
+
+type tcpStreams struct {
+	proto byte
+	ln    net.Listener
+	in    chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (s *tcpStreams) Accept() (net.Conn, error) {
+	select {
+	case c := <-s.in:
+		return c, nil
+	case <-s.done:
+		return nil, net.ErrClosed
 	}
 }
 
-type tcpStreams struct{ net.Listener }
+func (s *tcpStreams) Close() error { s.once.Do(func() { close(s.done) }); return nil }
 
-func (s tcpStreams) Dial(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
-	return new(net.Dialer).DialContext(ctx, "tcp", a.String())
+func (s *tcpStreams) Dial(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", a.String())
+	if err != nil {
+		return nil, err
+	}
+	_, err = c.Write([]byte{s.proto})
+	return c, err
 }
