@@ -37,13 +37,14 @@ const (
 		"and now may show up in the list."
 )
 
-// retryAfterSeconds is what clients are told to wait while there is no quorum:
-// an election takes about half of it.
-const retryAfterSeconds = 1
-
 // statusOf is the one place where errors of the store become what an API client
 // sees. op is what was tried ("read" or "write") and key the object's key.
 // Errors that are statuses already, and those that are not the store's, pass.
+//
+// None of them says when to try again: client-go repeats any request that is
+// answered so by itself, ten times, which would repeat a write of unknown outcome,
+// and keep from a user for minutes that there is no quorum. Elections are waited
+// for here, not there.
 //
 // ErrCompacted and ErrFutureRevision are mapped by list and watch, which know
 // the revision that was asked for.
@@ -60,17 +61,17 @@ func statusOf(err error, op, key string) error {
 		}}
 	case errors.Is(err, raftstore.ErrOutcomeUnknown):
 		return apierrors.NewTimeoutError("the write of "+key+" was not confirmed in time and may or may not have happened: "+
-			"read the object before repeating it", retryAfterSeconds)
+			"read the object before repeating it", 0)
 	case errors.Is(err, raftstore.ErrNoQuorum):
-		return unavailable(noQuorumMessage(op, key))
+		return apierrors.NewServiceUnavailable(noQuorumMessage(op, key))
 	case errors.Is(err, raftstore.ErrClosed):
-		return unavailable("this node is stopping; try another one")
+		return apierrors.NewServiceUnavailable("this node is stopping; try another one")
 	case errors.Is(err, raftstore.ErrHalted):
-		return unavailable("the replica of this node has halted, try another node: " + err.Error())
+		return apierrors.NewServiceUnavailable("the replica of this node has halted, try another node: " + err.Error())
 	case errors.Is(err, raftstore.ErrTooLarge):
 		return apierrors.NewRequestEntityTooLargeError("the object " + key + " does not fit the store: " + err.Error())
 	case errors.Is(err, context.DeadlineExceeded):
-		return storage.NewTimeoutError(key, "the "+op+" did not complete within the requested timeout")
+		return apierrors.NewTimeoutError("the "+op+" of "+key+" did not complete within the time of the request", 0)
 	}
 	return err
 }
@@ -81,13 +82,6 @@ func noQuorumMessage(op, key string) string {
 			"try another node, or read what this one knows with resourceVersion=0 (kontiki kubectl --stale)"
 	}
 	return "no quorum of voters is in reach of this node, so nothing was written to " + key + ": try another node, or again later"
-}
-
-// unavailable is a 503 that clients repeat after a moment.
-func unavailable(message string) error {
-	err := apierrors.NewServiceUnavailable(message)
-	err.ErrStatus.Details = &metav1.StatusDetails{RetryAfterSeconds: retryAfterSeconds}
-	return err
 }
 
 // expiredPage is the 410 that answers a continue token whose revision has been
