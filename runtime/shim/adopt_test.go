@@ -167,16 +167,15 @@ func TestUpgradeInPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	waiting := make(chan error, 1)
-	ctx := e.Context()
+	ctx, old := e.Context(), e.Client
 	go func() { // a call that only waits must live through it
-		exits, _, err := e.Client.Exits(ctx, shim.Cursor{})
+		exits, _, err := old.Exits(ctx, shim.Cursor{})
 		if err == nil && (len(exits) != 1 || exits[0].Code != 7 || exits[0].Unknown) {
 			err = errors.New("wrong exits")
 		}
 		waiting <- err
 	}()
 	e.Config.Program = next
-	old := e.Client
 	e.Connect()
 	after, err := e.Client.Info(e.Context())
 	if err != nil || after.PID != before.PID || after.Hash == before.Hash {

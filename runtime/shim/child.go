@@ -46,6 +46,15 @@ func watchChild(proc *os.Process) (*child, error) {
 	return ch, nil
 }
 
+func (ch *child) ended() bool {
+	select {
+	case <-ch.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // forget stops waiting for it.
 func (ch *child) forget() {
 	ch.pidfd.Close()

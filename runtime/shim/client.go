@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -86,6 +87,14 @@ func (c *Client) keep(ch *child) bool {
 		c.children = append(c.children, ch)
 	}
 	return !c.closed
+}
+
+// drop forgets one that has ended.
+func (c *Client) drop(ch *child) {
+	c.mu.Lock()
+	c.children = slices.DeleteFunc(c.children, func(other *child) bool { return other == ch })
+	c.mu.Unlock()
+	ch.forget()
 }
 
 // Info asks the living shim who it is.

@@ -44,33 +44,59 @@ func (c *Client) ensure(ctx context.Context) (Info, error) {
 	return info, err
 }
 
-// launch starts the program and waits for its answer. When two clients do so
-// at once, one shim takes the folder's lock and the other ends; both clients reach the first.
+// launch starts the program and waits for its answer. A shim that finds the
+// folder's lock taken ends at once without an error: then the other one answers, or it is
+// about to end itself, and another has to be started.
 func (c *Client) launch(ctx context.Context) (Info, error) {
-	ch, err := c.spawn()
-	if err != nil {
-		return Info{}, fmt.Errorf("%w: start %s: %w", ErrUnavailable, c.program, err)
-	}
-	if !c.keep(ch) {
-		ch.forget()
-		return Info{}, fmt.Errorf("shim: the client is closed: %w", ErrUnavailable)
-	}
-	c.cfg.Logger.Info("started the shim", "pid", ch.pid, "program", c.program)
-	tick := time.NewTicker(retryEvery)
-	defer tick.Stop()
-	gone, done := false, ch.done
-	for {
-		var info Info
-		_, err := c.once(ctx, "Info", nil, &info)
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		ch, err := c.spawn()
+		if err != nil {
+			return Info{}, fmt.Errorf("%w: start %s: %w", ErrUnavailable, c.program, err)
+		}
+		if !c.keep(ch) {
+			ch.forget()
+			return Info{}, fmt.Errorf("shim: the client is closed: %w", ErrUnavailable)
+		}
+		c.cfg.Logger.Debug("started the shim", "pid", ch.pid, "program", c.program)
+		info, err := c.await(ctx, ch.done)
 		if err == nil {
+			c.cfg.Logger.Info("the shim is up", "pid", info.PID)
 			return info, nil
 		}
-		if gone || ctx.Err() != nil {
-			return Info{}, fmt.Errorf("%w: %s did not come up (%v); its log is %s", ErrUnavailable, c.program, err, filepath.Join(c.cfg.Dir, logName))
+		if ch.ended() {
+			c.drop(ch)
+			if !ch.failed && ctx.Err() == nil {
+				paused, cancel := context.WithTimeout(ctx, pause)
+				info, err := c.await(paused, nil)
+				cancel()
+				if err == nil {
+					return info, nil
+				}
+				continue
+			}
+		}
+		return Info{}, fmt.Errorf("%w: %s did not come up (%v); its log is %s", ErrUnavailable, c.program, err, filepath.Join(c.cfg.Dir, logName))
+	}
+}
+
+// firstPause, doubled up to maxPause, is between starts while another shim holds the lock.
+const (
+	firstPause = 10 * time.Millisecond
+	maxPause   = 500 * time.Millisecond
+)
+
+// await asks for the shim until it answers, done is closed (and one more try failed), or ctx has ended.
+func (c *Client) await(ctx context.Context, done <-chan struct{}) (info Info, err error) {
+	tick := time.NewTicker(retryEvery)
+	defer tick.Stop()
+	last := false
+	for {
+		if _, err = c.once(ctx, "Info", nil, &info); err == nil || last || ctx.Err() != nil {
+			return info, err
 		}
 		select {
-		case <-done: // without an error: another shim was first, and is about to answer
-			gone, done = ch.failed, nil
+		case <-done:
+			last = true
 		case <-tick.C:
 		case <-ctx.Done():
 		}

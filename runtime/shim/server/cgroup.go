@@ -28,8 +28,10 @@ type tree struct{ root string }
 
 func (t tree) shim() string { return path.Join("/", t.root, "shim") }
 
+func (t tree) kubepods() string { return path.Join("/", t.root, "kubepods") }
+
 func (t tree) class(q shim.QOSClass) (string, error) {
-	base := path.Join("/", t.root, "kubepods")
+	base := t.kubepods()
 	switch q {
 	case shim.Guaranteed:
 		return base, nil

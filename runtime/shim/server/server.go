@@ -76,6 +76,11 @@ func New(cfg Config) (*Server, error) {
 			return nil, err
 		}
 	}
+	// Here, before there are goroutines: the first use of a group makes the
+	// cgroups package detect file names and keep them in unguarded globals.
+	if err := makeCgroup(s.tree.kubepods(), convertResources(shim.Resources{})); err != nil {
+		return nil, err
+	}
 	if s.oomFloor, err = lowestOOMScore(); err != nil {
 		return nil, err
 	}

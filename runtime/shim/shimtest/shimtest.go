@@ -68,7 +68,8 @@ func buildInto() error {
 		return err
 	}
 	path := filepath.Join(programs.dir, "kontiki-shim")
-	if err := goBuild(path, "kontiki/cmd/kontiki-shim", "CGO_ENABLED=1", "-tags", "seccomp netgo osusergo", "-ldflags", "-linkmode external -extldflags -static"); err != nil {
+	flags := append([]string{"-tags", "seccomp netgo osusergo", "-ldflags", "-linkmode external -extldflags -static"}, raceFlags...)
+	if err := goBuild(path, "kontiki/cmd/kontiki-shim", "CGO_ENABLED=1", flags...); err != nil {
 		return err
 	}
 	if err := goBuild(filepath.Join(programs.dir, "probe"), "kontiki/runtime/shim/shimtest/probe", "CGO_ENABLED=0", "-ldflags", "-s -w"); err != nil {
@@ -129,8 +130,11 @@ func New(t testing.TB) *Env {
 		Dir: filepath.Join(dir, "run"), CgroupRoot: "/" + name, Program: program, Logger: slog.New(slog.NewTextHandler(testLog{t}, nil)),
 	}}
 	t.Cleanup(func() {
+		b, _ := os.ReadFile(filepath.Join(e.Config.Dir, "shim.log"))
+		if strings.Contains(string(b), "DATA RACE") || strings.Contains(string(b), "panic: ") {
+			t.Error("the shim's log tells of a bug")
+		}
 		if t.Failed() {
-			b, _ := os.ReadFile(filepath.Join(e.Config.Dir, "shim.log"))
 			t.Logf("the shim's log:\n%s", b)
 		}
 		if e.Client != nil {

@@ -1,0 +1,5 @@
+//go:build !race
+
+package shimtest
+
+var raceFlags []string
