@@ -16,6 +16,11 @@ func actual(rs *appsv1.ReplicaSet) int32      { return rs.Status.Replicas }
 func readyOf(rs *appsv1.ReplicaSet) int32     { return rs.Status.ReadyReplicas }
 func availableOf(rs *appsv1.ReplicaSet) int32 { return rs.Status.AvailableReplicas }
 
+// staying are the available pods that are not on their way out. Upstream counts
+// all available ones, and takes too many when a ReplicaSet was told to shrink and
+// has not done so yet.
+func staying(rs *appsv1.ReplicaSet) int32 { return min(availableOf(rs), wanted(rs)) }
+
 func size(sets []*appsv1.ReplicaSet, of func(*appsv1.ReplicaSet) int32) int32 {
 	sum := int32(0)
 	for _, rs := range sets {
@@ -106,7 +111,7 @@ func (r *rollout) shrinkOld() {
 		return
 	}
 	minAvailable := replicas(r.d) - maxUnavailable(r.d)
-	newUnavailable := wanted(r.newSet) - availableOf(r.newSet)
+	newUnavailable := wanted(r.newSet) - staying(r.newSet)
 	room := size(r.all, wanted) - minAvailable - newUnavailable
 	if room <= 0 {
 		return
@@ -119,7 +124,7 @@ func (r *rollout) shrinkOld() {
 			room -= n
 		}
 	}
-	surplus := size(r.all, availableOf) - minAvailable
+	surplus := size(r.all, staying) - minAvailable
 	for _, rs := range r.old {
 		if n := min(surplus, wanted(rs)); n > 0 {
 			r.resize(rs, wanted(rs)-n)

@@ -1,0 +1,101 @@
+package garbage
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	discoveryfake "k8s.io/client-go/discovery/fake"
+	metadatafake "k8s.io/client-go/metadata/fake"
+	clienttesting "k8s.io/client-go/testing"
+)
+
+var podsGVR = corev1.SchemeGroupVersion.WithResource("pods")
+
+// kinds is discovery of Pods and ConfigMaps.
+type kinds struct{ *discoveryfake.FakeDiscovery }
+
+func (kinds) ServerPreferredResources() ([]*metav1.APIResourceList, error) {
+	verbs := metav1.Verbs{"delete", "list", "watch"}
+	return []*metav1.APIResourceList{{GroupVersion: "v1", APIResources: []metav1.APIResource{
+		{Name: "pods", Kind: "Pod", Namespaced: true, Verbs: verbs},
+		{Name: "configmaps", Kind: "ConfigMap", Namespaced: true, Verbs: verbs},
+	}}}, nil
+}
+
+func object(kind, name string, owners ...string) *metav1.PartialObjectMetadata {
+	o := &metav1.PartialObjectMetadata{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: kind},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID("uid-" + name)},
+	}
+	for _, owner := range owners {
+		blocks := true
+		o.OwnerReferences = append(o.OwnerReferences, metav1.OwnerReference{
+			APIVersion: "v1", Kind: "ConfigMap", Name: owner, UID: types.UID("uid-" + owner), BlockOwnerDeletion: &blocks,
+		})
+	}
+	return o
+}
+
+func deletingWith(o *metav1.PartialObjectMetadata, finalizer string) *metav1.PartialObjectMetadata {
+	o.DeletionTimestamp, o.Finalizers = &metav1.Time{Time: time.Unix(1, 0)}, []string{finalizer}
+	return o
+}
+
+func TestCollects(t *testing.T) {
+	scheme := metadatafake.NewTestScheme()
+	if err := metav1.AddMetaToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	client := metadatafake.NewSimpleMetadataClient(scheme,
+		object("ConfigMap", "owner"), object("Pod", "kept", "owner"), object("Pod", "left", "lost"), object("Pod", "half", "owner", "lost"),
+		deletingWith(object("ConfigMap", "front"), metav1.FinalizerDeleteDependents), object("Pod", "below", "front"),
+		deletingWith(object("ConfigMap", "orphaner"), metav1.FinalizerOrphanDependents), object("Pod", "stays", "orphaner"),
+	)
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error, 1)
+	c := New(client, kinds{&discoveryfake.FakeDiscovery{Fake: &clienttesting.Fake{}}}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	go func() { stopped <- c.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	}()
+	get := func(resource, name string) *metav1.PartialObjectMetadata {
+		o, err := client.Resource(corev1.SchemeGroupVersion.WithResource(resource)).Namespace("default").Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return nil
+		}
+		return o
+	}
+	eventually(t, "what lost its owners is gone, what has others lost a reference, foreground and orphan deletion are done", func() bool {
+		half, stays, front, orphaner := get("pods", "half"), get("pods", "stays"), get("configmaps", "front"), get("configmaps", "orphaner")
+		return get("pods", "left") == nil && get("pods", "below") == nil &&
+			half != nil && len(half.OwnerReferences) == 1 &&
+			stays != nil && len(stays.OwnerReferences) == 0 &&
+			front != nil && len(front.Finalizers) == 0 && orphaner != nil && len(orphaner.Finalizers) == 0
+	})
+	if kept := get("pods", "kept"); kept == nil || len(kept.OwnerReferences) != 1 {
+		t.Errorf("an object with a living owner was touched: %+v", kept)
+	}
+}
+
+func eventually(t *testing.T, what string, met func() bool) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !met() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("waited 20 s for: %s", what)
+		}
+	}
+}

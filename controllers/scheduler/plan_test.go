@@ -1,0 +1,104 @@
+package scheduler
+
+import (
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+
+	"kontiki/controllers/plantest"
+)
+
+type input struct {
+	Nodes      []*corev1.Node               `json:"nodes"`
+	Running    []*corev1.Pod                `json:"running"`
+	Pending    []*corev1.Pod                `json:"pending"`
+	Copies     int                          `json:"copies"` // of each pending pod
+	Set        *appsv1.ReplicaSet           `json:"set"`    // default spreading goes by its selector
+	Namespaces map[string]map[string]string `json:"namespaces"`
+}
+
+type placement struct {
+	Pod     string `json:"pod"`
+	Node    string `json:"node,omitempty"`
+	Message string `json:"message,omitempty"`
+}
+
+// complete fills in what the API would have.
+func complete(node *corev1.Node) *corev1.Node {
+	if node.Labels == nil {
+		node.Labels = map[string]string{}
+	}
+	node.Labels[corev1.LabelHostname] = node.Name
+	return node
+}
+
+func TestPlan(t *testing.T) {
+	plantest.Run(t, func(in input) []placement {
+		cache := newCache()
+		for _, node := range in.Nodes {
+			cache.setNode(complete(node))
+		}
+		for i, pod := range in.Running {
+			pod.UID = types.UID(rune('a' + i))
+			cache.setPod(pod)
+		}
+		var pods []*corev1.Pod
+		for _, pod := range in.Pending {
+			for i := range max(in.Copies, 1) {
+				copied := pod.DeepCopy()
+				copied.UID = types.UID(pod.Name + string(rune('0'+i)))
+				pods = append(pods, copied)
+			}
+		}
+		s := Snapshot{nodes: cache.infos(), namespace: func(ns string) labels.Set { return in.Namespaces[ns] }}
+		if in.Set != nil {
+			s.selector = func(*corev1.Pod) labels.Selector {
+				selector, err := metav1.LabelSelectorAsSelector(in.Set.Spec.Selector)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return selector
+			}
+		}
+		var out []placement
+		for _, d := range plan(s, pods) {
+			out = append(out, placement{d.pod.Name, d.node, d.message})
+		}
+		return out
+	})
+}
+
+func TestNodeInfosAreReplacedNotChanged(t *testing.T) {
+	cache := newCache()
+	cache.setNode(complete(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}}))
+	before := cache.infos()[0]
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", UID: "p"}}
+	cache.assume(pod, "n")
+	if len(before.pods) != 0 || len(cache.infos()[0].pods) != 1 {
+		t.Fatal("assuming a pod changed a snapshot, or not the cache")
+	}
+	cache.forget("p")
+	if len(cache.infos()[0].pods) != 0 {
+		t.Fatal("a forgotten pod is still there")
+	}
+	cache.assume(pod, "n")
+	bound := pod.DeepCopy()
+	bound.Spec.NodeName = "n"
+	cache.setPod(bound)
+	cache.forget("p")
+	if len(cache.infos()[0].pods) != 1 {
+		t.Fatal("a pod that was seen bound was forgotten")
+	}
+	cache.removeNode("n")
+	if len(cache.infos()) != 0 {
+		t.Fatal("a removed node is in a snapshot")
+	}
+	cache.removePod("p")
+	if len(cache.nodes) != 0 || len(cache.where) != 0 {
+		t.Fatal("the cache keeps something of what is gone")
+	}
+}
