@@ -220,12 +220,20 @@ func (d *directory) find(id string) (Member, bool) {
 	return e.Member, true
 }
 
-// missing returns where to look for members that are not in touch.
+// missing returns where to look for members that are not in touch. Where another
+// member is in touch at the same address, the missing one is not: its machine was
+// made anew.
 func (d *directory) missing() []netip.AddrPort {
 	var out []netip.AddrPort
+	taken := map[netip.AddrPort]bool{d.self.ClusterAddr(): true}
 	for _, e := range d.members {
-		if (!e.met || e.State != StateAlive) && e.Addr.IsValid() {
-			out = append(out, e.ClusterAddr())
+		if e.met && e.State == StateAlive {
+			taken[e.ClusterAddr()] = true
+		}
+	}
+	for _, e := range d.members {
+		if a := e.ClusterAddr(); (!e.met || e.State != StateAlive) && a.IsValid() && !taken[a] {
+			out = append(out, a)
 		}
 	}
 	return out
