@@ -252,16 +252,12 @@ func (w *objectWatch) follow() error {
 func (w *objectWatch) followUntilBookmark(events *raftstore.Watch) error {
 	round, stop := w.bookmarkRound()
 	defer stop()
-	for {
+	// Next looks at round only when it has nothing to tell, which may be never
+	// while other resources are written.
+	for round.Err() == nil {
 		batch, through, err := events.Next(round)
-		if err != nil {
-			if round.Err() == nil || w.ctx.Err() != nil {
-				return err
-			}
-			if w.through > w.marked || errors.Is(context.Cause(round), errProgressRequested) {
-				return w.sendBookmark(false)
-			}
-			return nil
+		if err != nil && round.Err() == nil {
+			return err
 		}
 		for _, event := range batch {
 			if !w.opts.Recursive && event.KV.Key != w.key {
@@ -273,6 +269,13 @@ func (w *objectWatch) followUntilBookmark(events *raftstore.Watch) error {
 		}
 		w.through = max(w.through, through)
 	}
+	if w.ctx.Err() != nil {
+		return w.ctx.Err()
+	}
+	if w.through > w.marked || errors.Is(context.Cause(round), errProgressRequested) {
+		return w.sendBookmark(false)
+	}
+	return nil
 }
 
 var errProgressRequested = errors.New("storage: the progress of the watch was asked for")
