@@ -278,6 +278,7 @@ func (n *Network) Teardown() error {
 // Close ends the conversation with the kernel and the watches; after Run has returned.
 func (n *Network) Close() {
 	n.stopDead()
+	n.rules.Close()
 	n.kernel.Close()
 }
 

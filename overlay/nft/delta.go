@@ -33,6 +33,8 @@ func (d *delta) add(s setName, e nftables.SetElement) { d.adds[s] = append(d.add
 
 func (d *delta) remove(s setName, e nftables.SetElement) { d.removes[s] = append(d.removes[s], e) }
 
+func (d *delta) empty() bool { return len(d.adds) == 0 && len(d.removes) == 0 }
+
 func hairpinElement(a netip.Addr) nftables.SetElement {
 	return nftables.SetElement{Key: join(addr4(a), addr4(a))}
 }

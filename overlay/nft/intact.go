@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 
 	"kontiki/overlay/service"
 )
@@ -79,9 +81,32 @@ func sameElements(want, have []nftables.SetElement) bool {
 	return true
 }
 
+// leadsTo is what an element leads to: a chain, or the bytes of an endpoint. The
+// library leaves a verdict that it read as the kernel wrote it.
 func leadsTo(e nftables.SetElement) string {
 	if e.VerdictData != nil {
 		return e.VerdictData.Chain
 	}
+	if chain, ok := verdictChain(e.Val); ok {
+		return chain
+	}
 	return string(e.Val)
+}
+
+// verdictChain reads the chain's name out of NFTA_DATA_VERDICT's contents.
+func verdictChain(raw []byte) (string, bool) {
+	const endpoint = 8 // bytes of the other kind of value
+	if len(raw) <= endpoint {
+		return "", false
+	}
+	ad, err := netlink.NewAttributeDecoder(raw)
+	if err != nil {
+		return "", false
+	}
+	for ad.Next() {
+		if ad.Type() == unix.NFTA_VERDICT_CHAIN {
+			return ad.String(), true
+		}
+	}
+	return "", false
 }

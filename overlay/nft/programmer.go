@@ -27,7 +27,9 @@ type Programmer struct {
 	fd  int // of the network namespace; 0: the process's own
 	log *slog.Logger
 
-	mu       sync.Mutex // protects the fields below and the table
+	mu       sync.Mutex     // protects the fields below and the table
+	c        *nftables.Conn // nil: none yet
+	asking   *netlink.Conn  // for the generation; nil: none yet
 	base     Base
 	pools    map[service.Frontend]service.Pool
 	hairpins map[netip.Addr]int // local endpoints, and how many pools have them
@@ -43,15 +45,41 @@ func New(fd int, logger *slog.Logger) *Programmer {
 	return &Programmer{fd: fd, log: logger, pools: map[service.Frontend]service.Pool{}}
 }
 
+// conn returns the connection, which lasts: closing one right after a change
+// waits until the kernel has freed what was removed, 10 ms and more.
 func (p *Programmer) conn() (*nftables.Conn, error) {
-	c, err := nftables.New(nftables.WithNetNSFd(p.fd), nftables.WithSockOptions(
+	if p.c != nil {
+		return p.c, nil
+	}
+	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(p.fd), nftables.WithSockOptions(
 		func(c *netlink.Conn) error { return c.SetWriteBuffer(socketBuffer) },
 		func(c *netlink.Conn) error { return c.SetReadBuffer(socketBuffer) },
 	))
 	if err != nil {
 		return nil, fmt.Errorf("talking to nftables (this needs root): %w", err)
 	}
+	p.c = c
 	return c, nil
+}
+
+// hangUp closes the connections; after a failure they may hold answers to
+// questions nobody asks any more.
+func (p *Programmer) hangUp() {
+	if p.c != nil {
+		p.c.CloseLasting()
+		p.c = nil
+	}
+	if p.asking != nil {
+		p.asking.Close()
+		p.asking = nil
+	}
+}
+
+// Close ends the conversation with the kernel; the table stays.
+func (p *Programmer) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hangUp()
 }
 
 // SetBase says what the table depends on besides the Services. The first call
@@ -131,6 +159,9 @@ func (p *Programmer) updateLocked(changes []service.Change) error {
 			d.remove(hairpinSet, hairpinElement(addr))
 		}
 	}
+	if d.empty() {
+		return nil // a port of the node without endpoints is nowhere
+	}
 	c, err := p.conn()
 	if err != nil {
 		return err
@@ -197,18 +228,26 @@ func (p *Programmer) countHairpins(count map[netip.Addr]int, pool *service.Pool,
 	}
 }
 
-// flushLocked commits the batch and notes the generation it made. If somebody
-// else changed rules around it, the generation is left behind so that the next
-// Check looks.
+// flushLocked commits the batch, which must change something, and notes the
+// generation it made. If somebody else changed rules around it, that is none the
+// rule set ever has again, so that the next Check looks.
 func (p *Programmer) flushLocked(c *nftables.Conn) error {
 	before, err := p.generation()
 	if err != nil {
 		return err
 	}
 	if err := c.Flush(); err != nil {
+		p.hangUp()
 		return fmt.Errorf("programming nftables: %w", err)
 	}
-	p.gen = before + 1
+	after, err := p.generation()
+	if err != nil {
+		return err
+	}
+	p.gen = after
+	if after != before+1 {
+		p.gen = before
+	}
 	return nil
 }
 
@@ -250,6 +289,7 @@ func (p *Programmer) Teardown() error {
 	c.DelTable(t)
 	p.layout = nil
 	if err := c.Flush(); err != nil {
+		p.hangUp()
 		return fmt.Errorf("removing the nftables table %s: %w", TableName, err)
 	}
 	return nil
@@ -258,16 +298,19 @@ func (p *Programmer) Teardown() error {
 // generation asks for the number of the rule set, which every committed change
 // of anybody raises by one.
 func (p *Programmer) generation() (uint32, error) {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: p.fd})
-	if err != nil {
-		return 0, fmt.Errorf("talking to nftables (this needs root): %w", err)
+	if p.asking == nil {
+		c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: p.fd})
+		if err != nil {
+			return 0, fmt.Errorf("talking to nftables (this needs root): %w", err)
+		}
+		p.asking = c
 	}
-	defer c.Close()
-	msgs, err := c.Execute(netlink.Message{
+	msgs, err := p.asking.Execute(netlink.Message{
 		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: netlink.Request},
 		Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0},
 	})
 	if err != nil {
+		p.hangUp()
 		return 0, fmt.Errorf("asking nftables for its generation: %w", err)
 	}
 	for _, m := range msgs {

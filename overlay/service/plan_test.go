@@ -1,0 +1,126 @@
+package service
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	"pgregory.net/rapid"
+)
+
+func web(change func(*corev1.Service)) *corev1.Service {
+	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}}
+	s.Spec.ClusterIP = "10.43.0.20"
+	s.Spec.Ports = []corev1.ServicePort{{Name: "http", Port: 80, NodePort: 30080}}
+	if change != nil {
+		change(s)
+	}
+	return s
+}
+
+// ends makes a slice out of "address node condition…" lines.
+func ends(lines ...string) []*discoveryv1.EndpointSlice {
+	slice := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To[int32](8080)}}}
+	for _, l := range lines {
+		f := strings.Fields(l)
+		ready := !slices.Contains(f, "ending") && !slices.Contains(f, "starting")
+		ep := discoveryv1.Endpoint{Addresses: f[:1], NodeName: &f[1]}
+		ep.Conditions.Ready = &ready
+		ep.Conditions.Serving = ptr.To(!slices.Contains(f, "starting"))
+		ep.Conditions.Terminating = ptr.To(slices.Contains(f, "ending"))
+		slice.Endpoints = append(slice.Endpoints, ep)
+	}
+	return []*discoveryv1.EndpointSlice{slice}
+}
+
+func show(pools map[Frontend]Pool) string {
+	var out []string
+	for f, p := range pools {
+		at := "node"
+		if f.Addr.IsValid() {
+			at = f.Addr.String()
+		}
+		line := fmt.Sprintf("%s:%d/%d →", at, f.Port, f.Protocol)
+		for _, ep := range p.Endpoints {
+			line += " " + ep.String()
+		}
+		if p.Masquerade {
+			line += " masquerade"
+		}
+		out = append(out, line)
+	}
+	slices.Sort(out)
+	return strings.Join(out, "\n")
+}
+
+func TestPlan(t *testing.T) {
+	local := corev1.ServiceInternalTrafficPolicyLocal
+	for name, tc := range map[string]struct {
+		svc  *corev1.Service
+		eps  []*discoveryv1.EndpointSlice
+		dead map[string]bool
+		want string
+	}{
+		"ready ones count": {web(nil), ends("10.42.2.5 b", "10.42.1.5 a", "10.42.3.5 c starting", "10.42.3.6 c ending", "10.42.1.5 a"), nil,
+			"10.43.0.20:80/6 → 10.42.1.5:8080 10.42.2.5:8080\nnode:30080/6 → 10.42.1.5:8080 10.42.2.5:8080 masquerade"},
+		"ending ones serve when there are no others": {web(nil), ends("10.42.2.5 b ending", "10.42.3.5 c starting"), nil,
+			"10.43.0.20:80/6 → 10.42.2.5:8080\nnode:30080/6 → 10.42.2.5:8080 masquerade"},
+		"dead nodes count for nothing": {web(nil), ends("10.42.2.5 b", "10.42.1.5 a"), map[string]bool{"b": true},
+			"10.43.0.20:80/6 → 10.42.1.5:8080\nnode:30080/6 → 10.42.1.5:8080 masquerade"},
+		"none":          {web(nil), nil, nil, "10.43.0.20:80/6 →\nnode:30080/6 → masquerade"},
+		"headless":      {web(func(s *corev1.Service) { s.Spec.ClusterIP = corev1.ClusterIPNone }), ends("10.42.1.5 a"), nil, ""},
+		"external name": {web(func(s *corev1.Service) { s.Spec.Type, s.Spec.ClusterIP = corev1.ServiceTypeExternalName, "" }), nil, nil, ""},
+		"local policies": {web(func(s *corev1.Service) {
+			s.Spec.InternalTrafficPolicy, s.Spec.ExternalTrafficPolicy = &local, corev1.ServiceExternalTrafficPolicyLocal
+		}), ends("10.42.2.5 b", "10.42.1.5 a"), nil,
+			"10.43.0.20:80/6 → 10.42.1.5:8080\nnode:30080/6 → 10.42.1.5:8080"},
+		"addresses from outside": {web(func(s *corev1.Service) {
+			s.Spec.ExternalIPs = []string{"192.0.2.9"}
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.10"}, {IP: "192.0.2.11", IPMode: ptr.To(corev1.LoadBalancerIPModeProxy)}}
+			s.Spec.Ports[0].NodePort = 0
+		}), ends("10.42.1.5 a"), nil,
+			"10.43.0.20:80/6 → 10.42.1.5:8080\n192.0.2.10:80/6 → 10.42.1.5:8080 masquerade\n192.0.2.9:80/6 → 10.42.1.5:8080 masquerade"},
+		"ports go by name": {web(func(s *corev1.Service) { s.Spec.Ports[0].Name = "other" }), ends("10.42.1.5 a"), nil,
+			"10.43.0.20:80/6 →\nnode:30080/6 → masquerade"},
+	} {
+		if got := show(Plan(tc.svc, tc.eps, Node{Name: "a", Dead: tc.dead})); got != tc.want {
+			t.Errorf("%s:\n%s\nwant\n%s", name, got, tc.want)
+		}
+	}
+}
+
+// TestTableAgainstItself: applying the changes that Set returns to a copy always
+// gives All, whoever claims what.
+func TestTableAgainstItself(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		table, copied := NewTable(), map[Frontend]Pool{}
+		for range rapid.IntRange(1, 30).Draw(t, "steps") {
+			pools := map[Frontend]Pool{}
+			for range rapid.IntRange(0, 3).Draw(t, "frontends") {
+				f := Frontend{Addr: netip.AddrFrom4([4]byte{10, 43, 0, byte(rapid.IntRange(1, 3).Draw(t, "address"))}), Protocol: TCP, Port: 80}
+				pools[f] = Pool{Endpoints: []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 42, 0, byte(rapid.IntRange(1, 3).Draw(t, "endpoint"))}), 80)}}
+			}
+			for _, ch := range table.Set(fmt.Sprint(rapid.IntRange(0, 3).Draw(t, "owner")), pools) {
+				held, ok := copied[ch.Frontend]
+				if ok != (ch.Old != nil) || ok && !held.Equal(*ch.Old) {
+					t.Fatalf("%v says the old pool was %v, it was %v", ch.Frontend, ch.Old, held)
+				}
+				if ch.New == nil {
+					delete(copied, ch.Frontend)
+				} else {
+					copied[ch.Frontend] = *ch.New
+				}
+			}
+			if !maps.EqualFunc(copied, table.All(), Pool.Equal) {
+				t.Fatalf("the changes give %v, the table is %v", copied, table.All())
+			}
+		}
+	})
+}
