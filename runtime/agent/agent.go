@@ -40,6 +40,10 @@ import (
 // DefaultVersion is reported as kubeletVersion when Config.Version is empty.
 const DefaultVersion = "v1.37.2+kontiki"
 
+// servicesPatience is how long containers wait to be told of Services when the
+// agent starts. With no API in reach at all they start without.
+const servicesPatience = 10 * time.Second
+
 // NodeIDAnnotation carries the node's stable id on its Node object.
 const NodeIDAnnotation = "kontiki.io/node-id"
 
@@ -161,10 +165,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	}))
 	serviceInformers := informers.NewSharedInformerFactory(a.cfg.Client, 0)
 	services := serviceInformers.Core().V1().Services().Lister()
+	servicesSynced := serviceInformers.Core().V1().Services().Informer().HasSynced
+	patience := time.Now().Add(servicesPatience)
 	a.deps = &pod.Deps{
-		Shim: a.cfg.Shim, Images: images, Network: network{a.cfg.Network}, API: api{a}, Objects: a.objects,
-		Services: func(ns string) []*corev1.Service { return servicesFor(services, ns) },
-		HostIPs:  a.hostIPs, Allocatable: func() corev1.ResourceList { return allocatable(host) },
+		Shim: a.cfg.Shim, Images: images, Network: network{a.cfg.Network}, NetworkReady: a.cfg.NetworkReady, API: api{a}, Objects: a.objects,
+		StartReady: func() bool { return servicesSynced() || time.Now().After(patience) },
+		Services:   func(ns string) []*corev1.Service { return servicesFor(services, ns) },
+		HostIPs:    a.hostIPs, Allocatable: func() corev1.ResourceList { return allocatable(host) },
 		DNS: pod.DNS{Servers: a.cfg.ClusterDNS, Domain: a.cfg.ClusterDomain, Host: "/etc/resolv.conf"},
 		Dir: a.podsDir, Now: time.Now, Log: a.log,
 	}
@@ -184,7 +191,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	children.Go(func() { a.watchExits(ctx) })
 	children.Go(func() { a.refresh(ctx) })
-	serviceInformers.WaitForCacheSync(ctx.Done()) // containers are told of Services when they start
 	a.watchPods(ctx, podInformers, &children)
 	<-ctx.Done()
 	return nil

@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -95,6 +97,7 @@ func (l *lab) begin() {
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	others := goleak.IgnoreCurrent()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
@@ -103,7 +106,7 @@ func (l *lab) begin() {
 		cancel()
 		select {
 		case err := <-done:
-			if err != nil {
+			if err = errors.Join(err, goleak.Find(others)); err != nil {
 				l.t.Error(err)
 			}
 		case <-time.After(shimtest.Patience):

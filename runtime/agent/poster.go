@@ -22,6 +22,7 @@ type poster struct {
 	pod    *corev1.Pod       // as last seen in the API
 	latest *corev1.PodStatus // to be written, or written last
 	dirty  bool
+	known  bool // pod is what the API has, not only what the disk remembers
 }
 
 func newPoster(a *Agent, p *corev1.Pod) *poster {
@@ -30,8 +31,16 @@ func newPoster(a *Agent, p *corev1.Pod) *poster {
 
 func (p *poster) seen(pod *corev1.Pod) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.pod = pod
+	p.pod, p.known = pod, true
+	p.mu.Unlock()
+	p.wake()
+}
+
+func (p *poster) wake() {
+	select {
+	case p.signal <- struct{}{}:
+	default:
+	}
 }
 
 // snapshot returns the pod as seen in the API with the newest status of its worker.
@@ -62,10 +71,7 @@ func (p *poster) post(s corev1.PodStatus) {
 	p.mu.Lock()
 	p.latest, p.dirty = &s, true
 	p.mu.Unlock()
-	select {
-	case p.signal <- struct{}{}:
-	default:
-	}
+	p.wake()
 }
 
 // run writes what is posted until ctx ends, trying again while the API is away.
@@ -78,8 +84,8 @@ func (p *poster) run(ctx context.Context) {
 		}
 		for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 			p.mu.Lock()
-			dirty, name := p.dirty, p.pod.Name
-			p.dirty = false
+			dirty, name := p.dirty && p.known, p.pod.Name
+			p.dirty = p.dirty && !dirty
 			p.mu.Unlock()
 			if !dirty {
 				break

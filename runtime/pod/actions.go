@@ -56,6 +56,7 @@ func (w *Worker) do(ctx context.Context, a Action) {
 		w.doReap(ctx, a.Container)
 	case End:
 		w.rec.Stopping = a.Stopping
+		w.noLaterThan(a.Stopping.At.Add(a.Stopping.Grace))
 		if a.Stopping.Reason != "" {
 			w.event("", corev1.EventTypeNormal, a.Stopping.Reason, a.Stopping.Message)
 		}
@@ -72,9 +73,19 @@ func (w *Worker) do(ctx context.Context, a Action) {
 	}
 }
 
+// waitStep is how soon to look again for what is about to come.
+const waitStep = 100 * time.Millisecond
+
 func (w *Worker) doSandbox(ctx context.Context) {
 	w.commit() // the pod is known from here on, whatever happens
 	pod, p := w.rec.Pod, &w.rec.Sandbox
+	if err := w.deps.NetworkReady(); err != nil && !pod.Spec.HostNetwork {
+		if p.Failure == "" {
+			w.event("", corev1.EventTypeWarning, "NetworkNotReady", "network is not ready: "+err.Error())
+		}
+		p.Failure, p.RetryAt = err.Error(), w.deps.Now().Add(waitStep)
+		return
+	}
 	spec := shim.SandboxSpec{
 		ID: string(pod.UID), PodUID: string(pod.UID), QOS: shim.QOSClass(qosClass(&pod.Spec)), Hostname: hostname(pod),
 		HostNetwork: pod.Spec.HostNetwork, HostIPC: pod.Spec.HostIPC, Resources: podResources(&pod.Spec), Labels: map[string]string{LabelUID: string(pod.UID)},
@@ -135,6 +146,10 @@ type configError struct{ error }
 
 func (w *Worker) doStart(ctx context.Context, name string) {
 	c, spec := w.rec.Containers[name], w.spec(name)
+	if !w.deps.StartReady() {
+		c.Create.RetryAt = w.deps.Now().Add(waitStep)
+		return
+	}
 	c.Tried = true
 	w.commit()
 	err := w.start(ctx, c, spec)

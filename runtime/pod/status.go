@@ -59,9 +59,6 @@ func initsDone(r *Record) bool {
 
 // phase is upstream's getPhase.
 func phase(r *Record, initialized bool) corev1.PodPhase {
-	if r.Stopping != nil && r.Stopping.Phase != "" {
-		return r.Stopping.Phase
-	}
 	var waiting, running, stopped, good int
 	for i := range r.Pod.Spec.Containers {
 		switch c := r.Containers[r.Pod.Spec.Containers[i].Name]; {
@@ -77,6 +74,16 @@ func phase(r *Record, initialized bool) corev1.PodPhase {
 		default:
 			waiting++
 		}
+	}
+	// Not before nothing runs any more, sidecars included: others act on the word.
+	if r.Stopping != nil && r.Stopping.Phase != "" {
+		if !r.anyRunning() {
+			return r.Stopping.Phase
+		}
+		if initialized {
+			return corev1.PodRunning
+		}
+		return corev1.PodPending
 	}
 	if r.Stopping != nil && r.TornDown {
 		if waiting == 0 && stopped == good {
@@ -199,7 +206,8 @@ func (r *Record) conditions(s *corev1.PodStatus, initialized bool, v View) []cor
 	}
 	ready := containers
 	ready.Type = corev1.PodReady
-	if missing := closedGates(r.Pod, v.Current); ready.Status == corev1.ConditionTrue && missing != "" {
+	// Until the API's conditions are known (nil), gates stand as they stood last.
+	if missing := closedGates(r.Pod, v.Current); !(v.Current == nil && r.wasReady()) && ready.Status == corev1.ConditionTrue && missing != "" {
 		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, "ReadinessGatesNotReady", missing
 	}
 	list = append(list, ready, containers, cond(corev1.PodScheduled, true, "", ""))
@@ -216,15 +224,25 @@ func (r *Record) conditions(s *corev1.PodStatus, initialized bool, v View) []cor
 
 // sandboxUp: running containers prove it, also while the agent looks again after its own restart.
 func (r *Record) sandboxUp() bool {
-	if r.TornDown {
-		return false
+	return !r.TornDown && (r.Sandbox.Ready || r.anyRunning())
+}
+
+func (r *Record) wasReady() bool {
+	for _, c := range r.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
 	}
+	return false
+}
+
+func (r *Record) anyRunning() bool {
 	for _, c := range r.Containers {
 		if c.State == Running {
 			return true
 		}
 	}
-	return r.Sandbox.Ready
+	return false
 }
 
 func unready(list []corev1.ContainerStatus) (names []string) {

@@ -60,9 +60,13 @@ type API interface {
 
 // Deps are what all workers of a node share.
 type Deps struct {
-	Shim        Shim
-	Images      Images
-	Network     Network
+	Shim    Shim
+	Images  Images
+	Network Network
+	// NetworkReady says why no pod can be attached yet; nil: they can.
+	NetworkReady func() error
+	// StartReady: what containers are told when they start (Services) is known.
+	StartReady  func() bool
 	API         API
 	Objects     Objects
 	Services    func(namespace string) []*corev1.Service
@@ -132,11 +136,15 @@ func (w *Worker) hasten() {
 	}
 	if grace := podGrace(r.Pod); grace < r.Stopping.Grace {
 		r.Stopping.Grace = grace
-		latest := w.deps.Now().Add(grace)
-		for _, c := range r.Containers {
-			if c.KillAt.After(latest) {
-				c.KillAt = latest
-			}
+		w.noLaterThan(w.deps.Now().Add(grace))
+	}
+}
+
+// noLaterThan brings forward the end of containers that were asked to stop already.
+func (w *Worker) noLaterThan(latest time.Time) {
+	for _, c := range w.rec.Containers {
+		if c.KillAt.After(latest) {
+			c.KillAt = latest
 		}
 	}
 }
