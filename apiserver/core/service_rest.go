@@ -27,11 +27,12 @@ const allocationAttempts = 16
 func extendServices(in kind.Storages, cfg Config) (kind.Storages, error) {
 	main := in["services"].(*kind.REST)
 	r := &serviceREST{REST: main, cfg: cfg}
-	main.Store.BeginCreate = func(_ context.Context, obj runtime.Object, _ *metav1.CreateOptions) (registry.FinishFunc, error) {
-		return func(context.Context, bool) {}, r.allocate(obj.(*corev1.Service), nil)
+	nothing := func(context.Context, bool) {}
+	main.Store.BeginCreate = func(ctx context.Context, obj runtime.Object, _ *metav1.CreateOptions) (registry.FinishFunc, error) {
+		return nothing, r.begin(ctx, obj.(*corev1.Service), nil)
 	}
-	main.Store.BeginUpdate = func(_ context.Context, obj, old runtime.Object, _ *metav1.UpdateOptions) (registry.FinishFunc, error) {
-		return func(context.Context, bool) {}, r.allocate(obj.(*corev1.Service), old.(*corev1.Service))
+	main.Store.BeginUpdate = func(ctx context.Context, obj, old runtime.Object, _ *metav1.UpdateOptions) (registry.FinishFunc, error) {
+		return nothing, r.begin(ctx, obj.(*corev1.Service), old.(*corev1.Service))
 	}
 	in["services"] = r
 	return in, nil
@@ -79,6 +80,21 @@ func (r *serviceREST) retry(ctx context.Context, write func() error) error {
 		}
 	}
 	return apierrors.NewTooManyRequests(fmt.Sprintf("too many Services are created at once: %v", taken), 1)
+}
+
+// begin chooses for a Service that is valid. The library calls it before it
+// prepares and validates the object, so both happen here once before; what is
+// wrong is told by the library then.
+func (r *serviceREST) begin(ctx context.Context, s, old *corev1.Service) error {
+	prepareService(ctx, s, old)
+	if old == nil {
+		if len(validateService(s)) > 0 {
+			return nil
+		}
+	} else if len(validateServiceUpdate(s, old)) > 0 {
+		return nil
+	}
+	return r.allocate(s, old)
 }
 
 // allocate chooses what s needs and does not have. The choice counts once the
