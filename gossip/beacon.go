@@ -154,6 +154,8 @@ func (r *Ring) interested(b beacon, from netip.Addr) bool {
 		}
 		return false
 	}
+	// A member in touch is heard under all its addresses; if it has moved, it
+	// knocks itself.
 	e := r.dir.members[b.nodeID]
-	return e == nil || !e.met || e.State != StateAlive || e.Addr != from.Unmap()
+	return e == nil || !e.met || e.State != StateAlive
 }

@@ -54,9 +54,11 @@ type Outcome struct {
 	// Members are the founders' ids if Kind is Founded, else the ids of those
 	// members that were seen alive.
 	Members  []string
-	Settings []byte   // of a founder
-	Grant    []byte   // of a founder
-	Through  []Member // of a node that met a cluster: living members, freshly looked up
+	Settings []byte // of a founder
+	Grant    []byte // of a founder
+	// Through are living members of a cluster that was met. It is empty for a node
+	// whose Meta.ClusterID was set before; Members of the Ring tells them later.
+	Through []Member
 }
 
 // Form brings this node into a cluster: one that it founds with others, or one
