@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vishvananda/netns"
+
 	"kontiki/overlay/datapath"
 	"kontiki/overlay/ipam"
 	"kontiki/overlay/nft"
@@ -263,16 +265,24 @@ func (n *Network) takeGrantLocked() error {
 	return nil
 }
 
-// Teardown removes everything this room ever made in the kernel and on disk. The
-// Network must not run any more, and its pods should be gone.
-func (n *Network) Teardown() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	err := errors.Join(n.kernel.Remove(), n.rules.Teardown())
-	if err == nil {
-		err = os.RemoveAll(n.cfg.DataDir)
+// Teardown removes everything that Networks ever made in the kernel and in the
+// folder dataDir. None may run any more, and the pods should be gone. ip_forward
+// and send_redirects stay as they are: others may count on them by now.
+func Teardown(dataDir string, ns netns.NsHandle, logger *slog.Logger) error {
+	kernel, err := datapath.Open(ns)
+	if err != nil {
+		return err
 	}
-	return err
+	defer kernel.Close()
+	rules := nft.New(max(0, int(ns)), logger)
+	defer rules.Close()
+	if err := errors.Join(kernel.Remove(), rules.Teardown()); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(dataDir); err != nil {
+		return fmt.Errorf("removing the overlay's folder: %w", err)
+	}
+	return nil
 }
 
 // Close ends the conversation with the kernel and the watches; after Run has returned.

@@ -63,7 +63,7 @@ func (n *Network) follow() error {
 	}
 	cfg := service.Config{
 		NodeName: n.cfg.NodeName, Services: n.objects.services, Slices: n.objects.slices,
-		Programmer: programmer{n.rules, n.kernel, n.log}, Logger: n.log,
+		Programmer: programmer{n.rules, n.kernel, n.log}, Reserved: n.cfg.ClusterDNS, Logger: n.log,
 	}
 	n.stopDead = func() {}
 	if n.cfg.Dead != nil {

@@ -3,6 +3,7 @@ package overlay
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -213,12 +214,8 @@ func TestTeardownLeavesNothing(t *testing.T) {
 	p := node.pod(HostPort{HostPort: 8080, ContainerPort: 80, Protocol: "TCP"})
 	l.expose("web", "10.43.0.20", 30080, p)
 	node.stop()
-	again, err := New(node.net.cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer again.Close()
-	if err := again.Teardown(); err != nil {
+	again := func() error { return Teardown(node.dir+"/overlay", node.ns, slog.New(slog.DiscardHandler)) }
+	if err := again(); err != nil {
 		t.Fatal(err)
 	}
 	var left []string
@@ -237,7 +234,7 @@ func TestTeardownLeavesNothing(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(node.dir, "overlay")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the folder: %v", err)
 	}
-	if err := again.Teardown(); err != nil {
+	if err := again(); err != nil {
 		t.Errorf("a second time: %v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -92,8 +93,26 @@ func refused(ask func() (string, error)) func() error {
 	}
 }
 
+// TestServices runs with and without the kernel filtering bridged frames, which
+// is a setting of the machine that others change.
 func TestServices(t *testing.T) {
-	l := newLab(t, 3)
+	for _, filter := range []string{"1", "0"} {
+		t.Run("bridge-nf-call-iptables="+filter, func(t *testing.T) {
+			l := newLab(t, 3)
+			for _, n := range l.nodes {
+				err := datapath.Within(n.ns, func() error {
+					return os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte(filter), 0)
+				})
+				if err != nil && filter == "1" {
+					t.Skipf("the kernel does not filter bridged frames: %v", err)
+				}
+			}
+			testServices(t, l)
+		})
+	}
+}
+
+func testServices(t *testing.T, l *lab) {
 	var pods []*labPod
 	for _, n := range l.nodes {
 		p := n.pod()
@@ -141,6 +160,21 @@ func TestServices(t *testing.T) {
 		if err != nil || server != "outside" || seen != l.nodes[0].addr.String() {
 			t.Errorf("%s saw %s, %v", server, seen, err)
 		}
+	})
+	t.Run("endpoints that are nodes", func(t *testing.T) {
+		var hosts []*labPod
+		for i, n := range l.nodes {
+			echoTCP(t, n.ns, n.name, 80)
+			hosts = append(hosts, &labPod{addr: n.addr, node: l.nodes[i]})
+		}
+		l.expose("nodes", "10.43.0.1", 30081, hosts...)
+		for _, p := range []*labPod{client, pods[1], {uid: "the node", ns: l.nodes[0].ns}} {
+			eventually(t, p.uid+" reaches all nodes through the Service", answered(tcp(p, "10.43.0.1:80"), "node-1", "node-2", "node-3"))
+		}
+		eventually(t, "the outside reaches all nodes through a node port", answered(func() (string, error) {
+			s, _, err := askTCP(outside, at(l.nodes[1].addr, 30081))
+			return s, err
+		}, "node-1", "node-2", "node-3"))
 	})
 	t.Run("nothing else in the range answers", func(t *testing.T) {
 		for _, to := range []string{"10.43.0.20:81", "10.43.77.77:80"} {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -42,6 +43,9 @@ type Config struct {
 	// ByService.
 	Services, Slices cache.SharedIndexInformer
 	Programmer       Programmer
+	// Reserved is an address that the node itself serves (the cluster's DNS): a
+	// Service that claims it is not programmed.
+	Reserved netip.Addr
 	// Dead returns the names of dead nodes, DeadChanged tells of changes; both may
 	// be nil.
 	Dead        func() map[string]bool
@@ -170,7 +174,9 @@ func (w *Watcher) plan(key string) map[Frontend]Pool {
 			list = append(list, s)
 		}
 	}
-	return Plan(svc, list, Node{Name: w.cfg.NodeName, Dead: w.dead})
+	pools := Plan(svc, list, Node{Name: w.cfg.NodeName, Dead: w.dead})
+	maps.DeleteFunc(pools, func(f Frontend, _ Pool) bool { return f.Addr.IsValid() && f.Addr == w.cfg.Reserved })
+	return pools
 }
 
 func (w *Watcher) sync(keys map[string]bool) {
