@@ -269,3 +269,37 @@ func TestKilledClientLeavesAllRunning(t *testing.T) {
 		t.Fatalf("%+v", exit)
 	}
 }
+
+// TestKilledInTheMiddleOfAStart plays the shim that is killed in the two moments that matter.
+func TestKilledInTheMiddleOfAStart(t *testing.T) {
+	e := shimtest.New(t)
+	e.Sandbox("a")
+	for _, tc := range []struct {
+		id   string
+		read bool // killed after it had read the byte of the init stage, else before
+	}{{"after", true}, {"before", false}} {
+		if _, err := e.Client.Create(e.Context(), e.Spec("a", tc.id, "sleep-then", "300", "11")); err != nil {
+			t.Fatal(err)
+		}
+		e.KillShim()
+		f, err := os.OpenFile(e.Config.Dir+"/state/"+tc.id+"/exec.fifo", os.O_RDONLY, 0)
+		if err == nil && tc.read {
+			_, err = f.Read(make([]byte, 1))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		c, err := e.Client.Start(e.Context(), tc.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tc.read && c.Status == shim.Created {
+			t.Errorf("%s: it runs, and is %s", tc.id, c.Status)
+		}
+		// Before: the byte may have been written all the same.
+		if exit := e.Wait(tc.id); exit.Code != 11 && (tc.read || !exit.Unknown) {
+			t.Errorf("%s: %+v", tc.id, exit)
+		}
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/opencontainers/runc/libcontainer"
 )
@@ -122,13 +121,8 @@ func (s *Server) adoptProcess(c *container) error {
 		return err
 	}
 	c.proc, c.pid = proc, proc.pid
-	if _, err := os.Stat(filepath.Join(s.layout.libcontainerOf(c.spec.ID), execFifo)); errors.Is(err, os.ErrNotExist) && c.rec.Started.IsZero() {
-		// The shim ended between the start and its record.
-		c.rec.Started = now()
-		c.started = c.rec.Started
-		if err := writeJSON(s.layout.record(c.spec.ID), &c.rec); err != nil {
-			return err
-		}
+	if err := s.noteBegin(c); err != nil {
+		return err
 	}
 	s.reaper.watch(proc.pid)
 	s.watch(c)

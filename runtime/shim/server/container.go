@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -49,6 +48,7 @@ type container struct {
 	exit    *shim.Exit // nil: has not exited
 	seq     uint64     // of exit in the stream, 0: acknowledged
 	started time.Time
+	release chan struct{} // a start is under way; closed when it is known whether the program began
 	pid     int
 	execs   []*execution // in order of their start
 
@@ -281,55 +281,6 @@ func (s *Server) find(id string) (*container, error) {
 	}
 	return nil, fmt.Errorf("container %q: %w", id, shim.ErrNotFound)
 }
-
-func (s *Server) start(_ context.Context, id string) (shim.Container, error) {
-	c, err := s.find(id)
-	if err != nil {
-		return shim.Container{}, err
-	}
-	defer c.mu.Unlock()
-	if !c.rec.Started.IsZero() {
-		return s.view(c), nil
-	}
-	select {
-	case <-c.exited: // it was killed before its start
-		return s.view(c), nil
-	default:
-	}
-	at := now()
-	if err := c.lc.Exec(); err != nil {
-		s.releaseFifo(c)
-		select {
-		case <-c.exited: // killed meanwhile
-			return s.view(c), nil
-		case <-time.After(exitPatience):
-			return shim.Container{}, fmt.Errorf("start container %s: %w", id, err)
-		}
-	}
-	c.rec.Started = at
-	s.mu.Lock()
-	c.started = at
-	s.mu.Unlock()
-	if err := writeJSON(s.layout.record(id), &c.rec); err != nil {
-		return shim.Container{}, fmt.Errorf("start container %s: it runs, but cannot be recorded: %w", id, err)
-	}
-	return s.view(c), nil
-}
-
-// exitPatience is how long a failed start waits to learn that its process had been killed.
-const exitPatience = time.Second
-
-// releaseFifo frees the goroutine that libcontainer left waiting for the other
-// end of the start's FIFO, and the thread under it.
-func (s *Server) releaseFifo(c *container) {
-	fd, err := unix.Open(filepath.Join(s.layout.libcontainerOf(c.spec.ID), execFifo), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err == nil {
-		unix.Close(fd)
-	}
-}
-
-// execFifo is libcontainer's: it exists from Create until Start.
-const execFifo = "exec.fifo"
 
 func (s *Server) signal(_ context.Context, id string, sig unix.Signal) error {
 	if sig <= 0 || sig > 64 {

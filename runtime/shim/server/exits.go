@@ -32,6 +32,9 @@ func (s *Server) watch(c *container) {
 
 // finish makes an exit known.
 func (s *Server) finish(c *container, e ending) {
+	if s.neverRan(c, e) {
+		e = ending{unknown: true}
+	}
 	exit := shim.Exit{ContainerID: c.spec.ID, SandboxID: c.spec.SandboxID, Labels: c.spec.Labels, Unknown: e.unknown, At: now()}
 	exit.Code, exit.Signal = e.codeOf()
 	// Counted by the kernel, so also what happened while nobody watched.
