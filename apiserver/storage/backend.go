@@ -12,7 +12,6 @@ type Backend interface {
 	View() raftstore.View
 	Linearize(ctx context.Context) (raftstore.View, error)
 	ViewAt(ctx context.Context, revision uint64) (raftstore.View, error)
-	WaitRevision(ctx context.Context, revision uint64) (raftstore.View, error)
 	Watch(prefix string, after uint64) (*raftstore.Watch, error)
 	Compacted() uint64
 }

@@ -31,6 +31,7 @@ const storedPrefix = "test!"
 // store is what the tests need of a raftstore beyond the Backend.
 type store interface {
 	kontikistorage.Backend
+	WaitRevision(ctx context.Context, revision uint64) (raftstore.View, error)
 	Compact(ctx context.Context, revision uint64) error
 }
 
