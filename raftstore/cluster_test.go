@@ -41,7 +41,7 @@ func TestLeaderKilledUnderWriters(t *testing.T) {
 			continue
 		}
 		s := c.Stores[i]
-		go func() { done <- increment(bounded(t), s, fmt.Sprintf("counter-%d", i), writes, started) }()
+		go func() { done <- increment(bounded(t), s, fmt.Sprintf("counter-%d", i), writes, started, nil) }()
 	}
 	for range writes / 2 {
 		<-started
@@ -75,7 +75,7 @@ func TestLeaderKilledUnderWriters(t *testing.T) {
 
 // increment writes a key many times, each write on the condition that the one
 // before is the latest: a write that happened twice makes the next one fail.
-func increment(ctx context.Context, s *raftstore.Store, key string, times int, progress chan<- struct{}) error {
+func increment(ctx context.Context, s *raftstore.Store, key string, times int, progress chan<- struct{}, seen *observed) error {
 	var rev uint64
 	for n := range times {
 		r, err := s.Apply(ctx, raftstore.Txn{
@@ -89,6 +89,9 @@ func increment(ctx context.Context, s *raftstore.Store, key string, times int, p
 			return fmt.Errorf("write %d of %s: it had happened before: %+v", n, key, r.Current[0])
 		}
 		rev = r.Revisions[0]
+		if seen != nil {
+			seen.raise(rev)
+		}
 		progress <- struct{}{}
 	}
 	return nil

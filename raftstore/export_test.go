@@ -17,3 +17,9 @@ func (s *Store) DiskWrites() int64 {
 	stats := s.disk.Stats()
 	return stats.TxStats.GetWrite()
 }
+
+// CommitMarked tells whether the disk knows the present commit index.
+func (s *Store) CommitMarked() bool {
+	v, err := s.disk.GetUint64(keyCommit)
+	return err == nil && v == s.fsm.current.Load().index
+}
