@@ -44,7 +44,11 @@ func TestLeaderKilledUnderWriters(t *testing.T) {
 		go func() { done <- increment(bounded(t), s, fmt.Sprintf("counter-%d", i), writes, started, nil) }()
 	}
 	for range writes / 2 {
-		<-started
+		select {
+		case <-started:
+		case err := <-done:
+			t.Fatalf("a writer has ended: %v", err)
+		}
 	}
 	c.Kill(leader)
 	for range 2 {

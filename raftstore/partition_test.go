@@ -69,13 +69,20 @@ func TestPartitionedLeaderUnderWritersAndReaders(t *testing.T) {
 		progress[i] = make(chan struct{}, writes)
 		go func() { done <- increment(bounded(t), s, fmt.Sprintf("counter-%d", i), writes, progress[i], &seen) }()
 	}
-	for range rounds {
+	for range rounds { // all of them before the first writer can be done
 		leader := c.Leader()
 		c.Isolate(leader)
 		for i := range c.Stores { // the majority goes on
 			for range 20 {
-				if i != leader {
-					<-progress[i]
+				if i == leader {
+					continue
+				}
+				select {
+				case <-progress[i]:
+				case err := <-done:
+					t.Fatalf("a writer has ended: %v", err)
+				case <-bounded(t).Done():
+					t.Fatalf("the writer on node %d does not get on while node %d is cut off", i, leader)
 				}
 			}
 		}

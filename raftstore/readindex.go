@@ -11,7 +11,7 @@ import (
 
 // readPoint says how far a replica must have applied to answer a read.
 type readPoint struct {
-	Index uint64 // of the last command entry that the leader had applied
+	Index uint64 // of the last entry with commands that the leader had committed
 }
 
 // Linearize returns a view that is not older than any write acknowledged before
@@ -116,8 +116,29 @@ func (s *Store) readRound() (readPoint, error) {
 	if s.leadership.ready() != term {
 		return readPoint{}, fmt.Errorf("%w: the leader has not applied an entry of its own term yet", errNotProposed)
 	}
-	point := readPoint{Index: s.fsm.current.Load().index}
-	return point, s.confirmTerm(term)
+	index, err := s.lastCommitted()
+	if err != nil {
+		return readPoint{}, fmt.Errorf("%w: %w", errNotProposed, err)
+	}
+	return readPoint{index}, s.confirmTerm(term)
+}
+
+// lastCommitted is the index of the last committed entry that holds commands.
+// It is not what this node has applied: a follower can learn of a commit and
+// apply it before the leader has, and a later read must not go back behind it.
+func (s *Store) lastCommitted() (uint64, error) {
+	commit := s.raft.CommitIndex()
+	applied := s.fsm.current.Load().index
+	for ; commit > applied; commit-- {
+		var l raft.Log
+		if err := s.logs.GetLog(commit, &l); err != nil {
+			return 0, fmt.Errorf("read log entry %d: %w", commit, err)
+		}
+		if l.Type == raft.LogCommand {
+			return commit, nil
+		}
+	}
+	return applied, nil
 }
 
 // confirmTerm asks the voters for their terms until a majority is not beyond term.

@@ -21,6 +21,7 @@ type Store struct {
 	log  *slog.Logger
 	fsm  *fsm
 	disk *disk
+	logs raft.LogStore // disk behind a cache of the last entries
 	raft *raft.Raft
 
 	transport *transport
@@ -96,16 +97,15 @@ func (s *Store) start() error {
 	if err := s.disk.replay(s.fsm, snapshots); err != nil {
 		return err
 	}
-	logs, err := raft.NewLogCache(logCacheSize, s.disk)
-	if err != nil {
+	if s.logs, err = raft.NewLogCache(logCacheSize, s.disk); err != nil {
 		return err
 	}
 	g := greeter{streams: s.cfg.Raft, cluster: s.cfg.ClusterID, nodeID: s.cfg.NodeID, log: s.log}
 	s.transport = newTransport(g, raftLog)
-	if err := s.bootstrap(logs, snapshots); err != nil {
+	if err := s.bootstrap(snapshots); err != nil {
 		return errors.Join(err, s.transport.Close())
 	}
-	if s.raft, err = raft.NewRaft(s.raftConfig(raftLog), s.fsm, logs, s.disk, snapshots, s.transport); err != nil {
+	if s.raft, err = raft.NewRaft(s.raftConfig(raftLog), s.fsm, s.logs, s.disk, snapshots, s.transport); err != nil {
 		return errors.Join(fmt.Errorf("raftstore: start raft: %w", err), s.transport.Close())
 	}
 	g.streams = s.cfg.Calls
@@ -138,11 +138,11 @@ func (s *Store) raftConfig(log *raftLogger) *raft.Config {
 
 // bootstrap writes the founders' configuration into a blank log. All founders
 // write the same, so it does not matter which of them are up.
-func (s *Store) bootstrap(logs raft.LogStore, snapshots raft.SnapshotStore) error {
+func (s *Store) bootstrap(snapshots raft.SnapshotStore) error {
 	if !slices.Contains(s.cfg.Founders, s.cfg.NodeID) {
 		return nil
 	}
-	held, err := raft.HasExistingState(logs, s.disk, snapshots)
+	held, err := raft.HasExistingState(s.logs, s.disk, snapshots)
 	if err != nil || held {
 		return err
 	}
@@ -151,7 +151,7 @@ func (s *Store) bootstrap(logs raft.LogStore, snapshots raft.SnapshotStore) erro
 		c.Servers = append(c.Servers, raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(id)})
 	}
 	log := newRaftLogger(s.log)
-	if err := raft.BootstrapCluster(s.raftConfig(log), logs, s.disk, snapshots, s.transport, c); err != nil {
+	if err := raft.BootstrapCluster(s.raftConfig(log), s.logs, s.disk, snapshots, s.transport, c); err != nil {
 		return fmt.Errorf("raftstore: write the founders' configuration: %w", err)
 	}
 	return nil
