@@ -47,7 +47,9 @@ func main() {
 			for i := range b {
 				b[i] = byte(i)
 			}
-			hoard = append(hoard, b)
+			if hoard = append(hoard, b); len(hoard) == 1<<20 {
+				os.Exit(4)
+			}
 		}
 	case "tick": // a line every 10 ms, without end
 		for i := 0; ; i++ {
