@@ -27,6 +27,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 
 	"kontiki/runtime/agent"
@@ -64,7 +65,7 @@ func (n *network) Detach(_ context.Context, uid string) error {
 type lab struct {
 	t      *testing.T
 	env    *shimtest.Env
-	client *fake.Clientset
+	client kubernetes.Interface
 	net    *network
 	data   string
 	agent  *agent.Agent
@@ -72,6 +73,14 @@ type lab struct {
 }
 
 func newLab(t *testing.T) *lab {
+	l := prepareLab(t)
+	l.begin()
+	t.Cleanup(func() { l.stop() })
+	return l
+}
+
+// prepareLab is a lab whose agent does not run yet.
+func prepareLab(t *testing.T) *lab {
 	l := &lab{t: t, env: shimtest.New(t), client: fake.NewClientset(), net: &network{attached: map[string]string{}}}
 	l.data = filepath.Join(l.env.Dir, "data")
 	store, err := image.Open(filepath.Join(l.data, "images"), nil)
@@ -81,8 +90,6 @@ func newLab(t *testing.T) *lab {
 	if _, err := store.Import(l.env.Context(), l.env.Rootfs("image"), "probe:1", v1.Config{Entrypoint: []string{"/probe"}, Env: []string{"FROM=image"}}); err != nil {
 		t.Fatal(err)
 	}
-	l.begin()
-	t.Cleanup(func() { l.stop() })
 	return l
 }
 
