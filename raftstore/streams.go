@@ -161,15 +161,44 @@ type raftStreams struct {
 	closed chan struct{}
 	once   sync.Once
 	served chan struct{}
+
+	mu   sync.Mutex
+	open map[*raftConn]struct{} // Raft leaves its streams open when it stops
+}
+
+// raftConn is forgotten when it is closed.
+type raftConn struct {
+	net.Conn
+	layer *raftStreams
+}
+
+func (c *raftConn) Close() error {
+	c.layer.mu.Lock()
+	delete(c.layer.open, c)
+	c.layer.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// keep remembers a stream until it is closed; after Close it closes it at once.
+func (l *raftStreams) keep(conn net.Conn) *raftConn {
+	c := &raftConn{conn, l}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open == nil {
+		conn.Close()
+	} else {
+		l.open[c] = struct{}{}
+	}
+	return c
 }
 
 func newRaftStreams(g greeter) *raftStreams {
-	l := &raftStreams{greeter: g, conns: make(chan net.Conn), closed: make(chan struct{}), served: make(chan struct{})}
+	l := &raftStreams{greeter: g, conns: make(chan net.Conn), closed: make(chan struct{}), served: make(chan struct{}), open: make(map[*raftConn]struct{})}
 	go func() {
 		defer close(l.served)
 		l.serve(func(conn net.Conn, _ string) {
 			select {
-			case l.conns <- conn:
+			case l.conns <- l.keep(conn):
 			case <-l.closed:
 				conn.Close()
 			}
@@ -190,7 +219,11 @@ func (l *raftStreams) Accept() (net.Conn, error) {
 func (l *raftStreams) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	return l.dial(ctx, string(address))
+	conn, err := l.dial(ctx, string(address))
+	if err != nil {
+		return nil, err
+	}
+	return l.keep(conn), nil
 }
 
 func (l *raftStreams) Close() error {
@@ -199,6 +232,13 @@ func (l *raftStreams) Close() error {
 		close(l.closed)
 		err = l.streams.Close()
 		<-l.served
+		l.mu.Lock()
+		open := l.open
+		l.open = nil
+		l.mu.Unlock()
+		for c := range open {
+			c.Conn.Close()
+		}
 	})
 	return err
 }
