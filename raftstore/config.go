@@ -14,6 +14,7 @@ type Config struct {
 	ClusterID string
 	Dir       string // directory of the store; made if it is missing
 
+	// The store closes both when it is closed.
 	Raft  Streams // Raft's own RPCs
 	Calls Streams // forwarded transactions, read-index, changes of members
 
