@@ -268,6 +268,39 @@ func (f *fixture) table(t *testing.T, gvr schema.GroupVersionResource, name stri
 	t.Log(strings.Join(line, " | "))
 }
 
+// TestWatchedTables is `kubectl get --watch`: rows instead of objects, and the
+// same objects for other watchers at the same time.
+func TestWatchedTables(t *testing.T) {
+	f := newFixture(t)
+	c := clientOf(t, f.server, admin)
+	get := func(accept string) *json.Decoder {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://x/api/v1/configmaps?watch=true", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", accept)
+		resp, err := f.server.Client(admin).Transport.RoundTrip(req)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%v %v", resp, err)
+		}
+		t.Cleanup(func() { resp.Body.Close() })
+		return json.NewDecoder(resp.Body)
+	}
+	tables, objects := get("application/json;as=Table;v=v1;g=meta.k8s.io"), get("application/json")
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Data: map[string]string{"k": "v"}}
+	if _, err := c.CoreV1().ConfigMaps("default").Create(t.Context(), cm, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	var table struct{ Object metav1.Table }
+	if err := tables.Decode(&table); err != nil || len(table.Object.Rows) != 1 || table.Object.Rows[0].Cells[0] != "a" {
+		t.Errorf("%v %v", table, err)
+	}
+	var object struct{ Object corev1.ConfigMap }
+	if err := objects.Decode(&object); err != nil || object.Object.Kind != "ConfigMap" || object.Object.Data["k"] != "v" {
+		t.Errorf("%v %v", object, err)
+	}
+}
+
 // finalize ends a namespace as its controller would.
 func (f *fixture) finalize(t *testing.T, name string) {
 	t.Helper()

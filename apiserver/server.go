@@ -40,6 +40,7 @@ type Server struct {
 	handler  atomic.Pointer[http.Handler]
 	generic  *genericapiserver.GenericAPIServer
 	start    func(ctx context.Context) error
+	stop     func() // waits for what start has started
 	stopping atomic.Bool
 	log      *slog.Logger
 }
@@ -93,6 +94,7 @@ func New(cfg Config) (*Server, error) {
 		_, _, err := prepared.NonBlockingRunWithContext(ctx, gc.RequestTimeout)
 		return err
 	}
+	s.stop = shared.Shutdown
 	var handler http.Handler = s.generic.Handler
 	s.handler.Store(&handler)
 	return s, nil
@@ -187,6 +189,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	<-ctx.Done()
 	s.stopping.Store(true)
+	s.stop()
 	s.generic.NonLongRunningRequestWaitGroup.Wait()
 	s.generic.Destroy()
 	return nil
