@@ -105,7 +105,7 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 			return podsubnet.New(client, shared, recorders.as(podsubnet.Component), log, config.ClusterCIDR, config.NodePrefixLen)
 		}},
 		{name: namespace.Name, start: func() (runner, error) {
-			return namespace.New(client, config.Metadata, shared, log, time.Now), nil
+			return namespace.New(client, config.Metadata, client.Discovery(), shared, log, time.Now), nil
 		}},
 		{name: nodelifecycle.Name, start: func() (runner, error) {
 			return nodelifecycle.New(client, shared, config.Ring, recorders.as(nodelifecycle.Component), log, time.Now), nil

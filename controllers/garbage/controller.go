@@ -21,7 +21,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
 
@@ -36,10 +35,15 @@ const (
 	maxAbsent = 1000
 )
 
+// Kinds answers which kinds the API serves: client-go's discovery client.
+type Kinds interface {
+	ServerPreferredResourcesWithContext(context.Context) ([]*metav1.APIResourceList, error)
+}
+
 // Controller is the garbage collector.
 type Controller struct {
 	metadata  metadata.Interface
-	discovery discovery.DiscoveryInterface
+	discovery Kinds
 	log       *slog.Logger
 
 	graph    *graph
@@ -57,7 +61,7 @@ type ownerKey struct {
 }
 
 // New makes the collector.
-func New(meta metadata.Interface, discovery discovery.DiscoveryInterface, log *slog.Logger) *Controller {
+func New(meta metadata.Interface, discovery Kinds, log *slog.Logger) *Controller {
 	return &Controller{
 		metadata: meta, discovery: discovery, log: log.With("controller", Name),
 		graph:    newGraph(),

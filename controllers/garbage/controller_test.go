@@ -10,17 +10,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	discoveryfake "k8s.io/client-go/discovery/fake"
 	metadatafake "k8s.io/client-go/metadata/fake"
-	clienttesting "k8s.io/client-go/testing"
 )
 
 var podsGVR = corev1.SchemeGroupVersion.WithResource("pods")
 
 // kinds is discovery of Pods and ConfigMaps.
-type kinds struct{ *discoveryfake.FakeDiscovery }
+type kinds struct{}
 
-func (kinds) ServerPreferredResources() ([]*metav1.APIResourceList, error) {
+func (kinds) ServerPreferredResourcesWithContext(context.Context) ([]*metav1.APIResourceList, error) {
 	verbs := metav1.Verbs{"delete", "list", "watch"}
 	return []*metav1.APIResourceList{{GroupVersion: "v1", APIResources: []metav1.APIResource{
 		{Name: "pods", Kind: "Pod", Namespaced: true, Verbs: verbs},
@@ -59,7 +57,7 @@ func TestCollects(t *testing.T) {
 	)
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)
-	c := New(client, kinds{&discoveryfake.FakeDiscovery{Fake: &clienttesting.Fake{}}}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	c := New(client, kinds{}, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	go func() { stopped <- c.Run(ctx) }()
 	defer func() {
 		cancel()

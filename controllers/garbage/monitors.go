@@ -72,7 +72,7 @@ func (c *Controller) follow(ctx context.Context, ready func()) {
 // discover starts monitors for new kinds and stops those of kinds that are gone. It
 // answers whether all kinds are known and synced.
 func (c *Controller) discover(ctx context.Context) bool {
-	lists, err := c.discovery.ServerPreferredResources()
+	lists, err := c.discovery.ServerPreferredResourcesWithContext(ctx)
 	if err != nil {
 		c.log.Warn("not all kinds could be discovered", "error", err)
 		if len(lists) == 0 {

@@ -39,10 +39,16 @@ const (
 	longest  = 15 * time.Second
 )
 
+// Kinds answers which kinds the API serves: client-go's discovery client.
+type Kinds interface {
+	ServerPreferredNamespacedResourcesWithContext(context.Context) ([]*metav1.APIResourceList, error)
+}
+
 // Controller empties and finalizes namespaces.
 type Controller struct {
 	client   kubernetes.Interface
 	metadata metadata.Interface
+	kinds    Kinds
 	log      *slog.Logger
 	now      func() time.Time
 
@@ -52,10 +58,10 @@ type Controller struct {
 }
 
 // New makes the controller on shared informers.
-func New(client kubernetes.Interface, meta metadata.Interface, shared informers.SharedInformerFactory, log *slog.Logger, now func() time.Time) *Controller {
+func New(client kubernetes.Interface, meta metadata.Interface, kinds Kinds, shared informers.SharedInformerFactory, log *slog.Logger, now func() time.Time) *Controller {
 	namespaces := shared.Core().V1().Namespaces()
 	return &Controller{
-		client: client, metadata: meta, log: log.With("controller", Name), now: now,
+		client: client, metadata: meta, kinds: kinds, log: log.With("controller", Name), now: now,
 		informer: namespaces.Informer(), namespaces: namespaces.Lister(),
 		loop: loop.New(Name, log),
 	}
@@ -85,7 +91,7 @@ func (c *Controller) sync(ctx context.Context, name string) error {
 	if !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes) {
 		return nil // emptied; others hold it
 	}
-	resources, discovered := c.deletable()
+	resources, discovered := c.deletable(ctx)
 	o := c.empty(ctx, name, resources)
 	o.discovery, o.parse = discovered.discovery, discovered.parse
 	if ns, err = c.writeStatus(ctx, ns, o); err != nil {
@@ -99,9 +105,9 @@ func (c *Controller) sync(ctx context.Context, name string) error {
 }
 
 // deletable finds every namespaced kind that can be listed and deleted.
-func (c *Controller) deletable() ([]schema.GroupVersionResource, outcome) {
+func (c *Controller) deletable(ctx context.Context) ([]schema.GroupVersionResource, outcome) {
 	var o outcome
-	lists, err := c.client.Discovery().ServerPreferredNamespacedResources()
+	lists, err := c.kinds.ServerPreferredNamespacedResourcesWithContext(ctx)
 	if err != nil {
 		if groups, ok := discovery.GroupDiscoveryFailedErrorGroups(err); ok {
 			for gv, e := range groups {
