@@ -2,10 +2,14 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/client-go/kubernetes/fake"
@@ -25,23 +30,91 @@ import (
 	"kontiki/controllers/nodelifecycle"
 )
 
-// ring holds every node for alive.
+// ring holds every node for alive but those that are said to be dead.
 type ring struct {
-	members map[string]nodelifecycle.Member
+	mu      sync.Mutex // protects dead
+	dead    map[string]bool
+	changed chan struct{}
 }
 
-func (r ring) Health() map[string]nodelifecycle.Member { return r.members }
-func (r ring) Watch() (<-chan struct{}, func())        { return make(chan struct{}), func() {} }
+func newRing() *ring { return &ring{dead: map[string]bool{}, changed: make(chan struct{}, 1)} }
+
+func (r *ring) Member(node string) (nodelifecycle.Member, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.dead[node] {
+		return nodelifecycle.Member{State: nodelifecycle.Dead}, true
+	}
+	return nodelifecycle.Member{State: nodelifecycle.Alive}, true
+}
+
+func (r *ring) Watch() (<-chan struct{}, func()) { return r.changed, func() {} }
+
+func (r *ring) set(node string, dead bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dead[node] = dead
+	r.changed <- struct{}{}
+}
+
+// tracker gives client-go's object tracker what controllers rely on and it lacks:
+// one order of resourceVersions, and conflicts. Calls come one at a time, under
+// the fake's lock.
+type tracker struct {
+	clienttesting.ObjectTracker
+	revision int
+}
+
+func (tr *tracker) stamp(obj runtime.Object) {
+	tr.revision++
+	obj.(metav1.Object).SetResourceVersion(strconv.Itoa(tr.revision))
+}
+
+func (tr *tracker) Create(gvr schema.GroupVersionResource, obj runtime.Object, ns string, opts ...metav1.CreateOptions) error {
+	tr.stamp(obj)
+	return tr.ObjectTracker.Create(gvr, obj, ns, opts...)
+}
+
+func (tr *tracker) Update(gvr schema.GroupVersionResource, obj runtime.Object, ns string, opts ...metav1.UpdateOptions) error {
+	if err := tr.check(gvr, obj, ns); err != nil {
+		return err
+	}
+	return tr.ObjectTracker.Update(gvr, obj, ns, opts...)
+}
+
+func (tr *tracker) Patch(gvr schema.GroupVersionResource, obj runtime.Object, ns string, opts ...metav1.PatchOptions) error {
+	if err := tr.check(gvr, obj, ns); err != nil {
+		return err
+	}
+	return tr.ObjectTracker.Patch(gvr, obj, ns, opts...)
+}
+
+func (tr *tracker) check(gvr schema.GroupVersionResource, obj runtime.Object, ns string) error {
+	name := obj.(metav1.Object).GetName()
+	current, err := tr.Get(gvr, ns, name)
+	if err != nil {
+		return err
+	}
+	if current.(metav1.Object).GetResourceVersion() != obj.(metav1.Object).GetResourceVersion() {
+		return apierrors.NewConflict(gvr.GroupResource(), name, errors.New("the object has been modified"))
+	}
+	tr.stamp(obj)
+	return nil
+}
 
 // cluster is a fake API that names and binds pods and makes them run, as the
 // real one and its agents do.
 type cluster struct {
 	*fake.Clientset
-	t *testing.T
+	t       *testing.T
+	ring    *ring
+	tracker *tracker
 }
 
 func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
-	c := &cluster{fake.NewClientset(objects...), t}
+	c := &cluster{Clientset: fake.NewClientset(objects...), t: t, ring: newRing()}
+	c.tracker = &tracker{c.Clientset.Tracker(), 1000}
+	c.PrependReactor("*", "*", clienttesting.ObjectReaction(c.tracker))
 	c.PrependReactor("create", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		create := action.(clienttesting.CreateAction)
 		if create.GetSubresource() == "binding" {
@@ -61,7 +134,7 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 }
 
 func (c *cluster) bind(b *corev1.Binding) error {
-	obj, err := c.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), b.Namespace, b.Name)
+	obj, err := c.tracker.Get(corev1.SchemeGroupVersion.WithResource("pods"), b.Namespace, b.Name)
 	if err != nil {
 		return err
 	}
@@ -70,7 +143,7 @@ func (c *cluster) bind(b *corev1.Binding) error {
 	pod.Status.Phase = corev1.PodRunning
 	pod.Status.PodIPs = []corev1.PodIP{{IP: fmt.Sprintf("10.42.0.%d", rand.IntnRange(1, 250))}}
 	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}}
-	return c.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), pod, b.Namespace)
+	return c.tracker.Update(corev1.SchemeGroupVersion.WithResource("pods"), pod, b.Namespace)
 }
 
 func node(name string) *corev1.Node {
@@ -92,7 +165,7 @@ func (c *cluster) start() {
 		stopped <- Run(ctx, Config{
 			Client: c, SchedulerClient: c, Metadata: metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme()),
 			ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), NodePrefixLen: 24,
-			Ring:   ring{},
+			Ring:   c.ring,
 			Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		})
 	}()
@@ -269,4 +342,77 @@ func TestDeploymentRollsOutAndBack(t *testing.T) {
 			t.Errorf("Progressing: %+v", condition)
 		}
 	}
+}
+
+func (c *cluster) node(name string) *corev1.Node {
+	n, err := c.CoreV1().Nodes().Get(context.Background(), name, metav1.GetOptions{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return n
+}
+
+func TestPodsOfADeadNodeAreReplacedAndTheNodeComesBack(t *testing.T) {
+	c := newCluster(t, node("a"), node("b"), node("c"))
+	c.start()
+	impatient := template("web")
+	impatient.Spec.Tolerations = []corev1.Toleration{{
+		Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To[int64](0),
+	}}
+	rs := &appsv1.ReplicaSet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"},
+		Spec: appsv1.ReplicaSetSpec{
+			Replicas: ptr.To[int32](3), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}, Template: impatient,
+		},
+	}
+	if _, err := c.AppsV1().ReplicaSets("default").Create(context.Background(), rs, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	on := func(node string) (n int) {
+		for _, pod := range c.pods() {
+			if pod.Spec.NodeName == node {
+				n++
+			}
+		}
+		return n
+	}
+	c.eventually("a pod on each node", func() bool { return on("a") == 1 && on("b") == 1 && on("c") == 1 })
+	c.ring.set("b", true)
+	c.eventually("the dead node's pod is replaced on others", func() bool { return on("b") == 0 && on("a")+on("c") == 3 })
+	c.eventually("the dead node is Unknown and tainted", func() bool {
+		n := c.node("b")
+		return n.Status.Conditions[0].Status == corev1.ConditionUnknown && len(n.Spec.Taints) == 2
+	})
+	c.ring.set("b", false)
+	c.eventually("the node is ready again and without taints", func() bool {
+		n := c.node("b")
+		return n.Status.Conditions[0].Status == corev1.ConditionTrue && len(n.Spec.Taints) == 0
+	})
+}
+
+func TestAnUnschedulablePodWaitsForRoomAndSaysWhy(t *testing.T) {
+	c := newCluster(t, node("a"))
+	c.start()
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "big"}, Spec: template("web").Spec}
+	pod.Spec.NodeSelector = map[string]string{"size": "big"}
+	if _, err := c.CoreV1().Pods("default").Create(context.Background(), pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	const why = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
+	c.eventually("condition PodScheduled says why", func() bool {
+		pods := c.pods()
+		return len(pods) == 1 && len(pods[0].Status.Conditions) == 1 && pods[0].Status.Conditions[0].Message == why
+	})
+	c.eventually("an event FailedScheduling says why", func() bool {
+		list, err := c.CoreV1().Events("default").List(context.Background(), metav1.ListOptions{})
+		return err == nil && slices.ContainsFunc(list.Items, func(e corev1.Event) bool {
+			return e.Reason == "FailedScheduling" && e.Message == why && e.Source.Component == corev1.DefaultSchedulerName
+		})
+	})
+	big := node("b")
+	big.Labels["size"] = "big"
+	if _, err := c.CoreV1().Nodes().Create(context.Background(), big, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("bound to the node that came", func() bool { return c.pods()[0].Spec.NodeName == "b" })
 }

@@ -177,7 +177,7 @@ func (c *Controller) do(ctx context.Context, key string, todo actions) error {
 		if err != nil {
 			return err
 		}
-		c.writes.Created(key, created.ResourceVersion, c.now())
+		c.writes.Created(key, created, c.now())
 	}
 	for _, slice := range todo.update {
 		if _, err := c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Update(ctx, slice, metav1.UpdateOptions{}); err != nil {

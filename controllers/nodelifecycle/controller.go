@@ -155,7 +155,7 @@ func (c *Controller) sync(ctx context.Context, name string) error {
 }
 
 func (c *Controller) verdict(node *corev1.Node) verdict {
-	member, known := c.ring.Health()[node.Name]
+	member, known := c.ring.Member(node.Name)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if known {

@@ -22,10 +22,10 @@ type Member struct {
 // RingHealth is the view of the ring this controller acts on; node fills it from
 // gossip.
 type RingHealth interface {
-	// Health answers the members by node name. A node that is missing is not known
-	// to the ring (any more).
-	Health() map[string]Member
-	// Watch returns a channel that gets a value after Health has changed (several
+	// Member answers what the ring holds of the node with that name; false if it
+	// does not know it (any more).
+	Member(node string) (Member, bool)
+	// Watch returns a channel that gets a value after members have changed (several
 	// changes may be one value), and a function that ends the watch.
 	Watch() (changed <-chan struct{}, stop func())
 }

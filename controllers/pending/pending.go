@@ -2,8 +2,8 @@
 // show yet (what upstream calls expectations), so that a pass over a stale cache
 // does not create or delete twice.
 //
-// Created objects are awaited by resourceVersion: the cache has settled once it
-// holds the state at, or after, the answer of the write. Objects being deleted are
+// Created objects are awaited until the cache holds them, or is at, or after, the
+// resourceVersion of the answer (they may be gone again by then). Objects being deleted are
 // awaited by UID. Nothing has to be told of events, so nothing can be miscounted.
 // Writes is safe for concurrent use. Only controllers import this package.
 package pending
@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/tools/cache"
@@ -28,7 +29,7 @@ type Writes struct {
 }
 
 type writes struct {
-	created string // highest resourceVersion of a created object
+	created map[string]string // resourceVersion by namespace/name
 	deleted map[types.UID]struct{}
 	last    time.Time
 }
@@ -36,14 +37,12 @@ type writes struct {
 // New makes an empty memory.
 func New() *Writes { return &Writes{keys: map[string]*writes{}} }
 
-// Created remembers that the object answered with resourceVersion was created.
-func (w *Writes) Created(key, resourceVersion string, now time.Time) {
+// Created remembers that the object was created, as the API answered it.
+func (w *Writes) Created(key string, object metav1.Object, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	k := w.keyLocked(key, now)
-	if c, err := resourceversion.CompareResourceVersion(k.created, resourceVersion); k.created == "" || err == nil && c < 0 {
-		k.created = resourceVersion
-	}
+	name := cache.MetaObjectToName(object).String()
+	w.keyLocked(key, now).created[name] = object.GetResourceVersion()
 }
 
 // Deleted remembers that deletion of the object was accepted.
@@ -74,10 +73,13 @@ func (w *Writes) Settled(key string, store cache.Store, living func(types.UID) b
 			delete(k.deleted, uid)
 		}
 	}
-	if k.created != "" && reached(store.LastStoreSyncResourceVersion(), k.created) {
-		k.created = ""
+	at := store.LastStoreSyncResourceVersion()
+	for name, wanted := range k.created {
+		if _, shown, err := store.GetByKey(name); err == nil && shown || reached(at, wanted) {
+			delete(k.created, name)
+		}
 	}
-	if k.created == "" && len(k.deleted) == 0 || now.Sub(k.last) > patience {
+	if len(k.created) == 0 && len(k.deleted) == 0 || now.Sub(k.last) > patience {
 		delete(w.keys, key)
 		return true
 	}
@@ -92,7 +94,7 @@ func reached(at, wanted string) bool {
 func (w *Writes) keyLocked(key string, now time.Time) *writes {
 	k, ok := w.keys[key]
 	if !ok {
-		k = &writes{deleted: map[types.UID]struct{}{}}
+		k = &writes{created: map[string]string{}, deleted: map[types.UID]struct{}{}}
 		w.keys[key] = k
 	}
 	k.last = now

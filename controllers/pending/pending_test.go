@@ -25,11 +25,14 @@ func TestSettledOnlyWhenTheCacheShowsTheWrites(t *testing.T) {
 	if !settled() {
 		t.Fatal("nothing was written and it is not settled")
 	}
-	w.Created("k", "10", now)
-	w.Created("k", "9", now) // answers may come in any order
+	created := func(name, rv string) {
+		w.Created("k", &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: rv}}, now)
+	}
+	created("gone again", "10")
+	created("a", "9")
 	add("a", "9")
 	if settled() {
-		t.Fatal("settled at 9, the last create was 10")
+		t.Fatal("settled at 9, one create was 10")
 	}
 	add("b", "10")
 	if !settled() {
@@ -43,7 +46,13 @@ func TestSettledOnlyWhenTheCacheShowsTheWrites(t *testing.T) {
 	if !settled() {
 		t.Fatal("not settled though the pod is gone")
 	}
-	w.Created("k", "99", now)
+	created("shown", "20")
+	add("shown", "20")
+	add("later", "5") // a cache whose last event was of an older version
+	if !settled() {
+		t.Fatal("not settled though the cache holds the object")
+	}
+	created("never seen", "99")
 	now = now.Add(patience + time.Second)
 	if !settled() {
 		t.Fatal("a write that is never seen holds its key for ever")

@@ -265,7 +265,7 @@ func (c *Controller) create(ctx context.Context, key string, rs *appsv1.ReplicaS
 		c.events.Eventf(rs, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
 		return refusal{"FailedCreate", err}
 	}
-	c.writes.Created(key, pod.ResourceVersion, c.now())
+	c.writes.Created(key, pod, c.now())
 	c.events.Eventf(rs, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", pod.Name)
 	return nil
 }
