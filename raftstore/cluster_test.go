@@ -41,7 +41,7 @@ func TestLeaderKilledUnderWriters(t *testing.T) {
 			continue
 		}
 		s := c.Stores[i]
-		go func() { done <- increment(bounded(t), s, fmt.Sprintf("counter-%d", i), writes, started, nil) }()
+		go func() { done <- increment(t.Context(), s, fmt.Sprintf("counter-%d", i), writes, started, nil) }()
 	}
 	for range writes / 2 {
 		select {
@@ -82,10 +82,12 @@ func TestLeaderKilledUnderWriters(t *testing.T) {
 func increment(ctx context.Context, s *raftstore.Store, key string, times int, progress chan<- struct{}, seen *observed) error {
 	var rev uint64
 	for n := range times {
-		r, err := s.Apply(ctx, raftstore.Txn{
+		each, cancel := context.WithTimeout(ctx, raftstoretest.Patience)
+		r, err := s.Apply(each, raftstore.Txn{
 			Compares: []raftstore.Compare{{Key: key, ModRevision: rev}},
 			Ops:      []raftstore.Op{{Kind: raftstore.OpPut, Key: key, Value: fmt.Appendf(nil, "%d", n)}},
 		})
+		cancel()
 		if err != nil {
 			return fmt.Errorf("write %d of %s: %w", n, key, err)
 		}
@@ -197,7 +199,5 @@ func TestMembers(t *testing.T) {
 	if err := follower.Remove(bounded(t), id); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(follower.Members()); n != 3 {
-		t.Fatalf("%d members after the removal", n)
-	}
+	c.Eventually("the removal to be seen", func() bool { return len(follower.Members()) == 3 })
 }

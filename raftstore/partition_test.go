@@ -33,7 +33,7 @@ func readers(t *testing.T, c *raftstoretest.Cluster, seen *observed, stop <-chan
 				select {
 				case <-stop:
 					return
-				default:
+				case <-time.After(time.Millisecond): // leave some of the machine to the writers
 				}
 				before := seen.Load()
 				ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
@@ -59,7 +59,7 @@ func readers(t *testing.T, c *raftstoretest.Cluster, seen *observed, stop <-chan
 // readers on every node, the cut-off one included.
 func TestPartitionedLeaderUnderWritersAndReaders(t *testing.T) {
 	c := raftstoretest.NewCluster(t, 3)
-	const writes, rounds = 300, 3
+	const writes, rounds = 150, 3
 	var seen observed
 	stop := make(chan struct{})
 	reading := readers(t, c, &seen, stop)
@@ -67,7 +67,7 @@ func TestPartitionedLeaderUnderWritersAndReaders(t *testing.T) {
 	done := make(chan error, 3)
 	for i, s := range c.Stores {
 		progress[i] = make(chan struct{}, writes)
-		go func() { done <- increment(bounded(t), s, fmt.Sprintf("counter-%d", i), writes, progress[i], &seen) }()
+		go func() { done <- increment(t.Context(), s, fmt.Sprintf("counter-%d", i), writes, progress[i], &seen) }()
 	}
 	for range rounds { // all of them before the first writer can be done
 		leader := c.Leader()
@@ -91,6 +91,9 @@ func TestPartitionedLeaderUnderWritersAndReaders(t *testing.T) {
 	for range 3 {
 		if err := <-done; err != nil {
 			t.Error(err)
+			for _, s := range c.Stores {
+				t.Logf("%+v", s.Status())
+			}
 		}
 	}
 	close(stop)
@@ -147,7 +150,7 @@ func TestRetriedWritesHappenOnce(t *testing.T) {
 	follower := c.Stores[(c.Leader()+1)%3]
 	for w := range writers {
 		go func() {
-			done <- increment(bounded(t), follower, fmt.Sprintf("counter-%d", w), writes, make(chan struct{}, writes), nil)
+			done <- increment(t.Context(), follower, fmt.Sprintf("counter-%d", w), writes, make(chan struct{}, writes), nil)
 		}()
 	}
 	for range writers {
