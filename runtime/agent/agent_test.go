@@ -278,7 +278,7 @@ func TestWhatAContainerSees(t *testing.T) {
 				{Name: "KEY", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "conf"}, Key: "key"}}},
 			}}
 		}
-		p.Spec.Containers = []corev1.Container{c("who", "who"), c("conf", "file", "/conf/file"), c("one", "file", "/one"), c("hosts", "file", "/etc/hosts"), c("resolv", "file", "/etc/resolv.conf"),
+		p.Spec.Containers = []corev1.Container{c("who", "who"), c("conf", "file", "/conf/file"), c("one", "file", "/one"), c("volumes", "file", "/etc/hosts"), c("hostname", "file", "/etc/hostname"),
 			c("write", "write", "/mem/x", "y"), c("message", "write", "/dev/termination-log", "last words")}
 	})
 	p := l.wait("seen", "to succeed", func(p *corev1.Pod) bool {
@@ -293,7 +293,7 @@ func TestWhatAContainerSees(t *testing.T) {
 		}
 	}
 	for container, wants := range map[string][]string{
-		"who": {"uid=1234", "gid=5678", "5678", "host=seen", `"FROM=image"`, `"B=1-$(C)-$(A)"`, `"IP=127.0.0.1"`, `"KEY=value"`}, "conf": {"contents"}, "one": {"contents"}, "hosts": {"127.0.0.1\tseen\n"},
+		"who": {"uid=1234", "gid=5678", "5678", "host=seen", `"FROM=image"`, `"B=1-$(C)-$(A)"`, `"IP=127.0.0.1"`, `"KEY=value"`}, "conf": {"contents"}, "one": {"contents"}, "volumes": {"127.0.0.1\tseen\n"}, "hostname": {"seen\n"},
 	} {
 		got := l.logs("seen/" + container)
 		for _, w := range wants {

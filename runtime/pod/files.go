@@ -159,7 +159,7 @@ func (w *Worker) writeFiles() error {
 	if err != nil && !os.IsNotExist(err) {
 		return err
 	}
-	for name, body := range map[string]string{"etc-hosts": hosts, "hostname": hostname(w.rec.Pod) + "\n", "resolv.conf": resolvConf(w.rec.Pod, w.deps.DNS, parseResolver(own))} {
+	for name, body := range map[string]string{"etc.hosts": hosts, "etc.hostname": hostname(w.rec.Pod) + "\n", "resolv.conf": resolvConf(w.rec.Pod, w.deps.DNS, parseResolver(own))} {
 		if err := writeInPlace(filepath.Join(w.dir, name), body); err != nil {
 			return err
 		}

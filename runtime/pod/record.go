@@ -6,11 +6,13 @@
 // Below the pod's directory, DataDir/pods/UID:
 //
 //	state.json               the Record
-//	etc-hosts, resolv.conf, hostname   bound into every container
-//	volumes/NAME             emptyDir, configMap, secret, downwardAPI, projected
+//	etc.hosts, resolv.conf, etc.hostname   bound into every container
+//	volumes.d/NAME           emptyDir, configMap, secret, downwardAPI, projected
 //	CONTAINER/N.log          output of attempt N, in CRI format
 //	CONTAINER/termination-log.N
 //	CONTAINER/root.N/        overlay of attempt N: rootfs, upper, work
+//
+// Names of our own have a dot in them, which names of containers cannot have.
 //
 // A Worker belongs to the goroutine that calls Run; its other methods only leave
 // messages and may be called by anyone. Only runtime/agent imports this package.

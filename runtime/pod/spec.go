@@ -123,9 +123,9 @@ func (w *Worker) mounts(c *corev1.Container, vars map[string]string) ([]shim.Mou
 		path = corev1.TerminationMessagePathDefault
 	}
 	for _, m := range []shim.Mount{
-		{Source: filepath.Join(w.dir, "etc-hosts"), Destination: "/etc/hosts"},
+		{Source: filepath.Join(w.dir, "etc.hosts"), Destination: "/etc/hosts"},
 		{Source: filepath.Join(w.dir, "resolv.conf"), Destination: "/etc/resolv.conf"},
-		{Source: filepath.Join(w.dir, "hostname"), Destination: "/etc/hostname"},
+		{Source: filepath.Join(w.dir, "etc.hostname"), Destination: "/etc/hostname"},
 		{Source: log, Destination: path},
 	} {
 		if m.Type = shim.MountBind; !taken[m.Destination] {

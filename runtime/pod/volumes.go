@@ -17,7 +17,7 @@ func (w *Worker) volumePath(v *corev1.Volume) string {
 	if v.HostPath != nil {
 		return v.HostPath.Path
 	}
-	return filepath.Join(w.dir, "volumes", v.Name)
+	return filepath.Join(w.dir, "volumes.d", v.Name)
 }
 
 // setupVolumes makes all volumes, or brings those with contents up to date. It can be repeated.
@@ -132,7 +132,7 @@ var hostPathWords = map[corev1.HostPathType]string{
 
 // removeVolumes unmounts and removes what setupVolumes made. hostPath stays.
 func (w *Worker) removeVolumes() error {
-	root := filepath.Join(w.dir, "volumes")
+	root := filepath.Join(w.dir, "volumes.d")
 	entries, err := os.ReadDir(root)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
