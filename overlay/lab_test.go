@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
 
+	"kontiki/gossip"
 	"kontiki/overlay/datapath"
 )
 
@@ -473,3 +474,5 @@ func askUDP(ns netns.NsHandle, to string, size int, dontFragment bool) (server, 
 }
 
 func at(a netip.Addr, port uint16) string { return netip.AddrPortFrom(a, port).String() }
+
+var _ LeaseRing = (*gossip.Ring)(nil)

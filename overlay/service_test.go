@@ -303,3 +303,21 @@ func TestDNSFromPods(t *testing.T) {
 		t.Errorf("the node: %v", err)
 	}
 }
+
+func TestNodeWithoutPodsReachesServices(t *testing.T) {
+	l := newLab(t, 2)
+	p := l.nodes[1].pod()
+	echoTCP(t, p.ns, p.uid, 80)
+	l.expose("web", "10.43.0.20", 30080, p)
+	outside, _ := l.host(99)
+	for _, to := range []string{"10.43.0.20:80", at(p.addr, 80), at(l.nodes[0].addr, 30080)} {
+		eventually(t, "the node reaches "+to, answered(func() (string, error) {
+			s, _, err := askTCP(l.nodes[0].ns, to)
+			return s, err
+		}, p.uid))
+	}
+	eventually(t, "the outside reaches its node port", answered(func() (string, error) {
+		s, _, err := askTCP(outside, at(l.nodes[0].addr, 30080))
+		return s, err
+	}, p.uid))
+}
