@@ -250,11 +250,14 @@ func TestIdleIsSilent(t *testing.T) {
 	}
 	raftstoretest.Eventually(t, "compaction to the last revision", func() bool { return s.Compacted() == 50 })
 	var before int64
+	marked := false
 	raftstoretest.Eventually(t, "the last write", func() bool {
+		wasMarked := marked
+		marked = s.CommitMarked()
 		now := s.DiskWrites()
 		still := now == before
 		before = now
-		return still && s.CommitMarked()
+		return wasMarked && still
 	})
 	log := s.Status().LastIndex
 	// Several times the age of events and the silence before the marker.
