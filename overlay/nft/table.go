@@ -52,8 +52,12 @@ func kindOf(f service.Frontend, p service.Pool) chainKind {
 func newLayout() *layout {
 	t := &nftables.Table{Name: TableName, Family: nftables.TableFamilyIPv4}
 	front := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
+	// Ids tell the sets of one transaction apart. The library would take them from
+	// a counter of the whole process, without a lock.
+	id := uint32(0)
 	set := func(name string, key nftables.SetDatatype) *nftables.Set {
-		return &nftables.Set{Table: t, Name: name, KeyType: key, Concatenation: true}
+		id++
+		return &nftables.Set{ID: id, Table: t, Name: name, KeyType: key, Concatenation: true}
 	}
 	dict := func(name string, key, data nftables.SetDatatype) *nftables.Set {
 		s := set(name, key)
