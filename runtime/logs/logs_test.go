@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -118,11 +119,12 @@ func TestFollowSeesEverythingAcrossRotation(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		running := true
+		var running atomic.Bool
+		running.Store(true)
 		var got bytes.Buffer
 		done := make(chan error)
 		go func() {
-			done <- Read(context.Background(), path, Options{Follow: true, Tail: -1}, func() bool { return running }, &got)
+			done <- Read(context.Background(), path, Options{Follow: true, Tail: -1}, running.Load, &got)
 		}()
 		want := ""
 		for i := range 40 {
@@ -132,7 +134,7 @@ func TestFollowSeesEverythingAcrossRotation(t *testing.T) {
 			time.Sleep(followInterval * 2)
 		}
 		synctest.Wait()
-		running = false
+		running.Store(false)
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
