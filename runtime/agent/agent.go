@@ -58,8 +58,8 @@ type Config struct {
 	Shim    Shim // the parent of all containers, see shim.Start
 	Network Network
 	// NetworkReady says why the network cannot take pods yet; nil or a nil error: it
-	// can. The Node is not Ready before. It is asked once a second until it is
-	// ready, later rarely; it must be cheap.
+	// can. The Node is not Ready before. It is asked five times a second until it is
+	// ready, later rarely, and before each pod is attached; it must be cheap.
 	NetworkReady func() error
 
 	ClusterDNS    []netip.Addr // nameservers of pods with dnsPolicy ClusterFirst
