@@ -14,9 +14,6 @@ import (
 	"kontiki/apiserver/storage"
 )
 
-// KubernetesVersion is the version of the API that is served.
-const KubernetesVersion = "1.37.2"
-
 // AgentTransport leads to the agents of nodes; node fills it from the cluster port.
 type AgentTransport = core.AgentTransport
 

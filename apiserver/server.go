@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/apiserver/pkg/authentication/user"
 	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -21,7 +20,6 @@ import (
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	basecompatibility "k8s.io/component-base/compatibility"
 
 	"kontiki/apiserver/admission"
 	"kontiki/apiserver/allocate"
@@ -102,7 +100,7 @@ func New(cfg Config) (*Server, error) {
 
 func (s *Server) genericConfig(cfg Config, scheme *runtime.Scheme, codecs serializer.CodecFactory, getter generic.RESTOptionsGetter) *genericapiserver.Config {
 	gc := genericapiserver.NewConfig(codecs)
-	gc.EffectiveVersion = apiVersion(cfg.Version)
+	gc.EffectiveVersion = newAPIVersion(cfg.Version)
 	gc.ExternalAddress = "kubernetes.default.svc:443"
 	gc.LoopbackClientConfig = s.Client(self)
 	gc.RESTOptionsGetter = getter
@@ -193,13 +191,4 @@ func (s *Server) Run(ctx context.Context) error {
 	s.generic.NonLongRunningRequestWaitGroup.Wait()
 	s.generic.Destroy()
 	return nil
-}
-
-// apiVersion is the API's version, with Kontiki's own as build metadata.
-func apiVersion(own string) basecompatibility.EffectiveVersion {
-	v := version.MustParseSemantic(KubernetesVersion)
-	if own != "" {
-		v = v.WithBuildMetadata("kontiki." + own)
-	}
-	return basecompatibility.NewEffectiveVersion(v, false, version.MajorMinor(0, 0), version.MajorMinor(0, 0))
 }

@@ -76,7 +76,7 @@ func (r *serviceREST) retry(ctx context.Context, write func() error) error {
 		// Wait until the winner is seen here: a choice is then made among what is
 		// free, and what the user asked for by name gets a clear refusal.
 		if err := r.cfg.Ledger.Refresh(ctx); err != nil {
-			return apierrors.NewServiceUnavailable(fmt.Sprintf("%v, and the store cannot be asked what is free: %v", taken, err))
+			return unknownFree(err)
 		}
 	}
 	return apierrors.NewTooManyRequests(fmt.Sprintf("too many Services are created at once: %v", taken), 1)
@@ -94,7 +94,24 @@ func (r *serviceREST) begin(ctx context.Context, s, old *corev1.Service) error {
 	} else if len(validateServiceUpdate(s, old)) > 0 {
 		return nil
 	}
-	return r.allocate(s, old)
+	candidate := s.DeepCopy()
+	if err := r.allocate(candidate, old); err != nil {
+		// This node's replica may be behind what others have given back: refuse
+		// only what the newest state refuses, too.
+		if err := r.cfg.Ledger.Refresh(ctx); err != nil {
+			return unknownFree(err)
+		}
+		candidate = s.DeepCopy()
+		if err := r.allocate(candidate, old); err != nil {
+			return err
+		}
+	}
+	*s = *candidate
+	return nil
+}
+
+func unknownFree(err error) error {
+	return apierrors.NewServiceUnavailable(fmt.Sprintf("the store cannot be asked which addresses and ports are free: %v", err))
 }
 
 // allocate chooses what s needs and does not have. The choice counts once the
