@@ -81,6 +81,10 @@ type Config struct {
 	// Beacon finds nodes on the local networks (ListenBeacon); nil for none. The
 	// ring closes it when Run returns.
 	Beacon Beacon
+	// BeaconPort, if Beacon is nil, is the UDP port on which the ring opens a
+	// beacon beside its own socket (ListenBeacon); 0 for none. A machine that
+	// cannot have one is found by Join alone.
+	BeaconPort uint16
 	// Join are addresses or names, with or without a port, of nodes to look for,
 	// resolved again and again.
 	Join []string

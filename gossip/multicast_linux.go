@@ -1,14 +1,12 @@
 package gossip
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,28 +32,43 @@ type multicast struct {
 // port, the ring's by convention (7946).
 func ListenBeacon(port uint16) (Beacon, error) {
 	group := netip.AddrPortFrom(beaconGroup, port)
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var serr error
-		err := c.Control(func(fd uintptr) {
-			serr = errors.Join(
-				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
-				// Only what arrives on interfaces that this socket joined.
-				unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 0))
-		})
-		return errors.Join(err, serr)
-	}}
-	pc, err := lc.ListenPacket(context.Background(), "udp4", group.String())
+	recv, err := listenGroup(group)
 	if err != nil {
 		return nil, fmt.Errorf("gossip: listen for beacons on %v: %w", group, err)
 	}
 	send, err := net.ListenUDP("udp4", &net.UDPAddr{})
 	if err != nil {
-		pc.Close()
+		recv.Close()
 		return nil, fmt.Errorf("gossip: socket for beacons: %w", err)
 	}
-	m := &multicast{group: *net.UDPAddrFromAddrPort(group), recv: pc.(*net.UDPConn), send: send}
+	m := &multicast{group: *net.UDPAddrFromAddrPort(group), recv: recv, send: send}
 	m.each(func(int) error { return nil })
 	return m, nil
+}
+
+// listenGroup opens a socket that is bound to the group's address and so takes
+// nothing that is sent to the node's own. Package net cannot: it binds a socket
+// for a multicast address to the wildcard, which would take the ring's datagrams.
+func listenGroup(group netip.AddrPort) (*net.UDPConn, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "beacon")
+	defer f.Close() // FilePacketConn works on a copy
+	err = errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+		// Only what arrives on interfaces that this socket joined.
+		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 0),
+		unix.Bind(fd, &unix.SockaddrInet4{Port: int(group.Port()), Addr: group.Addr().As4()}))
+	if err != nil {
+		return nil, err
+	}
+	pc, err := net.FilePacketConn(f)
+	if err != nil {
+		return nil, err
+	}
+	return pc.(*net.UDPConn), nil
 }
 
 // each joins the group on every interface that can multicast, which are looked up

@@ -81,8 +81,16 @@ func New(cfg Config) (*Ring, error) {
 		r.log.Warn("the ring goes on without something that it had stored, and will hear it from other nodes", "error", p)
 	}
 	var err error
-	r.wire, err = openWire(&cfg)
-	return r, err
+	if r.wire, err = openWire(&cfg); err != nil {
+		return nil, err
+	}
+	if r.cfg.Beacon == nil && cfg.BeaconPort != 0 {
+		if r.cfg.Beacon, err = ListenBeacon(cfg.BeaconPort); err != nil {
+			r.log.Warn("this node cannot be found by beacon on the local network, only by --join", "err", err)
+			r.cfg.Beacon = nil // not an interface around a nil
+		}
+	}
+	return r, nil
 }
 
 // Run takes part in the ring until ctx ends, then leaves it in an orderly way. It
