@@ -104,7 +104,7 @@ func TestServices(t *testing.T) {
 					return os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte(filter), 0)
 				})
 				if err != nil && filter == "1" {
-					t.Skipf("the kernel does not filter bridged frames: %v", err)
+					t.Skipf("needs a kernel that filters bridged frames: %v", err)
 				}
 			}
 			testServices(t, l)

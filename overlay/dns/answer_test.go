@@ -210,7 +210,7 @@ func upstream(t *testing.T) netip.AddrPort {
 	listener, err := net.Listen("tcp4", at.String())
 	if err != nil {
 		packets.Close()
-		t.Skipf("the same port is taken for TCP: %v", err)
+		t.Skipf("needs one port for UDP and TCP, TCP is taken: %v", err)
 	}
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, req *dns.Msg) {
 		resp := new(dns.Msg).SetReply(req)
