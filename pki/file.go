@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 )
 
-// writeFile replaces path with data, mode 0600, so that after a crash at any
+// WriteFile replaces path with data, mode 0600, so that after a crash at any
 // point either the old or the new content is there, whole.
-func writeFile(path string, data []byte) error {
+func WriteFile(path string, data []byte) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make %s: %w", dir, err)

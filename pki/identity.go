@@ -72,14 +72,14 @@ func LoadIdentity(dir string) (Identity, error) {
 		if keyPEM, err = marshalKey(key); err != nil {
 			return Identity{}, err
 		}
-		if err := writeFile(keyPath, keyPEM); err != nil {
+		if err := WriteFile(keyPath, keyPEM); err != nil {
 			return Identity{}, err
 		}
 		fallthrough
 	case !haveID:
 		// The key is written first, so a crash between the two ends here.
 		idRaw = []byte(NewID() + "\n")
-		if err := writeFile(idPath, idRaw); err != nil {
+		if err := WriteFile(idPath, idRaw); err != nil {
 			return Identity{}, err
 		}
 	}

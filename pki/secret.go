@@ -51,7 +51,7 @@ func ParseSecret(data []byte, name string) (Secret, error) {
 }
 
 // Write stores the secret in a file that only its owner can read.
-func (s Secret) Write(path string) error { return writeFile(path, append(bytes.Clone(s.raw), '\n')) }
+func (s Secret) Write(path string) error { return WriteFile(path, append(bytes.Clone(s.raw), '\n')) }
 
 // RingKey is the key of 32 bytes that encrypts the gossip ring.
 func (s Secret) RingKey() []byte { return s.derive("kontiki ring v1") }
@@ -122,4 +122,17 @@ func (s Secret) Prove(conn *tls.Conn, local tls.Certificate, client bool) error 
 		}
 	}
 	return nil
+}
+
+// OwnSecret reads the secret at path, and makes one there on first use.
+func OwnSecret(path string) (Secret, error) {
+	data, found, err := readFile(path)
+	if err != nil {
+		return Secret{}, fmt.Errorf("read the join secret: %w", err)
+	}
+	if found {
+		return ParseSecret(data, path)
+	}
+	secret := NewSecret()
+	return secret, secret.Write(path)
 }

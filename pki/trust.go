@@ -188,10 +188,10 @@ func (t *Trust) Write(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(kekPath(dir), []byte(encodeKEK(t.sealed.KEK, t.kek))); err != nil {
+	if err := WriteFile(kekPath(dir), []byte(encodeKEK(t.sealed.KEK, t.kek))); err != nil {
 		return err
 	}
-	return writeFile(trustPath(dir), sealed)
+	return WriteFile(trustPath(dir), sealed)
 }
 
 // LoadTrust reads the trust in dir. ErrNoTrust means that there is none.
@@ -271,3 +271,6 @@ func newAEAD(key []byte) (cipher.AEAD, error) {
 	}
 	return cipher.NewGCMWithRandomNonce(block)
 }
+
+// Founded is the time at which the cluster's keys were made.
+func (t *Trust) Founded() time.Time { return t.Authority.Cert.NotBefore.Add(clockSlack) }

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/spf13/cobra"
+
+	"kontiki/runtime/image"
+)
+
+func imageCommand() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "image",
+		Short: "The images on this node",
+	}
+	cmd.PersistentFlags().StringVar(&dir, "data-dir", dataDir(), "data directory of the node")
+	open := func() (*image.Store, error) {
+		return image.Open(filepath.Join(dir, "images"), slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	}
+	cmd.AddCommand(imageLoad(open), imageList(open), imageRemove(open), imageImport())
+	return cmd
+}
+
+type openImages func() (*image.Store, error)
+
+func imageLoad(open openImages) *cobra.Command {
+	var name string
+	cmd := &cobra.Command{
+		Use:   "load FILE...",
+		Short: "Load images from OCI or docker archives",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			images, err := open()
+			if err != nil {
+				return err
+			}
+			for _, path := range args {
+				loaded, err := images.LoadFile(cmd.Context(), path, name)
+				if err != nil {
+					return fmt.Errorf("load %s: %w", path, err)
+				}
+				for _, img := range loaded {
+					fmt.Fprintf(cmd.OutOrStdout(), "loaded %s (%s)\n", img.Ref, img.Digest)
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&name, "name", "", "name for an archive that names no image")
+	return cmd
+}
+
+func imageList(open openImages) *cobra.Command {
+	return &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List images",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			images, err := open()
+			if err != nil {
+				return err
+			}
+			all, err := images.List()
+			if err != nil {
+				return err
+			}
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+			fmt.Fprintln(w, "IMAGE\tDIGEST\tSIZE")
+			for _, img := range all {
+				fmt.Fprintf(w, "%s\t%s\t%d\n", img.Ref, img.Digest, img.Size)
+			}
+			return w.Flush()
+		},
+	}
+}
+
+func imageRemove(open openImages) *cobra.Command {
+	return &cobra.Command{
+		Use:   "rm IMAGE...",
+		Short: "Remove images",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			images, err := open()
+			if err != nil {
+				return err
+			}
+			for _, ref := range args {
+				if err := images.Remove(cmd.Context(), ref); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}
+
+func imageImport() *cobra.Command {
+	var name, output string
+	var config v1.Config
+	cmd := &cobra.Command{
+		Use:   "import DIR --name IMAGE",
+		Short: "Make an image out of a root folder",
+		Long: `Make an image of one layer out of a root folder, and load it into this node's
+images, or write it to a file (an OCI archive) with --output.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if output == "" {
+				dir, err := cmd.Flags().GetString("data-dir")
+				if err != nil {
+					return err
+				}
+				images, err := image.Open(filepath.Join(dir, "images"), slog.New(slog.NewTextHandler(os.Stderr, nil)))
+				if err != nil {
+					return err
+				}
+				img, err := images.Import(cmd.Context(), args[0], name, config)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "imported %s (%s)\n", img.Ref, img.Digest)
+				return nil
+			}
+			return exportFolder(cmd.Context(), args[0], name, config, output)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&name, "name", "", "name of the image")
+	flags.StringVar(&output, "output", "", "write an OCI archive to this file instead of loading the image")
+	flags.StringSliceVar(&config.Entrypoint, "entrypoint", nil, "program to run, and its first arguments")
+	flags.StringSliceVar(&config.Cmd, "cmd", nil, "default arguments")
+	flags.StringSliceVar(&config.Env, "env", nil, "environment, NAME=VALUE")
+	flags.StringVar(&config.User, "user", "", "user to run as")
+	flags.StringVar(&config.WorkingDir, "workdir", "", "directory to run in")
+	cmd.MarkFlagRequired("name")
+	return cmd
+}
+
+// exportFolder makes the image in a store of its own and writes it out whole, or
+// not at all.
+func exportFolder(ctx context.Context, dir, name string, config v1.Config, output string) (err error) {
+	work, err := os.MkdirTemp(filepath.Dir(output), ".image-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	images, err := image.Open(filepath.Join(work, "images"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	if _, err := images.Import(ctx, dir, name, config); err != nil {
+		return err
+	}
+	archive := filepath.Join(work, "archive")
+	f, err := os.Create(archive)
+	if err != nil {
+		return err
+	}
+	err = images.Export(ctx, name, io.Writer(f))
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(archive, output)
+}

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"kontiki/jepsen/lab"
+)
+
+// labUpTimeout bounds the wait for a lab's cluster. It forms in seconds; a
+// machine that is busy with something else gets a chance, too.
+const labUpTimeout = 3 * time.Minute
+
+func labCommand() *cobra.Command {
+	var cfg lab.Config
+	cmd := &cobra.Command{
+		Use:   "lab",
+		Short: "Virtual hosts on this machine, each running a node",
+	}
+	cmd.PersistentFlags().StringVar(&cfg.Name, "name", "default", "name of the lab; several labs can stand side by side")
+	cmd.PersistentFlags().StringVar(&cfg.Root, "root", lab.DefaultRoot, "directory for what the hosts write")
+	cmd.AddCommand(
+		labUp(&cfg), labDown(&cfg), labStatus(&cfg), labExec(&cfg), labLogs(&cfg), labKubeconfig(&cfg), labKill(&cfg),
+		labNode(&cfg, "pause NODE", "Stop the host's node in its tracks (SIGSTOP)", func(ctx context.Context, h *lab.Host) error {
+			return h.Signal(ctx, syscall.SIGSTOP)
+		}),
+		labNode(&cfg, "resume NODE", "Let a paused node go on (SIGCONT)", func(ctx context.Context, h *lab.Host) error {
+			return h.Signal(ctx, syscall.SIGCONT)
+		}),
+		labNode(&cfg, "start NODE", "Start the host's node again", func(_ context.Context, h *lab.Host) error {
+			return h.Start()
+		}),
+	)
+	return cmd
+}
+
+func labUp(cfg *lab.Config) *cobra.Command {
+	var nodes int
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Make the hosts, start their nodes, and wait for the cluster",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			cfg.Binary = self
+			l, err := lab.Create(*cfg, nodes)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), labUpTimeout)
+			defer cancel()
+			if err := l.Up(ctx, cmd.OutOrStdout()); err != nil {
+				return fmt.Errorf("%w\nthe lab is left as it is to look at; remove it with: kontiki lab down --name %s", err, cfg.Name)
+			}
+			suffix := ""
+			if cfg.Name != "default" {
+				suffix = " --name " + cfg.Name
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), `
+Try:
+  export KUBECONFIG=$(%[1]s lab kubeconfig%[2]s)
+  %[1]s kubectl get nodes
+  %[1]s lab status%[2]s
+  %[1]s lab kill n1%[2]s
+  %[1]s lab down%[2]s
+`, os.Args[0], suffix)
+			return nil
+		},
+	}
+	cmd.Flags().IntVar(&nodes, "nodes", 3, "number of hosts")
+	return cmd
+}
+
+func labDown(cfg *lab.Config) *cobra.Command {
+	return &cobra.Command{
+		Use:   "down",
+		Short: "End every process of the lab and remove all that it made",
+		Args:  cobra.NoArgs,
+		RunE:  func(*cobra.Command, []string) error { return lab.Down(*cfg) },
+	}
+}
+
+func labStatus(cfg *lab.Config) *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the hosts and what their nodes say",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := lab.Open(*cfg)
+			if err != nil {
+				return err
+			}
+			rows := l.Status(cmd.Context())
+			if output == "json" {
+				enc := json.NewEncoder(cmd.OutOrStdout())
+				enc.SetIndent("", "  ")
+				return enc.Encode(rows)
+			}
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+			fmt.Fprintln(w, "HOST\tADDRESS\tNODE\tROLE\tCLUSTER\tLEADER\tREVISION")
+			for _, r := range rows {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\n", r.Host, r.Address, r.State, dash(r.Role), dash(r.Cluster), dash(r.Leader), r.Revision)
+			}
+			return w.Flush()
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "json, or empty for a table")
+	return cmd
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func labExec(cfg *lab.Config) *cobra.Command {
+	return &cobra.Command{
+		Use:   "exec NODE -- COMMAND [ARG...]",
+		Short: "Run a command on a host; kontiki is on its PATH",
+		Args:  cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			host, err := findHost(cfg, args[0])
+			if err != nil {
+				return err
+			}
+			return host.Exec(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr(), args[1], args[2:]...)
+		},
+	}
+}
+
+func labLogs(cfg *lab.Config) *cobra.Command {
+	return &cobra.Command{
+		Use:   "logs NODE",
+		Short: "Print what a host's node wrote",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			host, err := findHost(cfg, args[0])
+			if err != nil {
+				return err
+			}
+			f, err := os.Open(host.LogPath())
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = io.Copy(cmd.OutOrStdout(), f)
+			return err
+		},
+	}
+}
+
+func labKubeconfig(cfg *lab.Config) *cobra.Command {
+	return &cobra.Command{
+		Use:   "kubeconfig [NODE]",
+		Short: "Print the path of an admin kubeconfig, of the first host that has one or of NODE",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := lab.Open(*cfg)
+			if err != nil {
+				return err
+			}
+			for _, h := range l.Hosts() {
+				if len(args) == 1 && h.Name != args[0] {
+					continue
+				}
+				if _, err := os.Stat(h.Kubeconfig()); err == nil {
+					fmt.Fprintln(cmd.OutOrStdout(), h.Kubeconfig())
+					return nil
+				}
+			}
+			return errors.New("no host has an admin kubeconfig yet: the cluster has not formed; see kontiki lab status")
+		},
+	}
+}
+
+func labKill(cfg *lab.Config) *cobra.Command {
+	var signal string
+	cmd := labNode(cfg, "kill NODE", "Send the host's node a signal, SIGKILL unless told otherwise", func(ctx context.Context, h *lab.Host) error {
+		number := unix.SignalNum(signal)
+		if number == 0 {
+			return fmt.Errorf("%q is no signal; name one like SIGKILL, SIGTERM or SIGSTOP", signal)
+		}
+		return h.Signal(ctx, number)
+	})
+	cmd.Flags().StringVar(&signal, "signal", "SIGKILL", "signal to send")
+	return cmd
+}
+
+// labNode is a command that does something to one host.
+func labNode(cfg *lab.Config, use, short string, act func(context.Context, *lab.Host) error) *cobra.Command {
+	return &cobra.Command{
+		Use:   use,
+		Short: short,
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			host, err := findHost(cfg, args[0])
+			if err != nil {
+				return err
+			}
+			return act(cmd.Context(), host)
+		},
+	}
+}
+
+func findHost(cfg *lab.Config, name string) (*lab.Host, error) {
+	l, err := lab.Open(*cfg)
+	if err != nil {
+		return nil, err
+	}
+	return l.Host(name)
+}

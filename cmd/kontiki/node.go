@@ -1,0 +1,53 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"kontiki/node"
+)
+
+func nodeCommand() *cobra.Command {
+	cfg := node.Config{Version: version}
+	var advertise, logLevel string
+	cmd := &cobra.Command{
+		Use:   "node",
+		Short: "Run a node on this machine",
+		Long: `Run a node on this machine. Nodes started with one join secret find each other
+and form a cluster; a node started later joins the cluster that it meets. Without
+--secret-file the node makes a secret and forms a cluster of one.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if advertise != "" {
+				addr, err := netip.ParseAddr(advertise)
+				if err != nil {
+					return fmt.Errorf("--advertise: %w", err)
+				}
+				cfg.Advertise = addr
+			}
+			var level slog.Level
+			if err := level.UnmarshalText([]byte(logLevel)); err != nil {
+				return fmt.Errorf("--log-level %q: use debug, info, warn or error", logLevel)
+			}
+			cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			return node.Run(cmd.Context(), cfg)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&cfg.DataDir, "data-dir", dataDir(), "directory for all that the node keeps")
+	flags.StringVar(&cfg.Name, "name", "", "name of the Node object; the host name by default")
+	flags.StringVar(&cfg.Zone, "zone", "", "failure zone of this node (topology.kubernetes.io/zone)")
+	flags.StringVar(&cfg.SecretFile, "secret-file", "", "file with the join secret that all nodes share")
+	flags.StringSliceVar(&cfg.Join, "join", nil, "addresses or names of other nodes, with or without port")
+	flags.IntVar(&cfg.Expect, "expect", 0, "number of blank nodes that found a cluster together (default 3)")
+	flags.StringVar(&advertise, "advertise", "", "address by which others reach this node; that of the default route by default")
+	flags.Uint16Var(&cfg.Port, "port", 6443, "TCP port for everything between nodes and clients")
+	flags.Uint16Var(&cfg.RingPort, "ring-port", 7946, "UDP port of the gossip ring")
+	flags.StringVar(&cfg.CgroupRoot, "cgroup-root", "/", "cgroup below which pods are placed")
+	flags.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}

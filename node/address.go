@@ -1,0 +1,40 @@
+package node
+
+import (
+	"net"
+	"net/netip"
+)
+
+// ownAddress is the address from which this machine reaches others: that of the
+// route to the outside, else the first address that is not of this machine
+// alone. Zero when there is none yet.
+func ownAddress() netip.Addr {
+	// Connecting a UDP socket sends nothing; it only asks the kernel for a route.
+	// The address is one reserved for documentation (RFC 5737).
+	if conn, err := net.Dial("udp", "192.0.2.1:9"); err == nil {
+		addr := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
+		conn.Close()
+		if !addr.IsLoopback() {
+			return addr
+		}
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return netip.Addr{}
+	}
+	for _, a := range addrs {
+		prefix, err := netip.ParsePrefix(a.String())
+		if err == nil && prefix.Addr().IsGlobalUnicast() && prefix.Addr().Is4() {
+			return prefix.Addr()
+		}
+	}
+	return netip.Addr{}
+}
+
+// advertise is the address by which others reach this node.
+func (n *node) advertise() netip.Addr {
+	if n.cfg.Advertise.IsValid() {
+		return n.cfg.Advertise
+	}
+	return ownAddress()
+}

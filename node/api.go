@@ -1,0 +1,121 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"time"
+
+	"golang.org/x/net/http2"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/storage/value"
+
+	"kontiki/apiserver"
+	"kontiki/apiserver/storage/encryption"
+	"kontiki/internal/port"
+	"kontiki/pki"
+)
+
+const (
+	apiReadyTimeout = 30 * time.Second
+	shutdownGrace   = 5 * time.Second
+)
+
+// startAPI serves the Kubernetes API on the cluster port.
+func (n *node) startAPI(ctx context.Context, life *lifecycle) (err error) {
+	n.api, err = apiserver.New(n.apiConfig())
+	if err != nil {
+		return err
+	}
+	life.start("API", n.api.Run)
+	server := &http.Server{
+		Handler:           n.api.Handler(),
+		ReadHeaderTimeout: 30 * time.Second,
+		ErrorLog:          slog.NewLogLogger(n.log.With("room", "apiserver").Handler(), slog.LevelDebug),
+	}
+	if err := http2.ConfigureServer(server, &http2.Server{IdleTimeout: 5 * time.Minute}); err != nil {
+		return fmt.Errorf("set up HTTP/2: %w", err)
+	}
+	life.start("API listener", func(ctx context.Context) error {
+		return serveUntil(ctx, server, func() error { return server.Serve(n.port.Listener(port.API)) })
+	})
+	return nil
+}
+
+// serveUntil serves until ctx ends, then lets requests finish for a while.
+func serveUntil(ctx context.Context, server *http.Server, serve func() error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- serve() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.Background(), shutdownGrace)
+	defer cancel()
+	err := server.Shutdown(grace)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = server.Close() // watches and followed logs do not end by themselves
+	}
+	<-ended
+	return err
+}
+
+func (n *node) apiConfig() apiserver.Config {
+	authority := n.charter.trust.Authority
+	return apiserver.Config{
+		Store:    n.store,
+		ClientCA: authority.Pool,
+		Transformers: map[schema.GroupResource]value.Transformer{
+			{Resource: "secrets"}: encryption.New(dataKeys{n.charter.trust.DataKey}),
+		},
+		Settings: apiserver.Settings{ServiceCIDR: n.charter.Settings.ServiceCIDR},
+		Agents:   agents{n},
+		Version:  n.cfg.Version,
+		Logger:   n.log.With("room", "apiserver"),
+	}
+}
+
+// dataKeys gives the API the cluster's data key. It is encryption.Keys.
+type dataKeys struct{ key pki.DataKey }
+
+func (k dataKeys) Current(context.Context) (encryption.Key, error) {
+	return encryption.Key{ID: k.key.ID, Secret: [encryption.KeySize]byte(k.key.Key)}, nil
+}
+
+func (k dataKeys) ByID(ctx context.Context, id string) (encryption.Key, error) {
+	if id != k.key.ID {
+		return encryption.Key{}, fmt.Errorf("this cluster's data key is %s; no key %s is known", k.key.ID, id)
+	}
+	return k.Current(ctx)
+}
+
+// agents leads the API to the agents of nodes over the cluster port. It is
+// apiserver.AgentTransport.
+type agents struct{ n *node }
+
+// Agent returns the way to the agent of the node with that name.
+func (a agents) Agent(_ context.Context, name string) (*url.URL, http.RoundTripper, error) {
+	for _, m := range a.n.ring.Members() {
+		if m.Name == name && m.ClusterID == a.n.charter.ClusterID {
+			return &url.URL{Scheme: "http", Host: m.ID}, a.n.agentTransport(m.ID), nil
+		}
+	}
+	return nil, nil, fmt.Errorf("no member of the cluster is called %s", name)
+}
+
+// The users that a node's own components are.
+func controllerUser() user.Info { return component("system:kube-controller-manager") }
+func schedulerUser() user.Info  { return component("system:kube-scheduler") }
+
+func component(name string) user.Info {
+	return &user.DefaultInfo{Name: name, Groups: []string{user.AllAuthenticated}}
+}
+
+func (n *node) nodeUser() user.Info {
+	return &user.DefaultInfo{Name: "system:node:" + n.cfg.Name, Groups: []string{user.NodesGroup, user.AllAuthenticated}}
+}

@@ -1,0 +1,94 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"kontiki/pki"
+)
+
+// charter is what a node knows of its cluster before its store is open: who
+// founded it, on which settings, and the keys.
+type charter struct {
+	ClusterID string   `json:"clusterID"`
+	Founders  []string `json:"founders"` // ids of the first voters; empty on a node that joined
+	Settings  Settings `json:"settings"`
+
+	trust *pki.Trust
+}
+
+// admission is what a member sends to a node that it lets in.
+type admission struct {
+	Charter charter         `json:"charter"`
+	Grant   json.RawMessage `json:"grant"`
+}
+
+var errBlank = errors.New("this node belongs to no cluster yet")
+
+func charterPath(dir string) string { return filepath.Join(dir, "cluster.json") }
+
+// loadCharter reads what a node knows of its cluster. errBlank means that it has none.
+func loadCharter(dir string) (charter, error) {
+	trust, err := pki.LoadTrust(dir)
+	if errors.Is(err, pki.ErrNoTrust) {
+		return charter{}, errBlank // a charter without trust is that of an entry that was not finished
+	}
+	if err != nil {
+		return charter{}, err
+	}
+	path := charterPath(dir)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return charter{}, fmt.Errorf("%s is missing, though this node belongs to cluster %s: copy it from another node of the cluster with \"founders\" emptied, or empty the data directory and join anew", path, trust.ClusterID())
+	}
+	if err != nil {
+		return charter{}, err
+	}
+	c := charter{trust: trust}
+	if err := json.Unmarshal(data, &c); err != nil {
+		return charter{}, fmt.Errorf("%s: %w", path, err)
+	}
+	if c.ClusterID != trust.ClusterID() {
+		return charter{}, fmt.Errorf("%s is of cluster %s, but the keys beside it are of cluster %s", path, c.ClusterID, trust.ClusterID())
+	}
+	return c, c.Settings.validate()
+}
+
+// enter makes an admission durable: the charter first, the keys last, since the
+// keys are what says that the node belongs to a cluster.
+func enter(dir string, data []byte) (charter, error) {
+	var a admission
+	if err := json.Unmarshal(data, &a); err != nil {
+		return charter{}, fmt.Errorf("the admission is not readable: %w", err)
+	}
+	encoded, err := json.MarshalIndent(a.Charter, "", "  ")
+	if err != nil {
+		return charter{}, err
+	}
+	if err := pki.WriteFile(charterPath(dir), encoded); err != nil {
+		return charter{}, err
+	}
+	trust, err := pki.AcceptGrant(dir, a.Grant)
+	if err != nil {
+		return charter{}, err
+	}
+	if trust.ClusterID() != a.Charter.ClusterID {
+		return charter{}, fmt.Errorf("the admission is to cluster %s, but its keys are of cluster %s", a.Charter.ClusterID, trust.ClusterID())
+	}
+	a.Charter.trust = trust
+	return a.Charter, nil
+}
+
+// admit makes the admission of a node.
+func (c charter) admit(founders []string) ([]byte, error) {
+	grant, err := c.trust.Grant()
+	if err != nil {
+		return nil, err
+	}
+	c.Founders = founders
+	return json.Marshal(admission{Charter: c, Grant: grant})
+}

@@ -1,0 +1,160 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+
+	"kontiki/apiserver"
+	"kontiki/controllers"
+	"kontiki/gossip"
+	"kontiki/raftstore"
+)
+
+// Where the cluster's own records stand in the store.
+const (
+	trustKey    = "/kontiki/trust"
+	settingsKey = "/kontiki/settings"
+)
+
+// reignPause keeps a leader whose work ended at once from spinning.
+const reignPause = time.Second
+
+// lead runs what only the Raft leader runs, whenever this node leads.
+func (n *node) lead(ctx context.Context) error {
+	changed, stop := n.store.WatchLeadership()
+	defer stop()
+	for {
+		if leadership := n.store.Leadership(); leadership.Self {
+			n.reign(ctx, leadership.Term, changed)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-time.After(reignPause):
+		}
+	}
+}
+
+// reign works as the leader of a term until the term has passed or ctx ends.
+func (n *node) reign(ctx context.Context, term uint64, changed <-chan raftstore.Leadership) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- n.govern(ctx, term) }()
+	for {
+		select {
+		case err := <-done:
+			if err != nil && ctx.Err() == nil {
+				n.log.Error("the leader's work ended; it will be started again", "term", term, "err", err)
+			}
+			return
+		case l := <-changed:
+			if !l.Self || l.Term != term {
+				cancel()
+				if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+					n.log.Debug("the leader's work stopped with its term", "term", term, "err", err)
+				}
+				return
+			}
+		}
+	}
+}
+
+// govern does the leader's work. All that it writes carries the term, and is
+// refused once another leader's term has begun.
+func (n *node) govern(ctx context.Context, term uint64) error {
+	fixed, err := n.store.Barrier(ctx)
+	if err != nil {
+		return fmt.Errorf("wait for the entries of earlier terms: %w", err)
+	}
+	if fixed != term {
+		return nil // the watch tells of the new one
+	}
+	n.log.Info("leading", "term", term)
+	defer n.log.Info("leading no more", "term", term)
+	if err := n.seed(ctx, term); err != nil {
+		return err
+	}
+	system, err := kubernetes.NewForConfig(n.api.Client(apiserver.Self(), apiserver.WithTerm(term)))
+	if err != nil {
+		return err
+	}
+	config := n.api.Client(controllerUser(), apiserver.WithTerm(term))
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	meta, err := metadata.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	scheduler, err := kubernetes.NewForConfig(n.api.Client(schedulerUser(), apiserver.WithTerm(term)))
+	if err != nil {
+		return err
+	}
+	changed, stop := n.ring.Watch()
+	defer stop()
+	work, ctx := errgroup.WithContext(ctx) // any part that ends takes the others with it
+	work.Go(func() error {
+		objects := &apiserver.System{
+			Client:      system,
+			ServiceCIDR: n.charter.Settings.ServiceCIDR,
+			Endpoints:   n.apiServers,
+			Changed:     changed,
+			Logger:      n.log.With("room", "apiserver"),
+		}
+		return objects.Run(ctx)
+	})
+	work.Go(func() error {
+		return controllers.Run(ctx, controllers.Config{
+			Client:          client,
+			Metadata:        meta,
+			SchedulerClient: scheduler,
+			ClusterCIDR:     n.charter.Settings.ClusterCIDR,
+			NodePrefixLen:   n.charter.Settings.NodePrefixLen,
+			Ring:            ringHealth{n.ring},
+			Logger:          n.log.With("room", "controllers"),
+		})
+	})
+	return work.Wait()
+}
+
+// apiServers are the addresses at which the cluster's nodes serve the API, as far
+// as the ring holds them for alive.
+func (n *node) apiServers() []netip.AddrPort {
+	var addrs []netip.AddrPort
+	for _, m := range n.ring.Members() {
+		if m.ClusterID == n.charter.ClusterID && m.State == gossip.StateAlive && m.Addr.IsValid() {
+			addrs = append(addrs, m.ClusterAddr())
+		}
+	}
+	return addrs
+}
+
+// seed writes the cluster's own records, once in its life.
+func (n *node) seed(ctx context.Context, term uint64) error {
+	trust, err := n.charter.trust.Sealed()
+	if err != nil {
+		return err
+	}
+	_, err = n.store.Apply(ctx, raftstore.Txn{
+		Compares: []raftstore.Compare{{Key: trustKey}, {Key: settingsKey}},
+		Ops: []raftstore.Op{
+			{Kind: raftstore.OpPut, Key: trustKey, Value: trust},
+			{Kind: raftstore.OpPut, Key: settingsKey, Value: n.charter.Settings.encode()},
+		},
+		Term: term,
+	})
+	if err != nil {
+		return fmt.Errorf("write the cluster's own records: %w", err)
+	}
+	return nil
+}

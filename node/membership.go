@@ -1,0 +1,75 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"kontiki/gossip"
+	"kontiki/internal/port"
+)
+
+// certificateCheck is how often the node looks whether its certificate still
+// fits. It costs a route lookup.
+const certificateCheck = 10 * time.Second
+
+// startMembership lets the cluster port speak as a member, and keeps the node's
+// certificate fresh and true to its address from then on.
+func (n *node) startMembership(life *lifecycle) error {
+	if err := n.ring.SetSelf(gossip.Meta{ClusterID: n.charter.ClusterID, Zone: n.cfg.Zone, Version: n.cfg.Version}); err != nil {
+		return err
+	}
+	renewed, addr, err := n.renewCertificates()
+	if err != nil {
+		return err
+	}
+	life.start("certificates", func(ctx context.Context) error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(certificateCheck):
+			}
+			if n.advertise() == addr && n.now().Before(renewed.Add(renewAfter)) {
+				continue
+			}
+			r, a, err := n.renewCertificates()
+			if err != nil {
+				n.log.Error("renewing the node's certificates failed; will try again", "err", err)
+				continue
+			}
+			renewed, addr = r, a
+		}
+	})
+	return nil
+}
+
+// renewAfter leaves certificates (a year) most of their life as a reserve.
+const renewAfter = 60 * 24 * time.Hour
+
+// renewCertificates signs the node's own certificate, as every replica can, and
+// writes the admin's kubeconfig anew.
+func (n *node) renewCertificates() (at time.Time, addr netip.Addr, err error) {
+	at, addr = n.now(), n.advertise()
+	names := []string{
+		"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+		"kubernetes.default.svc." + n.charter.Settings.ClusterDomain,
+	}
+	addrs := []netip.Addr{
+		netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback(),
+		n.charter.Settings.ServiceCIDR.Masked().Addr().Next(),
+	}
+	if addr.IsValid() {
+		addrs = append(addrs, addr)
+	}
+	cert, err := n.charter.trust.Authority.Node(n.id, n.cfg.Name, names, addrs, at)
+	if err != nil {
+		return at, addr, err
+	}
+	n.port.SetMembership(port.Membership{Authority: n.charter.trust.Authority, Cert: cert})
+	if err := n.writeKubeconfig(); err != nil {
+		return at, addr, fmt.Errorf("certificates: %w", err)
+	}
+	return at, addr, nil
+}

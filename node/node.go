@@ -1,0 +1,214 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"kontiki/apiserver"
+	"kontiki/gossip"
+	"kontiki/internal/port"
+	"kontiki/pki"
+	"kontiki/raftstore"
+)
+
+// node is a node while it runs. Fields are written once, by boot, before the
+// part that reads them starts.
+type node struct {
+	cfg     Config
+	log     *slog.Logger
+	id      pki.Identity
+	secret  pki.Secret
+	port    *port.Port
+	ring    *gossip.Ring
+	charter charter
+	store   *raftstore.Store
+	api     *apiserver.Server
+
+	phase   atomic.Value // string: what the node is doing, for people
+	stored  atomic.Bool  // charter and store are there to be read by others than boot
+	founded atomic.Int64 // Unix seconds at which the cluster was founded, 0 before that is known
+}
+
+// Run runs a node until ctx ends, and then stops it in order: leadership is
+// handed over, pods run on.
+func Run(ctx context.Context, cfg Config) error {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return err
+	}
+	unlock, err := lockDir(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	n := &node{cfg: cfg, log: cfg.Logger}
+	n.phase.Store("starting")
+	routeKlog(cfg.Logger)
+
+	ctx, life := newLifecycle(ctx, n.log)
+	defer life.stop()
+	if err := n.boot(ctx, life); err != nil {
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+			return cause // why boot was cut short
+		}
+		if ctx.Err() != nil {
+			return nil // asked to stop before it was up
+		}
+		return err
+	}
+	<-ctx.Done()
+	n.phase.Store("stopping")
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+// boot brings the node up, one room after the other. It blocks while the node
+// waits for others to found a cluster with.
+func (n *node) boot(ctx context.Context, life *lifecycle) (err error) {
+	if n.id, err = pki.LoadIdentity(n.cfg.DataDir); err != nil {
+		return err
+	}
+	if n.secret, err = n.joinSecret(); err != nil {
+		return err
+	}
+	n.port, err = port.Listen(port.Config{
+		Address:  hostPort(netip.IPv4Unspecified(), n.cfg.Port),
+		Identity: n.id,
+		Secret:   n.secret,
+		Now:      n.now,
+		Logger:   n.log.With("room", "port"),
+	})
+	if err != nil {
+		return err
+	}
+	life.start("cluster port", n.port.Run)
+	if err := n.startRing(life); err != nil {
+		return err
+	}
+	if err := n.startAdmin(life); err != nil {
+		return err
+	}
+	if n.charter, err = n.becomeMember(ctx); err != nil {
+		return err
+	}
+	n.founded.Store(n.charter.trust.Founded().Unix())
+	if err := n.startMembership(life); err != nil {
+		return err
+	}
+	n.phase.Store("opening the store")
+	if err := n.openStore(life); err != nil {
+		return err
+	}
+	life.start("joining nodes", n.serveJoin)
+	n.phase.Store("starting the API")
+	if err := n.startAPI(ctx, life); err != nil {
+		return err
+	}
+	if err := n.startWork(ctx, life); err != nil {
+		return err
+	}
+	life.start("leadership", n.lead)
+	n.phase.Store("running")
+	n.log.Info("node is up", "node", n.cfg.Name, "id", n.id.ID, "cluster", n.charter.ClusterID)
+	return nil
+}
+
+// now is the time that certificates are made and checked with: never before the
+// cluster was founded, whatever the machine's clock says.
+func (n *node) now() time.Time {
+	now, floor := time.Now(), time.Unix(n.founded.Load(), 0)
+	if now.Before(floor) {
+		return floor
+	}
+	return now
+}
+
+// joinSecret reads the secret that the user gave, or the node's own, which is
+// made when the user gave none.
+func (n *node) joinSecret() (pki.Secret, error) {
+	if n.cfg.SecretFile != "" {
+		return pki.ReadSecret(n.cfg.SecretFile)
+	}
+	return pki.OwnSecret(filepath.Join(n.cfg.DataDir, "join-secret"))
+}
+
+func (n *node) startRing(life *lifecycle) error {
+	known, err := loadCharter(n.cfg.DataDir)
+	if err != nil && !errors.Is(err, errBlank) {
+		return err
+	}
+	n.ring, err = gossip.New(gossip.Config{
+		NodeID:      n.id.ID,
+		Name:        n.cfg.Name,
+		RingKey:     n.secret.RingKey(),
+		UDP:         netip.AddrPortFrom(netip.IPv4Unspecified(), n.cfg.RingPort),
+		Advertise:   n.advertise,
+		ClusterPort: n.cfg.Port,
+		Ring:        n.proven(port.Ring),
+		BeaconPort:  n.cfg.RingPort,
+		Join:        n.cfg.Join,
+		Dir:         filepath.Join(n.cfg.DataDir, "ring"),
+		Meta:        gossip.Meta{ClusterID: known.ClusterID, Zone: n.cfg.Zone, Version: n.cfg.Version},
+		Logger:      n.log.With("room", "gossip"),
+	})
+	if err != nil {
+		return err
+	}
+	life.start("gossip", n.ring.Run)
+	return nil
+}
+
+// becomeMember returns the charter of the cluster that this node belongs to:
+// the one on disk, or that of a cluster which it founds or joins now.
+func (n *node) becomeMember(ctx context.Context) (charter, error) {
+	known, err := loadCharter(n.cfg.DataDir)
+	member := err == nil
+	if err != nil && !errors.Is(err, errBlank) {
+		return charter{}, err
+	}
+	n.phase.Store(fmt.Sprintf("waiting for %d blank nodes to found a cluster, or for one to join", n.cfg.Expect))
+	// A member takes part, too: other founders may wait for what only it knows.
+	outcome, err := n.ring.Form(ctx, gossip.FormConfig{
+		Expect:   n.cfg.Expect,
+		Settings: n.cfg.Settings.encode(),
+		Founder:  founder{n.cfg.DataDir, n.now},
+		Streams:  n.proven(port.Form),
+	})
+	if err != nil {
+		return charter{}, fmt.Errorf("found a cluster: %w", err)
+	}
+	switch {
+	case member:
+		return known, nil
+	case outcome.Kind == gossip.Founded:
+		return loadCharter(n.cfg.DataDir)
+	}
+	n.phase.Store("joining cluster " + outcome.ClusterID)
+	return n.join(ctx, outcome.ClusterID)
+}
+
+func (n *node) openStore(life *lifecycle) (err error) {
+	n.store, err = raftstore.Open(raftstore.Config{
+		NodeID:    n.id.ID,
+		ClusterID: n.charter.ClusterID,
+		Dir:       filepath.Join(n.cfg.DataDir, "raft"),
+		Raft:      n.member(port.Raft),
+		Calls:     n.member(port.Call),
+		Founders:  n.charter.Founders,
+		Logger:    n.log.With("room", "raftstore"),
+	})
+	if err != nil {
+		return err
+	}
+	life.onStop("store", n.store.Close)
+	n.stored.Store(true)
+	return nil
+}
