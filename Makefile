@@ -3,7 +3,11 @@ SHELL := /bin/bash
 GO ?= go
 PREFIX ?= /usr/local
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+# kubectl's own version is told by the linker; the API's stands in apiserver.
+KUBERNETES := v1.37.2
+LDFLAGS := -s -w -X main.version=$(VERSION) \
+	-X k8s.io/component-base/version.gitVersion=$(KUBERNETES)+kontiki \
+	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
 SHIM := runtime/shim/embedded/kontiki-shim
 SHIM_FLAGS := -tags 'seccomp netgo osusergo' -ldflags '-s -w -linkmode external -extldflags -static'
 EXAMPLES := bin/examples/web.tar

@@ -4,6 +4,7 @@
 //
 //	GET /               the pod's name and address
 //	GET /dial?url=URL   what URL answers to this pod
+//	GET /crash          nothing: the program ends with exit code 3
 package main
 
 import (
@@ -31,6 +32,7 @@ func serve(ctx context.Context, address string) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", greet)
 	mux.HandleFunc("GET /dial", dial)
+	mux.HandleFunc("GET /crash", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
 	server := &http.Server{Addr: address, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	ended := make(chan error, 1)
 	go func() { ended <- server.ListenAndServe() }()

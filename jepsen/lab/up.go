@@ -16,10 +16,13 @@ import (
 
 // nodeStatus is what the lab reads of a node's own account of itself.
 type nodeStatus struct {
-	Cluster string `json:"cluster"`
-	Leader  string `json:"leader"`
-	Members []struct {
-		ID string `json:"id"`
+	Cluster  string `json:"cluster"`
+	Role     string `json:"role"`
+	Leader   string `json:"leader"`
+	Revision uint64 `json:"revision"`
+	Members  []struct {
+		ID   string `json:"id"`
+		Name string `json:"name"`
 	} `json:"members"`
 }
 
