@@ -29,7 +29,7 @@ type fsm struct {
 
 func newFSM(log *slog.Logger, eventBytes int) *fsm {
 	f := &fsm{log: log, changed: make(chan struct{}), halted: make(chan struct{})}
-	f.history.limit = eventBytes
+	f.history.limit, f.history.floor = eventBytes, firstRevision
 	f.current.Store(newState())
 	return f
 }

@@ -28,7 +28,7 @@ type model struct {
 
 func newModel() *model {
 	return &model{
-		keys: map[string]KV{}, past: []map[string]KV{{}},
+		keys: map[string]KV{}, past: []map[string]KV{{}, {}}, revision: firstRevision,
 		sessions: map[uint64]map[uint64]result{1: {}, 2: {}}, floors: map[uint64]uint64{},
 	}
 }
@@ -262,7 +262,7 @@ func checkState(t *rapid.T, f *fsm, m *model) {
 	if err != nil || through != st.revision {
 		t.Fatalf("events through %d of %d: %v", through, st.revision, err)
 	}
-	for _, e := range m.events[f.floor():] {
+	for _, e := range m.events[f.floor()-firstRevision:] {
 		if !strings.HasPrefix(e.KV.Key, "a") {
 			continue
 		}
@@ -306,7 +306,7 @@ func TestHistoryIsBounded(t *testing.T) {
 		if n := len(h.roots); n > len(h.events)/checkpointEvery+2 {
 			t.Fatalf("%d roots for %d events", n, len(h.events))
 		}
-		at := rapid.Uint64Range(max(1, h.floor), h.top()).Draw(t, "revision")
+		at := rapid.Uint64Range(max(firstRevision+1, h.floor), h.top()).Draw(t, "revision")
 		v, err := f.viewAt(at)
 		if err != nil {
 			t.Fatal(err)
@@ -334,18 +334,18 @@ func TestSessions(t *testing.T) {
 		code     resultCode
 		revision uint64
 	}{
-		{"first", txn(id, 1, 1), codeDone, 1},
-		{"retry", txn(id, 1, 1), codeDone, 1},
-		{"overtakes", txn(id, 3, 1), codeDone, 2},
-		{"floor rises", txn(id, 4, 3), codeDone, 3},
-		{"retry above the floor", txn(id, 3, 3), codeDone, 2},
+		{"first", txn(id, 1, 1), codeDone, 2},
+		{"retry", txn(id, 1, 1), codeDone, 2},
+		{"overtakes", txn(id, 3, 1), codeDone, 3},
+		{"floor rises", txn(id, 4, 3), codeDone, 4},
+		{"retry above the floor", txn(id, 3, 3), codeDone, 3},
 		{"late copy below the floor", txn(id, 2, 1), codeBelowFloor, 0},
 		{"unknown session", txn(99, 1, 1), codeUnknownSession, 0},
 		{"reopen by the same process", command{Kind: kindOpen, Node: "n", Incarnation: "1"}, codeDone, 0},
-		{"the older session lives on", txn(id, 5, 5), codeDone, 4},
+		{"the older session lives on", txn(id, 5, 5), codeDone, 5},
 		{"a new process", command{Kind: kindOpen, Node: "n", Incarnation: "2"}, codeDone, 0},
 		{"ends it", txn(id, 6, 5), codeUnknownSession, 0},
-		{"expire", command{Kind: kindExpire, Node: "n"}, codeDone, 4},
+		{"expire", command{Kind: kindExpire, Node: "n"}, codeDone, 5},
 	} {
 		if r := run(step.command); r.Code != step.code || r.Txn.Revision != step.revision {
 			t.Fatalf("%s: code %d at revision %d, expected %d at %d", step.name, r.Code, r.Txn.Revision, step.code, step.revision)

@@ -99,8 +99,8 @@ func TestPartitionedLeaderUnderWritersAndReaders(t *testing.T) {
 	close(stop)
 	reading.Wait()
 	for i, s := range c.Stores {
-		v, err := s.WaitRevision(bounded(t), 3*writes)
-		if err != nil || v.Revision() != 3*writes {
+		v, err := s.WaitRevision(bounded(t), 1+3*writes)
+		if err != nil || v.Revision() != 1+3*writes {
 			t.Errorf("node %d is at revision %d after %d writes, error %v", i, v.Revision(), 3*writes, err)
 		}
 	}
@@ -158,7 +158,7 @@ func TestRetriedWritesHappenOnce(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if v, err := follower.Linearize(bounded(t)); err != nil || v.Revision() != writes*writers {
+	if v, err := follower.Linearize(bounded(t)); err != nil || v.Revision() != 1+writes*writers {
 		t.Errorf("revision %d after %d writes, error %v", v.Revision(), writes*writers, err)
 	}
 }

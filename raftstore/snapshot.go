@@ -92,7 +92,7 @@ func readSnapshot(r io.Reader) (s *state, err error) {
 		return nil, fmt.Errorf("raftstore: snapshot of format %d, of which this program knows %d: %w", h.Format, snapshotFormat, errUnknownVersion)
 	}
 	s = newState()
-	s.revision, s.compacted, s.index, s.term, s.lastSession = h.Revision, h.Compacted, h.Index, h.Term, h.LastSession
+	s.revision, s.compacted, s.index, s.term, s.lastSession = max(h.Revision, firstRevision), h.Compacted, h.Index, h.Term, h.LastSession
 	if err := readKeys(dec, s, h.Keys); err != nil {
 		return nil, err
 	}

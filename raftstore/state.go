@@ -29,12 +29,17 @@ type session struct {
 	Floor       uint64 // results below it are gone
 }
 
+// firstRevision is that of a store into which nothing was ever written, as in
+// etcd: a list of an empty store has a revision that a client can name.
+const firstRevision = 1
+
 func newState() *state {
 	return &state{
-		keys:    iradix.New[*KV](),
-		expiry:  iradix.New[string](),
-		open:    iradix.New[session](),
-		results: iradix.New[result](),
+		revision: firstRevision,
+		keys:     iradix.New[*KV](),
+		expiry:   iradix.New[string](),
+		open:     iradix.New[session](),
+		results:  iradix.New[result](),
 	}
 }
 

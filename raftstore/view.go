@@ -5,7 +5,7 @@ import (
 )
 
 // View is the contents of the store at one revision. It is immutable and may
-// be kept; the zero View is empty.
+// be kept; the zero View is empty and has no revision.
 type View struct {
 	keys     *iradix.Tree[*KV]
 	revision uint64

@@ -19,11 +19,13 @@ type Watch struct {
 
 // Watch begins a watch over the keys with a prefix, after a revision. It returns
 // ErrCompacted if events after that revision are gone. A revision that this
-// replica has not reached is waited for.
+// replica has not reached is waited for. Nothing happened before the first
+// revision, so after 0 is after 1.
 func (s *Store) Watch(prefix string, after uint64) (*Watch, error) {
 	if err := s.err(); err != nil {
 		return nil, err
 	}
+	after = max(after, firstRevision)
 	if floor := s.fsm.floor(); after < floor {
 		return nil, fmt.Errorf("watch after revision %d, events reach back to %d: %w", after, floor, ErrCompacted)
 	}

@@ -85,11 +85,7 @@ func newFixture(t testing.TB, backend store, options ...fixtureOption) *fixture 
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Stop)
-	f := &fixture{Storage: s, store: backend, prefix: cfg.Prefix, codec: cfg.Codec, transformer: transformer, ctx: context.Background()}
-	// A cluster's store is never empty: its settings are in it. Revision 0 has no
-	// resourceVersion that a client could name.
-	f.increaseRV(f.ctx, t)
-	return f
+	return &fixture{Storage: s, store: backend, prefix: cfg.Prefix, codec: cfg.Codec, transformer: transformer, ctx: context.Background()}
 }
 
 // increaseRV writes a key outside the resource and waits until the node under
