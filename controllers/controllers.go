@@ -18,6 +18,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -58,7 +59,8 @@ func (c Config) check() error {
 }
 
 // Run runs all controllers until ctx ends and each of them has stopped. It returns
-// an error, at once, only for a Config that cannot work.
+// an error, at once, for a Config that cannot work and for an API that cannot say
+// what it serves.
 func Run(ctx context.Context, config Config) error {
 	if err := config.check(); err != nil {
 		return err
@@ -72,7 +74,10 @@ func Run(ctx context.Context, config Config) error {
 	if err := shared.Core().V1().Pods().Informer().AddIndexers(podview.Indexers()); err != nil {
 		return fmt.Errorf("index pods: %w", err)
 	}
-	all := assemble(config, shared, recorders)
+	all, err := served(ctx, config.Logger, config.Client.Discovery(), assemble(config, shared, recorders))
+	if err != nil {
+		return err
+	}
 	for i := range all { // each asks for its informers, so that they are started
 		first, err := all[i].start()
 		if err != nil {
@@ -91,6 +96,9 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 	return []controller{
 		{name: replicaset.Name, start: func() (runner, error) {
 			return replicaset.New(client, shared, recorders.as(replicaset.Component), log, time.Now), nil
+		}},
+		{name: replicaset.ReplicationName, needs: kinds("v1", "replicationcontrollers"), start: func() (runner, error) {
+			return replicaset.NewReplication(client, shared, recorders.as(replicaset.ReplicationComponent), log, time.Now), nil
 		}},
 		{name: deployment.Name, start: func() (runner, error) {
 			return deployment.New(client, shared, recorders.as(deployment.Component), log, time.Now), nil
@@ -117,6 +125,19 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 			return garbage.New(config.Metadata, client.Discovery(), log), nil
 		}},
 	}
+}
+
+// kinds names resources of one group version.
+func kinds(groupVersion string, resources ...string) []schema.GroupVersionResource {
+	gv, err := schema.ParseGroupVersion(groupVersion)
+	if err != nil {
+		panic("controllers: " + err.Error()) // written in this file
+	}
+	all := make([]schema.GroupVersionResource, 0, len(resources))
+	for _, r := range resources {
+		all = append(all, gv.WithResource(r))
+	}
+	return all
 }
 
 // trim drops what no controller reads before an object goes into a cache. A

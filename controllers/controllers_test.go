@@ -114,6 +114,7 @@ type cluster struct {
 func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 	c := &cluster{Clientset: fake.NewClientset(objects...), t: t, ring: newRing()}
 	c.tracker = &tracker{c.Clientset.Tracker(), 1000}
+	c.Resources = servedResources()
 	c.PrependReactor("*", "*", clienttesting.ObjectReaction(c.tracker))
 	c.PrependReactor("create", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		create := action.(clienttesting.CreateAction)
@@ -131,6 +132,26 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 		return false, nil, nil
 	})
 	return c
+}
+
+// servedResources is what discovery tells: all that some controller needs.
+func servedResources() []*metav1.APIResourceList {
+	var lists []*metav1.APIResourceList
+	for _, needed := range assemble(Config{}, nil, nil) {
+		for _, r := range needed.needs {
+			lists = append(lists, &metav1.APIResourceList{GroupVersion: r.GroupVersion().String()})
+		}
+	}
+	for _, list := range lists {
+		for _, needed := range assemble(Config{}, nil, nil) {
+			for _, r := range needed.needs {
+				if r.GroupVersion().String() == list.GroupVersion {
+					list.APIResources = append(list.APIResources, metav1.APIResource{Name: r.Resource})
+				}
+			}
+		}
+	}
+	return lists
 }
 
 func (c *cluster) bind(b *corev1.Binding) error {
@@ -415,4 +436,20 @@ func TestAnUnschedulablePodWaitsForRoomAndSaysWhy(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.eventually("bound to the node that came", func() bool { return c.pods()[0].Spec.NodeName == "b" })
+}
+
+func TestAControllerWhoseKindIsNotServedIsLeftOut(t *testing.T) {
+	c := newCluster(t, node("a"))
+	c.Resources = nil
+	c.start()
+	rs := &appsv1.ReplicaSet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"},
+		Spec: appsv1.ReplicaSetSpec{
+			Replicas: ptr.To[int32](1), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}, Template: template("web"),
+		},
+	}
+	if _, err := c.AppsV1().ReplicaSets("default").Create(context.Background(), rs, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("a pod by a controller that needs no more than there is", func() bool { return len(c.pods()) == 1 })
 }

@@ -17,36 +17,6 @@ import (
 // burst is the most pods created or deleted in one pass.
 const burst = 500
 
-// claims says which pods belong to the ReplicaSet and what has to be written for
-// the others to be let go and new ones to be taken.
-type claims struct {
-	owned   []*corev1.Pod
-	adopt   []*corev1.Pod
-	release []*corev1.Pod
-}
-
-// claim sorts candidates (pods controlled by rs, and orphans of its namespace).
-// A ReplicaSet on its way out neither adopts nor releases.
-func claim(rs *appsv1.ReplicaSet, selector labels.Selector, candidates []*corev1.Pod) claims {
-	var c claims
-	for _, pod := range candidates {
-		matches := selector.Matches(labels.Set(pod.Labels))
-		owner := metav1.GetControllerOfNoCopy(pod)
-		switch {
-		case owner != nil && owner.UID != rs.UID:
-		case owner != nil && matches:
-			c.owned = append(c.owned, pod)
-		case owner != nil:
-			if rs.DeletionTimestamp == nil {
-				c.release = append(c.release, pod)
-			}
-		case matches && rs.DeletionTimestamp == nil && podview.Active(pod):
-			c.adopt = append(c.adopt, pod)
-		}
-	}
-	return c
-}
-
 // scale is what brings the number of pods to spec.replicas.
 type scale struct {
 	create int

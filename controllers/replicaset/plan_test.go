@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"kontiki/controllers/plantest"
+	"kontiki/controllers/podcontrol"
 )
 
 type input struct {
@@ -63,14 +64,14 @@ func TestPlan(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := claim(rs, selector, pointers(in.Pods))
-		todo := plan(rs, c.owned, append(pointers(in.Related), c.owned...), in.Now.Time)
-		out := output{Adopt: names(c.adopt), Release: names(c.release), Create: todo.create, Delete: names(todo.remove)}
+		c := podcontrol.Sort(rs, podcontrol.BySelector(selector), pointers(in.Pods))
+		todo := plan(rs, c.Owned, append(pointers(in.Related), c.Owned...), in.Now.Time)
+		out := output{Adopt: names(c.Adopt), Release: names(c.Release), Create: todo.create, Delete: names(todo.remove)}
 		why := trouble{}
 		if in.Trouble != "" {
 			why = trouble{"FailedCreate", in.Trouble}
 		}
-		status, again := statusOf(rs, c.owned, why, in.Now.Time)
+		status, again := statusOf(rs, c.Owned, why, in.Now.Time)
 		if changed(rs, status) {
 			out.Counts = fmt.Sprintf("replicas %d labelled %d ready %d available %d terminating %d", status.Replicas,
 				status.FullyLabeledReplicas, status.ReadyReplicas, status.AvailableReplicas, *status.TerminatingReplicas)
@@ -106,19 +107,5 @@ func TestRankIsTotal(t *testing.T) {
 	slices.Reverse(pods)
 	if got := names(firstToGo(pods, pods, len(pods)-1, now)); !slices.Equal(got, want) {
 		t.Errorf("order depends on input:\n%v\n%v", got, want)
-	}
-}
-
-func TestSlowStartStopsAtTheFirstFailedBatch(t *testing.T) {
-	calls := make(chan struct{}, 100)
-	done, err := slowStart(20, func() error {
-		calls <- struct{}{}
-		if len(calls) > 3 { // in the batch of four
-			return fmt.Errorf("quota")
-		}
-		return nil
-	})
-	if err == nil || len(calls) != 7 || done >= 7 {
-		t.Errorf("done %d after %d calls, error %v; want an error after 1+2+4 calls", done, len(calls), err)
 	}
 }
