@@ -22,7 +22,7 @@ type Config struct {
 	// is blank and this node is one of them; all founders are given the same set.
 	Founders []string
 
-	Logger *slog.Logger // default: slog.Default()
+	Logger *slog.Logger // names the room, if that is wished; default: slog.Default()
 
 	MaxTxnBytes   int           // of one encoded transaction; default 1.5 MiB
 	EventBytes    int           // of history kept for watches and old revisions; default 16 MiB

@@ -33,9 +33,6 @@ func newRaftLogger(log *slog.Logger) *raftLogger {
 }
 
 func (l *raftLogger) line(level slog.Level, msg string, args []any) {
-	if msg == "failed to get previous log" {
-		level = slog.LevelDebug // a commit push that came before its entry
-	}
 	if !l.log.Enabled(context.Background(), level) {
 		return
 	}
@@ -45,7 +42,7 @@ func (l *raftLogger) line(level slog.Level, msg string, args []any) {
 		r = new(repeated)
 		l.seen[msg] = r
 	}
-	if time.Since(r.shown) < repeatAfter && level > slog.LevelInfo {
+	if time.Since(r.shown) < repeatAfter && level > slog.LevelDebug {
 		r.suppressed++
 		l.mu.Unlock()
 		return
@@ -64,10 +61,28 @@ func (l *raftLogger) line(level slog.Level, msg string, args []any) {
 	l.log.Log(context.Background(), level, msg, args...)
 }
 
-// Raft tells at Info what is of interest only when one looks for a fault.
+// notable are the warnings of Raft that say more than what our own lines about
+// leadership do. The rest is how elections, pushes and starts look from inside:
+// a healthy cluster shows them, so they are of interest only when one looks for
+// a fault, as is all that Raft tells at Info.
+var notable = map[string]bool{
+	"failed to contact": true,
+	"failed to contact quorum of nodes, stepping down":              true,
+	"clearing log suffix":                                           true,
+	"installSnapshot rejected to":                                   true,
+	"rejecting vote request since node is not in configuration":     true,
+	"rejecting pre-vote request since node is not in configuration": true,
+}
+
 func (l *raftLogger) Debug(msg string, args ...any) {}
 func (l *raftLogger) Info(msg string, args ...any)  { l.line(slog.LevelDebug, msg, args) }
-func (l *raftLogger) Warn(msg string, args ...any)  { l.line(slog.LevelInfo, msg, args) }
+func (l *raftLogger) Warn(msg string, args ...any) {
+	level := slog.LevelDebug
+	if notable[msg] {
+		level = slog.LevelInfo
+	}
+	l.line(level, msg, args)
+}
 func (l *raftLogger) Error(msg string, args ...any) { l.line(slog.LevelWarn, msg, args) }
 
 func (l *raftLogger) Log(level hclog.Level, msg string, args ...any) {

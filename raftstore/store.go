@@ -71,7 +71,7 @@ func Open(cfg Config) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		cfg: cfg, log: cfg.Logger.With("room", "raftstore"),
+		cfg: cfg, log: cfg.Logger,
 		proposals: make(chan proposal), flying: make(chan struct{}, batchesFlying), incarnation: rand.Text(),
 		closing: make(chan struct{}), raftDone: make(chan struct{}),
 	}
