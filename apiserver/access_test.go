@@ -84,6 +84,7 @@ func TestWhoMaySeeWhat(t *testing.T) {
 	ours, theirs := newAuthority(t), newAuthority(t)
 	s := startServer(t, raftstoretest.New(t), func(c *Config) { c.ClientCA = ours.pool })
 	defaultNamespace(t, clientOf(t, s, Self()))
+	ready(t, s)
 	server := httptest.NewUnstartedServer(s.Handler())
 	server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
 	server.StartTLS()

@@ -7,16 +7,14 @@ import (
 	"net/http"
 	"sync/atomic"
 
+	extensionsserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authentication/user"
-	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
+	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericapiserver "k8s.io/apiserver/pkg/server"
-	"k8s.io/apiserver/pkg/server/filters"
-	"k8s.io/apiserver/pkg/server/healthz"
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -26,7 +24,6 @@ import (
 	"kontiki/apiserver/authz"
 	"kontiki/apiserver/core"
 	"kontiki/apiserver/kind"
-	"kontiki/apiserver/openapi"
 	"kontiki/apiserver/storage"
 )
 
@@ -36,9 +33,9 @@ var self = &user.DefaultInfo{Name: user.APIServerUser}
 // Server is the API server of one node.
 type Server struct {
 	handler  atomic.Pointer[http.Handler]
-	generic  *genericapiserver.GenericAPIServer
-	start    func(ctx context.Context) error
-	stop     func() // waits for what start has started
+	generic  *genericapiserver.GenericAPIServer   // the first of the chain
+	servers  []*genericapiserver.GenericAPIServer // all of the chain
+	stop     func()                               // waits for informers
 	stopping atomic.Bool
 	log      *slog.Logger
 }
@@ -73,57 +70,40 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	shared := informers.NewSharedInformerFactory(client, 0)
-	chain, err := admission.New(client, shared)
+	admit, err := admission.New(client, shared)
 	if err != nil {
 		return nil, err
 	}
-
-	gc := s.genericConfig(cfg, scheme, codecs, getter)
-	gc.AdmissionControl = chain
-	s.generic, err = gc.Complete(shared).New("kontiki", genericapiserver.NewEmptyDelegate())
+	services, err := newServiceResolver(shared)
+	if err != nil {
+		return nil, err
+	}
+	c := &chain{
+		server: s, cfg: cfg, shared: shared, admission: admit, services: services,
+		schemes:       []*runtime.Scheme{scheme, extensionsserver.Scheme},
+		authorization: authz.New(authz.Defaults()),
+		discovery:     aggregated.NewResourceManager("apis"),
+	}
+	if err := c.extensions(cfg.Store, c.notFound(codecs)); err != nil {
+		return nil, fmt.Errorf("apiserver: custom resources: %w", err)
+	}
+	own, err := c.config(codecs, getter).Complete(shared).New("kontiki", c.custom.GenericAPIServer)
 	if err != nil {
 		return nil, fmt.Errorf("apiserver: %w", err)
 	}
-	if err := install(s.generic, groups, scheme, codecs, getter); err != nil {
+	if err := install(own, groups, scheme, codecs, getter); err != nil {
 		return nil, fmt.Errorf("apiserver: %w", err)
 	}
-	prepared := s.generic.PrepareRun()
-	s.start = func(ctx context.Context) error {
-		_, _, err := prepared.NonBlockingRunWithContext(ctx, gc.RequestTimeout)
-		return err
+	s.generic = own
+	s.servers = []*genericapiserver.GenericAPIServer{own, c.custom.GenericAPIServer}
+	own.PrepareRun() // the others, too
+	s.stop = func() {
+		shared.Shutdown()
+		c.custom.Informers.Shutdown()
 	}
-	s.stop = shared.Shutdown
 	var handler http.Handler = s.generic.Handler
 	s.handler.Store(&handler)
 	return s, nil
-}
-
-func (s *Server) genericConfig(cfg Config, scheme *runtime.Scheme, codecs serializer.CodecFactory, getter generic.RESTOptionsGetter) *genericapiserver.Config {
-	gc := genericapiserver.NewConfig(codecs)
-	gc.EffectiveVersion = newAPIVersion(cfg.Version)
-	gc.ExternalAddress = "kubernetes.default.svc:443"
-	gc.LoopbackClientConfig = s.Client(self)
-	gc.RESTOptionsGetter = getter
-	gc.MergedResourceConfig = serverstorage.NewResourceConfig()
-	gc.Authentication.Authenticator = newAuthenticator(cfg.ClientCA)
-	rbac := authz.New(authz.Defaults())
-	gc.Authorization.Authorizer, gc.RuleResolver = rbac, rbac
-	gc.LongRunningFunc = filters.BasicLongRunningRequestCheck(
-		sets.NewString("watch", "proxy"),
-		sets.NewString("attach", "exec", "proxy", "log", "portforward"))
-	gc.EnableProfiling = false
-	gc.AddReadyzChecks(healthz.NamedCheck("shutting-down", func(*http.Request) error {
-		if s.stopping.Load() {
-			return fmt.Errorf("this node is stopping")
-		}
-		return nil
-	}))
-	namer := apiopenapi.NewDefinitionNamer(scheme)
-	gc.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(openapi.GetOpenAPIDefinitions, namer)
-	gc.OpenAPIConfig.Info.Title = "Kubernetes"
-	gc.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(openapi.GetOpenAPIDefinitions, namer)
-	gc.OpenAPIV3Config.Info.Title = "Kubernetes"
-	return gc
 }
 
 // newStorage puts every resource on the store, with the ledger of allocated
@@ -182,13 +162,13 @@ func install(server *genericapiserver.GenericAPIServer, groups []kind.Group, sch
 // Run does the server's background work until ctx ends, then refuses new
 // requests and returns when those under way have ended.
 func (s *Server) Run(ctx context.Context) error {
-	if err := s.start(ctx); err != nil {
-		return fmt.Errorf("apiserver: %w", err)
-	}
+	s.generic.RunPostStartHooks(ctx)
 	<-ctx.Done()
 	s.stopping.Store(true)
 	s.stop()
 	s.generic.NonLongRunningRequestWaitGroup.Wait()
-	s.generic.Destroy()
+	for _, server := range s.servers {
+		server.Destroy()
+	}
 	return nil
 }

@@ -8,8 +8,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"kontiki/apiserver/storage"
 	"kontiki/raftstore/raftstoretest"
@@ -68,4 +70,10 @@ func TestCreate(t *testing.T) {
 	if cm.UID == "" || cm.ResourceVersion == "" {
 		t.Fatalf("not created: %v", cm)
 	}
+}
+
+// jsonOnly is for clients of kinds that have no protobuf.
+func jsonOnly(config *rest.Config) *rest.Config {
+	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
+	return config
 }

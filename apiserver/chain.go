@@ -1,0 +1,142 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	extensionsserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
+	"k8s.io/apiserver/pkg/registry/generic"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/apiserver/pkg/server/healthz"
+	serverstorage "k8s.io/apiserver/pkg/server/storage"
+	"k8s.io/apiserver/pkg/util/notfoundhandler"
+	"k8s.io/apiserver/pkg/util/webhook"
+	"k8s.io/client-go/informers"
+
+	"kontiki/apiserver/authz"
+	"kontiki/apiserver/openapi"
+	"kontiki/apiserver/storage"
+)
+
+// chain puts servers together of which each passes on what it does not serve:
+// the one for kinds of this project to the one for custom resources, and that to
+// notFound. All share who may do what, admission, informers and discovery; each
+// has a scheme and a configuration of its own, since the library changes those
+// that it completes.
+type chain struct {
+	server        *Server
+	cfg           Config
+	schemes       []*runtime.Scheme // of all servers; names in OpenAPI come from them
+	authorization *authz.Authorizer
+	admission     admission.Interface
+	shared        informers.SharedInformerFactory
+	discovery     aggregated.ResourceManager
+	services      webhook.ServiceResolver
+	custom        *extensionsserver.CustomResourceDefinitions // the last but one of the chain
+}
+
+// config is a new configuration of one server.
+func (c *chain) config(codecs serializer.CodecFactory, getter generic.RESTOptionsGetter) *genericapiserver.Config {
+	gc := genericapiserver.NewConfig(codecs)
+	gc.EffectiveVersion = newAPIVersion(c.cfg.Version)
+	gc.ExternalAddress = "kubernetes.default.svc:443"
+	gc.LoopbackClientConfig = c.server.Client(self)
+	gc.RESTOptionsGetter = getter
+	gc.MergedResourceConfig = serverstorage.NewResourceConfig()
+	gc.Authentication.Authenticator = newAuthenticator(c.cfg.ClientCA)
+	gc.Authorization.Authorizer, gc.RuleResolver = c.authorization, c.authorization
+	gc.AdmissionControl = c.admission
+	gc.AggregatedDiscoveryGroupManager = c.discovery
+	gc.LongRunningFunc = filters.BasicLongRunningRequestCheck(
+		sets.NewString("watch", "proxy"),
+		sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+	gc.EnableProfiling = false
+	gc.DisabledPostStartHooks.Insert(definitionsHook)
+	gc.AddReadyzChecks(healthz.NamedCheck(definitionsHook, c.definitionsKnown))
+	gc.AddReadyzChecks(healthz.NamedCheck("shutting-down", func(*http.Request) error {
+		if c.server.stopping.Load() {
+			return fmt.Errorf("this node is stopping")
+		}
+		return nil
+	}))
+	namer := apiopenapi.NewDefinitionNamer(c.schemes...)
+	gc.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(openapi.GetOpenAPIDefinitions, namer)
+	gc.OpenAPIConfig.Info.Title = "Kubernetes"
+	gc.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(openapi.GetOpenAPIDefinitions, namer)
+	gc.OpenAPIV3Config.Info.Title = "Kubernetes"
+	return gc
+}
+
+// notFound is the end of the chain. Until all servers know their paths it asks
+// clients to come back: a garbage collector that is told "no such kind" too early
+// would draw wrong conclusions.
+func (c *chain) notFound(codecs serializer.CodecFactory) genericapiserver.DelegationTarget {
+	complete := func(context.Context) bool {
+		for name, signal := range c.server.generic.MuxAndDiscoveryCompleteSignals() {
+			if name == definitionsUnknown {
+				continue // its sender is disabled, see definitionsKnown
+			}
+			select {
+			case <-signal:
+			default:
+				return false
+			}
+		}
+		return c.definitionsKnown(nil) == nil
+	}
+	return genericapiserver.NewEmptyDelegateWithCustomHandler(notfoundhandler.New(codecs, complete))
+}
+
+// The library waits for definitions in a start-up hook, and ends the process when
+// the server is stopped before that. definitionsKnown stands in for it.
+const (
+	definitionsHook    = "crd-informer-synced"
+	definitionsUnknown = "CRDInformerHasNotSynced"
+)
+
+// definitionsKnown fails until the server has read all CustomResourceDefinitions.
+func (c *chain) definitionsKnown(*http.Request) error {
+	if !c.custom.Informers.Apiextensions().V1().CustomResourceDefinitions().Informer().HasSynced() {
+		return errors.New("CustomResourceDefinitions are not read yet")
+	}
+	return nil
+}
+
+// extensions serves CustomResourceDefinitions and the kinds that they define.
+// Its controllers run on every node: they write conditions of definitions only
+// when these change, with the resourceVersion they have seen, so that of two
+// nodes one writes and the other finds it done.
+func (c *chain) extensions(store storage.Backend, next genericapiserver.DelegationTarget) (err error) {
+	getter, err := storage.NewRESTOptions(storage.RESTOptionsConfig{
+		Store:      store,
+		Serializer: extensionsserver.Codecs,
+		Encoding:   serverstorage.NewDefaultResourceEncodingConfig(extensionsserver.Scheme),
+	})
+	if err != nil {
+		return err
+	}
+	gc := c.config(extensionsserver.Codecs, getter)
+	gc.MergedResourceConfig = extensionsserver.DefaultAPIResourceConfigSource()
+	config := extensionsserver.Config{
+		GenericConfig: &genericapiserver.RecommendedConfig{Config: *gc, SharedInformerFactory: c.shared},
+		ExtraConfig: extensionsserver.ExtraConfig{
+			CRDRESTOptionsGetter: getter.CustomResources(),
+			// More than one would hold every new kind back for five seconds, until
+			// slow watches have told all servers. Here all have it milliseconds later.
+			MasterCount:         1,
+			ServiceResolver:     c.services,
+			AuthResolverWrapper: c.server.webhookClients(),
+		},
+	}
+	c.custom, err = config.Complete().New(next)
+	return err
+}
