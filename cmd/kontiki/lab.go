@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -31,7 +32,7 @@ func labCommand() *cobra.Command {
 	cmd.PersistentFlags().StringVar(&cfg.Root, "root", lab.DefaultRoot, "directory for what the hosts write")
 	cmd.AddCommand(
 		labUp(&cfg), labDown(&cfg), labStatus(&cfg), labExec(&cfg), labLogs(&cfg), labKubeconfig(&cfg), labKill(&cfg),
-		labNode(&cfg, "pause NODE", "Stop the host's node in its tracks (SIGSTOP)", func(ctx context.Context, h *lab.Host) error {
+		labNode(&cfg, "pause NODE", "Stop the host's node in its tracks (SIGSTOP); its containers run on", func(ctx context.Context, h *lab.Host) error {
 			return h.Signal(ctx, syscall.SIGSTOP)
 		}),
 		labNode(&cfg, "resume NODE", "Let a paused node go on (SIGCONT)", func(ctx context.Context, h *lab.Host) error {
@@ -40,7 +41,9 @@ func labCommand() *cobra.Command {
 		labNode(&cfg, "start NODE", "Start the host's node again", func(_ context.Context, h *lab.Host) error {
 			return h.Start()
 		}),
+		labPartition(&cfg), labLoss(&cfg), labHeal(&cfg), labReaddress(&cfg), labAdd(&cfg),
 	)
+	cmd.AddCommand(labPower(&cfg)...)
 	return cmd
 }
 
@@ -81,6 +84,7 @@ Try:
 		},
 	}
 	cmd.Flags().IntVar(&nodes, "nodes", 3, "number of hosts")
+	cmd.Flags().BoolVar(&cfg.Beacon, "beacon", false, "give the nodes no --join: they find each other by their beacon alone")
 	return cmd
 }
 
@@ -111,9 +115,9 @@ func labStatus(cfg *lab.Config) *cobra.Command {
 				return enc.Encode(rows)
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
-			fmt.Fprintln(w, "HOST\tADDRESS\tNODE\tROLE\tCLUSTER\tLEADER\tREVISION")
+			fmt.Fprintln(w, "HOST\tADDRESS\tNODE\tROLE\tCLUSTER\tLEADER\tREVISION\tFAULTS")
 			for _, r := range rows {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\n", r.Host, r.Address, r.State, dash(r.Role), dash(r.Cluster), dash(r.Leader), r.Revision)
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", r.Host, r.Address, r.State, dash(r.Role), dash(r.Cluster), dash(r.Leader), r.Revision, dash(strings.Join(r.Faults, ", ")))
 			}
 			return w.Flush()
 		},

@@ -62,7 +62,10 @@ func (h *Host) create() error {
 	if err := h.plug(int(netns.Fd())); err != nil {
 		return err
 	}
-	return h.makeCgroup()
+	if err := h.makeCgroup(); err != nil {
+		return err
+	}
+	return h.applyFaults()
 }
 
 // Start starts the host's node. The node outlives the calling process.
@@ -80,11 +83,12 @@ func (h *Host) Start(extra ...string) error {
 		"--name", h.Name,
 		"--data-dir", h.DataDir(),
 		"--secret-file", h.lab.secretPath(),
-		"--advertise", h.Addr.String(),
-		"--expect", strconv.Itoa(len(h.lab.hosts)),
-		"--join", h.lab.joinList(),
+		"--expect", strconv.Itoa(h.lab.expect),
 		"--cgroup-root", "/" + h.cgroup(),
 	}, extra...)
+	if !h.lab.cfg.Beacon {
+		args = append(args, "--join", strings.Join(h.lab.hostNames(), ","))
+	}
 	cmd := exec.Command(h.lab.cfg.Binary, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := h.start(cmd, true); err != nil {
@@ -92,14 +96,6 @@ func (h *Host) Start(extra ...string) error {
 	}
 	defer cmd.Process.Release()
 	return os.WriteFile(h.pidPath(), []byte(strconv.Itoa(cmd.Process.Pid)+"\n"), 0o644)
-}
-
-func (l *Lab) joinList() string {
-	var addrs []string
-	for _, h := range l.hosts {
-		addrs = append(addrs, h.Addr.String())
-	}
-	return strings.Join(addrs, ",")
 }
 
 // Exec runs a command on the host with the given streams.
@@ -163,6 +159,21 @@ func lookPath(name string, env []string) (string, error) {
 // Pid is the process id of the running node. It is checked against the host's
 // cgroup, since process ids get reused.
 func (h *Host) Pid() (int, error) {
+	pid, err := h.lastPid()
+	if err != nil {
+		return 0, err
+	}
+	member, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	stat, serr := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	dead := err != nil || serr != nil || !strings.Contains(string(member), h.cgroup()+"/") || strings.Contains(string(stat), ") Z ")
+	if dead {
+		return 0, fmt.Errorf("%s: %w", h.Name, ErrNotRunning)
+	}
+	return pid, nil
+}
+
+// lastPid is the process id that the node was started with.
+func (h *Host) lastPid() (int, error) {
 	data, err := os.ReadFile(h.pidPath())
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, fmt.Errorf("%s: %w", h.Name, ErrNotRunning)
@@ -173,12 +184,6 @@ func (h *Host) Pid() (int, error) {
 	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", h.pidPath(), err)
-	}
-	member, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	stat, serr := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	dead := err != nil || serr != nil || !strings.Contains(string(member), h.cgroup()+"/") || strings.Contains(string(stat), ") Z ")
-	if dead {
-		return 0, fmt.Errorf("%s: %w", h.Name, ErrNotRunning)
 	}
 	return pid, nil
 }

@@ -3,24 +3,29 @@ package lab
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 )
 
 // DefaultRoot is where labs keep what their hosts write.
 const DefaultRoot = "/var/lib/kontiki-lab"
 
-// maxHosts is how many hosts fit on a lab's bridge: .11 to .250.
-const maxHosts = 240
+// pinRoot is where the namespaces of all labs are kept.
+const pinRoot = "/run/kontiki-lab"
+
+// Addresses of hosts end in firstHost to lastHost. Half of them are left free for
+// hosts that are readdressed.
+const (
+	firstHost = 11
+	lastHost  = 250
+	maxHosts  = 120
+)
 
 // ErrNoLab is returned for a lab that does not exist.
 var ErrNoLab = errors.New("there is no such lab; start one with: kontiki lab up")
@@ -33,20 +38,17 @@ type Config struct {
 	Name   string // up to 8 characters of a-z0-9; "default" when empty
 	Root   string // DefaultRoot when empty
 	Binary string // the kontiki program that hosts run
+	Beacon bool   // nodes are given no --join: they find each other by their beacon
 }
 
 // Lab is a set of virtual hosts.
 type Lab struct {
 	cfg    Config
 	subnet netip.Prefix
+	expect int // how many nodes found the cluster
 	hosts  []*Host
-}
-
-// record is what a lab writes down: what cannot be told from names.
-type record struct {
-	Subnet netip.Prefix `json:"subnet"`
-	Hosts  []string     `json:"hosts"`
-	Binary string       `json:"binary"`
+	last   int // last byte of the address that was given out last
+	faults []Fault
 }
 
 // Create makes the bridge and n hosts, without starting a node on any.
@@ -61,42 +63,57 @@ func Create(cfg Config, n int) (*Lab, error) {
 	if os.Getuid() != 0 {
 		return nil, errors.New("a lab makes network and mount namespaces: run it as root")
 	}
-	l := &Lab{cfg: cfg}
+	unlock, err := lockLabs()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	l := &Lab{cfg: cfg, expect: n}
 	if _, err := os.Stat(l.recordPath()); err == nil {
 		return nil, fmt.Errorf("lab %q is there already: use it, or remove it with: kontiki lab down --name %s", cfg.Name, cfg.Name)
 	}
 	if err := l.remove(); err != nil { // what a crash left
 		return nil, err
 	}
+	if err := l.make(n); err != nil {
+		return nil, errors.Join(err, l.remove())
+	}
+	return l, nil
+}
+
+func (l *Lab) make(n int) (err error) {
 	if err := os.MkdirAll(l.dir(), 0o755); err != nil {
-		return nil, err
+		return err
 	}
 	if l.subnet, err = freeSubnet(); err != nil {
-		return nil, err
+		return err
 	}
-	for i := range n {
-		l.hosts = append(l.hosts, l.host("n"+strconv.Itoa(i+1)))
-	}
-	if err := l.write(); err != nil {
-		return nil, err
+	l.last = firstHost - 1
+	for range n {
+		if _, err := l.newHost(); err != nil {
+			return err
+		}
 	}
 	var secret [32]byte
 	rand.Read(secret[:])
 	if err := os.WriteFile(l.secretPath(), []byte(hex.EncodeToString(secret[:])+"\n"), 0o600); err != nil {
-		return nil, err
+		return err
+	}
+	if err := l.writeNames(); err != nil {
+		return err
 	}
 	if err := l.makeBridge(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := l.makePins(); err != nil {
-		return nil, err
+		return err
 	}
 	for _, h := range l.hosts {
 		if err := h.create(); err != nil {
-			return nil, fmt.Errorf("make host %s: %w", h.Name, err)
+			return fmt.Errorf("make host %s: %w", h.Name, err)
 		}
 	}
-	return l, nil
+	return l.write() // last: from now on it is a lab
 }
 
 // Open finds a lab that was made before.
@@ -106,25 +123,7 @@ func Open(cfg Config) (*Lab, error) {
 		return nil, err
 	}
 	l := &Lab{cfg: cfg}
-	data, err := os.ReadFile(l.recordPath())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("lab %q: %w", cfg.Name, ErrNoLab)
-	}
-	if err != nil {
-		return nil, err
-	}
-	var rec record
-	if err := json.Unmarshal(data, &rec); err != nil {
-		return nil, fmt.Errorf("%s: %w", l.recordPath(), err)
-	}
-	l.subnet = rec.Subnet
-	if l.cfg.Binary == "" {
-		l.cfg.Binary = rec.Binary
-	}
-	for _, name := range rec.Hosts {
-		l.hosts = append(l.hosts, l.host(name))
-	}
-	return l, nil
+	return l, l.read()
 }
 
 // Down ends every process of the lab and removes all that it made, whether or
@@ -134,7 +133,11 @@ func Down(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	return (&Lab{cfg: cfg}).remove()
+	l := &Lab{cfg: cfg}
+	if err := l.remove(); err != nil {
+		return err
+	}
+	return l.removeShared()
 }
 
 func (l *Lab) remove() error {
@@ -151,11 +154,7 @@ func (l *Lab) remove() error {
 	if err := removeCgroup(l.cgroup()); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(l.dir()); err != nil {
-		return err
-	}
-	os.Remove(l.cfg.Root) // when this was the last lab
-	return nil
+	return os.RemoveAll(l.dir())
 }
 
 // Hosts are the lab's hosts, in order.
@@ -179,27 +178,10 @@ func (l *Lab) hostNames() []string {
 	return names
 }
 
-func (l *Lab) host(name string) *Host {
-	number, _ := strconv.Atoi(strings.TrimPrefix(name, "n"))
-	return &Host{Name: name, Addr: addrAt(l.subnet, 10+number), lab: l}
-}
-
-func (l *Lab) write() error {
-	data, err := json.MarshalIndent(record{l.subnet, l.hostNames(), l.cfg.Binary}, "", "  ")
-	if err != nil {
-		return err
-	}
-	tmp := l.recordPath() + ".new"
-	if err := os.WriteFile(tmp, data, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(tmp, l.recordPath())
-}
-
 func (l *Lab) dir() string        { return filepath.Join(l.cfg.Root, l.cfg.Name) }
 func (l *Lab) recordPath() string { return filepath.Join(l.dir(), "lab.json") }
 func (l *Lab) secretPath() string { return filepath.Join(l.dir(), "join-secret") }
-func (l *Lab) pins() string       { return filepath.Join("/run/kontiki-lab", l.cfg.Name) }
+func (l *Lab) pins() string       { return filepath.Join(pinRoot, l.cfg.Name) }
 func (l *Lab) cgroup() string     { return "kontiki-lab-" + l.cfg.Name }
 func (l *Lab) bridge() string     { return "kl-" + l.cfg.Name }
 func (l *Lab) gateway() netip.Addr {

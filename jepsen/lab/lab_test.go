@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,33 +17,16 @@ import (
 )
 
 // TestMain lets the test binary stand for the program on a host: as "node" it
-// runs until it is killed, as "dial" it says whether an address answers.
+// runs until it is killed, as "dial" and "echo" it says what an address answers,
+// as "create" it makes a lab.
 func TestMain(m *testing.M) {
-	switch arg := os.Args[min(1, len(os.Args)-1)]; arg {
-	case "node":
-		listener, err := net.Listen("tcp", ":6443")
-		if err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
-		fmt.Println("listening")
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				os.Exit(1)
-			}
-			fmt.Fprint(conn, "hello from ", os.Getenv("KONTIKI_DATA_DIR"))
-			conn.Close()
-		}
-	case "dial":
-		conn, err := net.Dial("tcp", os.Args[2])
-		if err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
-		io.Copy(os.Stdout, conn)
-	default:
+	if len(os.Args) < 2 || strings.HasPrefix(os.Args[1], "-") {
 		os.Exit(m.Run())
+	}
+	act := map[string]func(args []string) error{"node": playNode, "dial": playDial, "echo": playEcho, "create": playCreate}[os.Args[1]]
+	if err := act(os.Args[2:]); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
 	}
 }
 
@@ -57,7 +39,14 @@ func testLab(t *testing.T, n int) *Lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Name: "labtest", Root: filepath.Join(t.TempDir(), "labs"), Binary: self}
+	return makeLab(t, Config{Name: "labtest", Root: filepath.Join(t.TempDir(), "labs"), Binary: self}, n)
+}
+
+func makeLab(t *testing.T, cfg Config, n int) *Lab {
+	t.Helper()
+	if err := Down(cfg); err != nil { // of a run that was cut off
+		t.Fatal(err)
+	}
 	l, err := Create(cfg, n)
 	if err != nil {
 		t.Fatal(err)
@@ -103,20 +92,11 @@ func nothingLeft(t *testing.T, l *Lab) {
 	}
 }
 
-func dial(t *testing.T, from *Host, addr string) string {
+// startAll starts every host's node and waits until it listens.
+func startAll(t *testing.T, hosts ...*Host) {
 	t.Helper()
-	self, _ := os.Executable()
-	var out bytes.Buffer
-	if err := from.Exec(t.Context(), nil, &out, &out, self, "dial", addr); err != nil {
-		return fmt.Sprint(err, " ", out.String())
-	}
-	return out.String()
-}
-
-func TestHostsReachEachOtherAndTheMachineReachesThem(t *testing.T) {
-	l := testLab(t, 2)
-	n1, n2 := l.Hosts()[0], l.Hosts()[1]
-	for _, h := range l.Hosts() {
+	for _, h := range hosts {
+		os.Remove(h.LogPath())
 		if err := h.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -125,8 +105,16 @@ func TestHostsReachEachOtherAndTheMachineReachesThem(t *testing.T) {
 			return bytes.Contains(log, []byte("listening"))
 		})
 	}
-	if got, want := dial(t, n1, n2.Addr.String()+":6443"), "hello from "+n2.DataDir(); got != want {
-		t.Errorf("n1 to n2: %q, want %q", got, want)
+}
+
+func TestHostsReachEachOtherAndTheMachineReachesThem(t *testing.T) {
+	l := testLab(t, 2)
+	n1, n2 := l.Hosts()[0], l.Hosts()[1]
+	startAll(t, n1, n2)
+	for _, addr := range []string{n2.Addr.String(), "n2"} {
+		if got, want := dial(t, n1, addr), "hello from "+n2.DataDir(); got != want {
+			t.Errorf("n1 to %s: %q, want %q", addr, got, want)
+		}
 	}
 	conn, err := net.Dial("tcp", n1.Addr.String()+":6443")
 	if err != nil {

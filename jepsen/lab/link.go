@@ -57,9 +57,14 @@ func (l *Lab) makeBridge() error {
 // port is the name of the machine's end of a host's cable. Names are short, so
 // the lab's name goes in as a hash.
 func (h *Host) port() string {
+	return fmt.Sprintf("kl%06x-%s", h.lab.hash(), h.Name)
+}
+
+// hash is 24 bits of the lab's name.
+func (l *Lab) hash() uint32 {
 	sum := fnv.New32a()
-	sum.Write([]byte(h.lab.cfg.Name))
-	return fmt.Sprintf("kl%06x-%s", sum.Sum32()&0xffffff, h.Name)
+	sum.Write([]byte(l.cfg.Name))
+	return sum.Sum32() & 0xffffff
 }
 
 // plug connects the host's namespace to the bridge by a veth pair.
@@ -70,7 +75,7 @@ func (h *Host) plug(netns int) error {
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.MasterIndex = h.port(), mtu, bridge.Attrs().Index
-	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(netns)}
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerHardwareAddr: h.mac(), PeerNamespace: netlink.NsFd(netns)}
 	if err := netlink.LinkAdd(veth); err != nil {
 		return fmt.Errorf("make cable %s: %w", attrs.Name, err)
 	}
@@ -87,16 +92,15 @@ func (h *Host) plug(netns int) error {
 		if err != nil {
 			return err
 		}
-		if name == "eth0" {
-			if err := inside.AddrAdd(link, &netlink.Addr{IPNet: ipNet(h.Addr, h.lab.subnet)}); err != nil {
-				return fmt.Errorf("give %s the address %s: %w", h.Name, h.Addr, err)
-			}
-		}
 		if err := inside.LinkSetUp(link); err != nil {
 			return err
 		}
 	}
-	return inside.RouteAdd(&netlink.Route{Gw: h.lab.gateway().AsSlice()})
+	eth0, err := inside.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	return h.address(inside, eth0)
 }
 
 // removeLinks removes the lab's bridge and the cables on it.

@@ -47,11 +47,7 @@ func (l *Lab) removePins() error {
 	if err := unmountAll(l.pins()); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(l.pins()); err != nil {
-		return err
-	}
-	os.Remove(filepath.Dir(l.pins())) // when this was the last lab
-	return nil
+	return os.RemoveAll(l.pins())
 }
 
 func unmountAll(path string) error {
@@ -82,6 +78,9 @@ func (h *Host) makeNamespaces() error {
 		err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS)
 		if err == nil {
 			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+		}
+		if err == nil {
+			err = unix.Mount(h.lab.namesPath(), "/etc/hosts", "", unix.MS_BIND, "")
 		}
 		made <- err
 		<-pinned

@@ -4,18 +4,22 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
+	"os"
+	"strings"
 )
 
 // HostStatus is a host and what its node says of itself.
 type HostStatus struct {
 	Host     string     `json:"host"`
 	Address  netip.Addr `json:"address"`
-	State    string     `json:"state"` // down, running, or why it does not answer
+	State    string     `json:"state"` // down, paused, running, or why it does not answer
 	Role     string     `json:"role,omitempty"`
 	Cluster  string     `json:"cluster,omitempty"`
 	Leader   string     `json:"leader,omitempty"` // name of the node that leads, as this node sees it
 	Revision uint64     `json:"revision,omitempty"`
+	Faults   []string   `json:"faults,omitempty"` // of its network, in words
 }
 
 // Status asks every host.
@@ -28,9 +32,14 @@ func (l *Lab) Status(ctx context.Context) []HostStatus {
 }
 
 func (h *Host) summary(ctx context.Context) HostStatus {
-	s := HostStatus{Host: h.Name, Address: h.Addr, State: "running"}
-	if _, err := h.Pid(); errors.Is(err, ErrNotRunning) {
+	s := HostStatus{Host: h.Name, Address: h.Addr, State: "running", Faults: h.ailments()}
+	pid, err := h.Pid()
+	if errors.Is(err, ErrNotRunning) {
 		s.State = "down"
+		return s
+	}
+	if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && strings.Contains(string(stat), ") T ") {
+		s.State = "paused"
 		return s
 	}
 	raw, err := h.Status(ctx)

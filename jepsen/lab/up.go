@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"time"
 
@@ -149,6 +150,9 @@ func (h *Host) Client() (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", h.Kubeconfig(), err)
 	}
+	// Where the host is now: the file may be of a moment before it was readdressed.
+	config.Host = "https://" + net.JoinHostPort(h.Addr.String(), "6443")
+	config.ServerName = "kubernetes"
 	config.QPS, config.Burst = -1, -1 // the cluster is what is tested, not the client's patience
 	return kubernetes.NewForConfig(config)
 }
