@@ -36,6 +36,7 @@ import (
 	"kontiki/controllers/podview"
 	"kontiki/controllers/replicaset"
 	"kontiki/controllers/scheduler"
+	"kontiki/controllers/statefulset"
 )
 
 // Config is what the controllers need. All fields but Logger must be set.
@@ -102,6 +103,9 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 		}},
 		{name: deployment.Name, start: func() (runner, error) {
 			return deployment.New(client, shared, recorders.as(deployment.Component), log, time.Now), nil
+		}},
+		{name: statefulset.Name, needs: kinds("apps/v1", "statefulsets", "controllerrevisions"), start: func() (runner, error) {
+			return statefulset.New(client, shared, recorders.as(statefulset.Component), log, time.Now), nil
 		}},
 		{name: endpointslice.Name, start: func() (runner, error) {
 			return endpointslice.New(client, shared, recorders.as(endpointslice.Component), log, time.Now), nil
