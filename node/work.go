@@ -37,6 +37,7 @@ func (n *node) startWork(ctx context.Context, life *lifecycle) error {
 		ServiceCIDRs:  []netip.Prefix{settings.ServiceCIDR},
 		ClusterDNS:    settings.ClusterDNS,
 		ClusterDomain: settings.ClusterDomain,
+		ReservedPorts: []uint16{n.cfg.Port, n.cfg.RingPort},
 		DataDir:       filepath.Join(n.cfg.DataDir, "overlay"),
 		Logger:        n.log.With("room", "overlay"),
 	})

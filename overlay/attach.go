@@ -20,7 +20,9 @@ func (n *Network) Attach(ctx context.Context, pod PodAttachment) ([]netip.Addr, 
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	n.mu.Lock()
+	if err := n.lockFor(ctx, pod.UID); err != nil {
+		return nil, err
+	}
 	defer n.mu.Unlock()
 	if !n.compared {
 		if err := n.reconcileLocked(); err != nil {
@@ -73,22 +75,48 @@ func (n *Network) gatewayLocked() netip.Addr {
 	return netip.Addr{}
 }
 
+// lockFor takes n.mu at a time when nobody removes the pod's link.
+func (n *Network) lockFor(ctx context.Context, uid string) error {
+	for {
+		n.mu.Lock()
+		busy, ok := n.detaching[uid]
+		if !ok {
+			return nil
+		}
+		n.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // Detach removes the pod's link and gives its addresses back. A pod that is not
-// attached is no error.
+// attached is no error. While the kernel removes the link (it waits for all
+// packets under way), other pods are attached and detached.
 func (n *Network) Detach(ctx context.Context, uid string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.detachLocked(uid)
-}
-
-func (n *Network) detachLocked(uid string) error {
-	if err := n.setHostPorts(ipam.Record{UID: uid}); err != nil {
+	if err := n.lockFor(ctx, uid); err != nil {
 		return err
 	}
-	if err := n.kernel.DetachPod(uid); err != nil {
+	if err := n.setHostPorts(ipam.Record{UID: uid}); err != nil {
+		n.mu.Unlock()
+		return err
+	}
+	done := make(chan struct{})
+	n.detaching[uid] = done
+	n.mu.Unlock()
+
+	err := n.remover.DetachPod(uid)
+
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.detaching, uid)
+	close(done)
+	if err != nil {
 		return err
 	}
 	return n.book.Release(uid)
@@ -118,7 +146,7 @@ func (n *Network) restoreLinksLocked() error {
 	}
 	var errs []error
 	for _, rec := range n.book.Records() {
-		if n.kernel.HasPod(rec.UID) {
+		if n.detaching[rec.UID] != nil || n.kernel.HasPod(rec.UID) {
 			continue
 		}
 		if err := n.linkLocked(rec); err != nil && !errors.Is(err, datapath.ErrNoNamespace) {

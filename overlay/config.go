@@ -31,6 +31,8 @@ type Config struct {
 	// of ResolvConf, read again when it changes.
 	Upstreams  []netip.AddrPort
 	ResolvConf string // "/etc/resolv.conf" when empty
+	// ReservedPorts are ports of the node that no Service may take from it: its own.
+	ReservedPorts []uint16
 	// DataDir is the folder of this room; made when missing.
 	DataDir string
 	// NetNS is the network namespace to work in; closed (netns.None()): the

@@ -21,13 +21,17 @@ import (
 
 // Network is the pod network of one node.
 type Network struct {
-	cfg     Config
-	log     *slog.Logger
-	book    *ipam.Book
-	kernel  *datapath.Kernel
+	cfg    Config
+	log    *slog.Logger
+	book   *ipam.Book
+	kernel *datapath.Kernel
+	// remover removes pods' links beside all else: the kernel takes long to, and
+	// nobody should wait for that.
+	remover *datapath.Kernel
 	rules   *nft.Programmer
 	objects *objects
 	watcher *service.Watcher
+	health  *service.Health
 	file    string // path of the grant
 	kick    chan struct{}
 
@@ -39,6 +43,8 @@ type Network struct {
 	mtu       int      // of pods; 0: not known yet
 	said      []string // complaints already in the log
 	compared  bool     // at least once since the start
+	// detaching are pods whose link is being removed; closed when that has ended.
+	detaching map[string]chan struct{}
 }
 
 // New reads what is on disk. Nothing is changed in the kernel before Run or Attach.
@@ -49,7 +55,7 @@ func New(cfg Config) (*Network, error) {
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the overlay's folder: %w", err)
 	}
-	n := &Network{cfg: cfg, log: cfg.Logger, file: filepath.Join(cfg.DataDir, "grant.json"), kick: make(chan struct{}, 1)}
+	n := &Network{cfg: cfg, log: cfg.Logger, file: filepath.Join(cfg.DataDir, "grant.json"), kick: make(chan struct{}, 1), detaching: map[string]chan struct{}{}}
 	var err error
 	if n.grant, err = readGrant(n.file, cfg.NodeID); err != nil {
 		return nil, err
@@ -64,10 +70,16 @@ func New(cfg Config) (*Network, error) {
 	if n.kernel, err = datapath.Open(*cfg.NetNS); err != nil {
 		return nil, err
 	}
+	if n.remover, err = datapath.Open(*cfg.NetNS); err != nil {
+		n.kernel.Close()
+		return nil, err
+	}
 	n.rules = nft.New(max(0, int(*cfg.NetNS)), n.log)
+	n.health = service.NewHealth(n.listenTCP, n.log)
 	n.objects = newObjects(cfg.Client, cfg.NodeName)
 	if err := n.follow(); err != nil {
 		n.kernel.Close()
+		n.remover.Close()
 		return nil, err
 	}
 	return n, nil
@@ -84,6 +96,7 @@ func (n *Network) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	n.objects.start(ctx)
 	wg.Go(func() { n.watcher.Run(ctx) })
+	wg.Go(func() { n.health.Run(ctx) })
 	if n.cfg.ClusterDNS.IsValid() {
 		server := n.newDNS()
 		wg.Go(func() { server.Run(ctx) })
@@ -289,6 +302,7 @@ func Teardown(dataDir string, ns netns.NsHandle, logger *slog.Logger) error {
 func (n *Network) Close() {
 	n.stopDead()
 	n.rules.Close()
+	n.remover.Close()
 	n.kernel.Close()
 }
 

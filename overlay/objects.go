@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
+	"kontiki/overlay/datapath"
 	"kontiki/overlay/dns"
 	"kontiki/overlay/service"
 )
@@ -64,6 +65,7 @@ func (n *Network) follow() error {
 	cfg := service.Config{
 		NodeName: n.cfg.NodeName, Services: n.objects.services, Slices: n.objects.slices,
 		Programmer: programmer{n.rules, n.kernel, n.log}, Reserved: n.cfg.ClusterDNS, Logger: n.log,
+		Address: n.cfg.Underlay, ReservedPorts: append([]uint16{datapath.Port}, n.cfg.ReservedPorts...), Health: n.health,
 	}
 	n.stopDead = func() {}
 	if n.cfg.Dead != nil {

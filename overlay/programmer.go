@@ -63,10 +63,6 @@ func (n *Network) setHostPorts(rec ipam.Record) error {
 		if host.IsUnspecified() {
 			host = netip.Addr{}
 		}
-		if host.IsLoopback() {
-			n.log.Warn("a host port on the loopback address is not supported", "pod", rec.Namespace+"/"+rec.Name, "port", hp.HostPort)
-			continue
-		}
 		for _, addr := range rec.Addrs {
 			if addr.Is4() && (!host.IsValid() || host.Is4()) {
 				pools[service.Frontend{Addr: host, Protocol: proto, Port: hp.HostPort}] = service.Pool{Endpoints: []netip.AddrPort{netip.AddrPortFrom(addr, hp.ContainerPort)}}

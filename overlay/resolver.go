@@ -59,3 +59,12 @@ func (n *Network) listenDNS() (packets net.PacketConn, listener net.Listener, er
 	})
 	return packets, listener, err
 }
+
+// listenTCP opens a TCP port on all addresses of the node.
+func (n *Network) listenTCP(port uint16) (l net.Listener, err error) {
+	err = datapath.Within(*n.cfg.NetNS, func() error {
+		l, err = net.Listen("tcp4", netip.AddrPortFrom(netip.IPv4Unspecified(), port).String())
+		return err
+	})
+	return l, err
+}

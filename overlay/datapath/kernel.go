@@ -154,6 +154,9 @@ func (c *change) bridge(want *Bridge) netlink.Link {
 	c.attrs(link, want.MAC, want.MTU)
 	// Replies may come in where the route to their source does not lead (loose).
 	c.sysctl("net/ipv4/conf/"+BridgeName+"/rp_filter", "2")
+	// Lets a connection to a node port at 127.0.0.1 leave for a pod; what comes in
+	// for 127.0.0.1 is dropped by the nftables chain "guard".
+	c.sysctl("net/ipv4/conf/"+BridgeName+"/route_localnet", "1")
 	// Pods of one bridge reach each other through the node. Telling them of a
 	// shorter way would be wrong (they have no such route) and uses up what the
 	// kernel allows of ICMP, refusals included, towards a pod. The kernel tells if
@@ -196,6 +199,7 @@ func (c *change) tunnel(want *Tunnel) netlink.Link {
 	}
 	c.attrs(link, want.MAC, want.MTU)
 	c.sysctl("net/ipv4/conf/"+TunnelName+"/rp_filter", "2")
+	c.sysctl("net/ipv4/conf/"+TunnelName+"/route_localnet", "1")
 	return link
 }
 
@@ -275,12 +279,20 @@ func (c *change) ports(bridge netlink.Link, want []string) {
 func (c *change) port(bridge, link netlink.Link, hairpins map[int]bool) {
 	a := link.Attrs()
 	if a.MasterIndex != bridge.Attrs().Index {
-		if !c.did(c.h.LinkSetMaster(link, bridge), "put %s on %s", a.Name, BridgeName) {
+		err := c.h.LinkSetMaster(link, bridge)
+		if errors.Is(err, unix.ENODEV) {
+			return // its pod is being detached
+		}
+		if !c.did(err, "put %s on %s", a.Name, BridgeName) {
 			return
 		}
 	}
 	if !hairpins[a.Index] {
-		c.did(c.h.LinkSetHairpin(link, true), "let %s send back what it came from", a.Name)
+		err := c.h.LinkSetHairpin(link, true)
+		if errors.Is(err, unix.ENODEV) {
+			return
+		}
+		c.did(err, "let %s send back what it came from", a.Name)
 	}
 	if a.Flags&net.FlagUp == 0 {
 		c.did(c.h.LinkSetUp(link), "bring %s up", a.Name)

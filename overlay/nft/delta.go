@@ -17,6 +17,7 @@ const (
 	endpointsMap setName = "endpoints"
 	refusedSet   setName = "refused"
 	hairpinSet   setName = "hairpin"
+	stickySet    setName = "sticky"
 )
 
 // delta is elements to remove and to add.
@@ -61,6 +62,7 @@ func (d *delta) change(ch service.Change) {
 			d.kinds[kindOf(ch.Frontend, *ch.New)] = true
 		}
 	}
+	d.stick(ch)
 	for i := range max(len(before), len(after)) {
 		if i < len(before) && i < len(after) && before[i] == after[i] {
 			continue
@@ -70,6 +72,30 @@ func (d *delta) change(ch service.Change) {
 		}
 		if i < len(after) {
 			d.add(endpointsMap, endpointElement(ch.Frontend, i, after[i]))
+		}
+	}
+}
+
+// stick works out which endpoints clients may stay with.
+func (d *delta) stick(ch service.Change) {
+	held := func(p *service.Pool) map[netip.AddrPort]bool {
+		out := map[netip.AddrPort]bool{}
+		if p != nil && p.Affinity > 0 {
+			for _, ep := range p.Endpoints {
+				out[ep] = true
+			}
+		}
+		return out
+	}
+	before, after := held(ch.Old), held(ch.New)
+	for ep := range before {
+		if !after[ep] {
+			d.remove(stickySet, stickyElement(ch.Frontend, ep))
+		}
+	}
+	for ep := range after {
+		if !before[ep] {
+			d.add(stickySet, stickyElement(ch.Frontend, ep))
 		}
 	}
 }

@@ -18,13 +18,13 @@ func (p *Programmer) intactLocked() (bool, error) {
 		return false, err
 	}
 	rules := map[string]int{
-		"services": 2, "prerouting": 1, "output": 1,
+		"guard": 1, "services": 2, "prerouting": 1, "output": 1,
 		"postrouting": len(p.layout.masqueradeRules(p.base)),
 		"forward":     len(p.layout.refuseRules(p.base)),
 	}
 	rules["refuse-output"] = 1 + rules["forward"]
 	for k := range p.layout.chains {
-		rules[k.String()] = 1
+		rules[k.String()] = len(p.layout.balanceRules(k))
 	}
 	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
 	if err != nil {

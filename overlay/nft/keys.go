@@ -54,6 +54,10 @@ func endpointKey(f service.Frontend, i int) nftables.SetElement {
 	return nftables.SetElement{Key: e.Key}
 }
 
+func stickyElement(f service.Frontend, ep netip.AddrPort) nftables.SetElement {
+	return nftables.SetElement{Key: join(addr4(f.Addr), proto4(f.Protocol), port4(f.Port), addr4(ep.Addr()), port4(ep.Port()))}
+}
+
 func verdict(chain string) *expr.Verdict {
 	return &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}
 }

@@ -190,6 +190,7 @@ func (p *Programmer) rebuildLocked() error {
 		return err
 	}
 	l := newLayout()
+	clients := p.clients(c, l)
 	c.AddTable(l.table) // so that deleting it cannot fail
 	c.DelTable(l.table)
 	if err := l.build(c, p.base); err != nil {
@@ -207,12 +208,35 @@ func (p *Programmer) rebuildLocked() error {
 	if err := d.write(c, l); err != nil {
 		return err
 	}
+	for ; len(clients) > 0; clients = clients[min(chunk, len(clients)):] {
+		if err := c.SetAddElements(l.affinity, clients[:min(chunk, len(clients))]); err != nil {
+			return fmt.Errorf("planning %s: %w", l.affinity.Name, err)
+		}
+	}
 	if err := p.flushLocked(c); err != nil {
 		p.layout = nil
 		return err
 	}
 	p.layout = l
 	return nil
+}
+
+// clients reads which clients have which endpoint, for a table that takes the
+// place of the one there is: a restart of the node moves nobody. None when they
+// cannot be read.
+func (p *Programmer) clients(c *nftables.Conn, l *layout) []nftables.SetElement {
+	have, err := c.GetSetElements(l.affinity)
+	if err != nil {
+		p.log.Debug("reading session affinity", "error", err) // no table yet, or an older one
+		return nil
+	}
+	var out []nftables.SetElement
+	for _, e := range have {
+		if e.Expires > 0 {
+			out = append(out, nftables.SetElement{Key: e.Key, Val: e.Val, Timeout: e.Expires})
+		}
+	}
+	return out
 }
 
 func (p *Programmer) countHairpins(count map[netip.Addr]int, pool *service.Pool, by int) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netns"
@@ -134,6 +135,7 @@ func drawPools(t *rapid.T) map[service.Frontend]service.Pool {
 		}
 		var pool service.Pool
 		pool.Masquerade = rapid.Bool().Draw(t, "masquerade")
+		pool.Affinity = time.Duration(rapid.IntRange(0, 2).Draw(t, "affinity")) * time.Hour
 		for i := range rapid.IntRange(0, 5).Draw(t, "endpoints") {
 			addr := netip.AddrFrom4([4]byte{10, 42, byte(rapid.IntRange(1, 2).Draw(t, "node")), byte(10*i + rapid.IntRange(2, 4).Draw(t, "host"))})
 			pool.Endpoints = append(pool.Endpoints, netip.AddrPortFrom(addr, 8080))

@@ -20,6 +20,7 @@ const (
 	reg3 = unix.NFT_REG32_03
 	reg4 = unix.NFT_REG32_04
 	reg5 = unix.NFT_REG32_05
+	reg6 = unix.NFT_REG32_06
 )
 
 // rule is groups of expressions; each group is one thing one would say.
@@ -60,6 +61,12 @@ func oif(op expr.CmpOp, name string) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1}, &expr.Cmp{Op: op, Register: 1, Data: padded}}
 }
 
+func iifnameNot(name string) []expr.Any {
+	e := oif(expr.CmpOpNeq, name)
+	e[0] = &expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1}
+	return e
+}
+
 func oifname(name string) []expr.Any    { return oif(expr.CmpOpEq, name) }
 func oifnameNot(name string) []expr.Any { return oif(expr.CmpOpNeq, name) }
 
@@ -93,10 +100,18 @@ func addrIn(op expr.CmpOp, offset uint32, p netip.Prefix) []expr.Any {
 func from(p netip.Prefix) []expr.Any { return addrIn(expr.CmpOpEq, offsetSource, p) }
 func to(p netip.Prefix) []expr.Any   { return addrIn(expr.CmpOpEq, offsetDestination, p) }
 
+var loopback = netip.MustParsePrefix("127.0.0.0/8")
+
+// guardRule keeps out what claims to be for 127.0.0.1 and comes from elsewhere:
+// the devices of the pod network would let it in, so that node ports answer there
+// (route_localnet).
+func guardRule() rule {
+	return rule{iifnameNot("lo"), to(loopback), {&expr.Verdict{Kind: expr.VerdictDrop}}}
+}
+
 // serviceRules send a new connection to the chain of its Service, or of the
 // node's port.
 func (l *layout) serviceRules() []rule {
-	loopback := netip.MustParsePrefix("127.0.0.0/8")
 	return []rule{
 		{{
 			loadAddr(offsetDestination, reg0), loadProto(reg1), loadPort(reg2),
@@ -107,8 +122,6 @@ func (l *layout) serviceRules() []rule {
 				&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
 				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)},
 			},
-			// A translated packet from 127.0.0.1 could not leave the host.
-			addrIn(expr.CmpOpNeq, offsetDestination, loopback),
 			{
 				loadProto(reg0), loadPort(reg1),
 				&expr.Lookup{SourceRegister: reg0, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: l.nodeports.Name, SetID: l.nodeports.ID},
@@ -117,28 +130,63 @@ func (l *layout) serviceRules() []rule {
 	}
 }
 
-// balanceRule picks one of k.endpoints and translates to it.
-func (l *layout) balanceRule(k chainKind) rule {
-	var r rule
+// balanceRules pick one of k.endpoints and translate to it. With affinity the
+// endpoint that the client had before comes first, if it still is one; another is
+// remembered; and when there is no room to remember, the last rule does without.
+func (l *layout) balanceRules(k chainKind) []rule {
+	var rules []rule
 	if k.masquerade {
 		bit := binary.NativeEndian.AppendUint32(nil, markMasquerade)
 		rest := binary.NativeEndian.AppendUint32(nil, ^uint32(markMasquerade))
-		r = append(r, []expr.Any{
+		rules = append(rules, rule{{
 			&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
 			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: rest, Xor: bit},
 			&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
+		}})
+	}
+	// Registers: 0 the client, 1 to 3 the frontend; then what is looked up.
+	var address expr.Any = loadAddr(offsetDestination, reg1)
+	if k.anyAddr {
+		address = &expr.Immediate{Register: reg1, Data: make([]byte, 4)}
+	}
+	frontend := []expr.Any{address, loadProto(reg2), loadPort(reg3)}
+	pick := []expr.Any{
+		&expr.Numgen{Register: reg4, Modulus: uint32(k.endpoints), Type: unix.NFT_NG_RANDOM},
+		&expr.Lookup{SourceRegister: reg1, DestRegister: reg5, IsDestRegSet: true, SetName: l.endpoints.Name, SetID: l.endpoints.ID},
+	}
+	if k.affinity > 0 {
+		client := []expr.Any{loadAddr(offsetSource, reg0)}
+		rules = append(rules, rule{
+			client, frontend,
+			{
+				&expr.Lookup{SourceRegister: reg0, DestRegister: reg4, IsDestRegSet: true, SetName: l.affinity.Name, SetID: l.affinity.ID},
+				&expr.Lookup{SourceRegister: reg1, SetName: l.sticky.Name, SetID: l.sticky.ID},
+				l.remember(unix.NFT_DYNSET_OP_UPDATE, k, reg4), translate(reg4, reg5),
+			},
+		}, rule{
+			// An update leaves what is there as it is but for its time, so what leads to
+			// an endpoint that is gone is forgotten first.
+			client, frontend, pick,
+			{l.remember(dynsetDelete, k, reg5), l.remember(unix.NFT_DYNSET_OP_UPDATE, k, reg5), translate(reg5, reg6)},
 		})
 	}
-	var address expr.Any = loadAddr(offsetDestination, reg0)
-	if k.anyAddr {
-		address = &expr.Immediate{Register: reg0, Data: make([]byte, 4)}
+	return append(rules, rule{frontend, pick, {translate(reg5, reg6)}})
+}
+
+// dynsetDelete is NFT_DYNSET_OP_DELETE of linux/netfilter/nf_tables.h (Linux 5.4).
+const dynsetDelete = 2
+
+// remember writes which endpoint (in the two registers from data on) the client
+// has, or that it has it for longer.
+func (l *layout) remember(op uint32, k chainKind, data uint32) expr.Any {
+	return &expr.Dynset{
+		SrcRegKey: reg0, SrcRegData: data, SetName: l.affinity.Name, SetID: l.affinity.ID,
+		Operation: op, Timeout: k.affinity,
 	}
-	return append(r, []expr.Any{
-		address, loadProto(reg1), loadPort(reg2),
-		&expr.Numgen{Register: reg3, Modulus: uint32(k.endpoints), Type: unix.NFT_NG_RANDOM},
-		&expr.Lookup{SourceRegister: reg0, DestRegister: reg4, IsDestRegSet: true, SetName: l.endpoints.Name, SetID: l.endpoints.ID},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg4, RegProtoMin: reg5},
-	})
+}
+
+func translate(addr, port uint32) expr.Any {
+	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: addr, RegProtoMin: port}
 }
 
 // refuseRules answer what leads nowhere at once, instead of letting it time out:
@@ -164,6 +212,7 @@ func (l *layout) masqueradeRules(b Base) []rule {
 	multicast := netip.MustParsePrefix("224.0.0.0/4")
 	rules := []rule{
 		{oifname("lo"), accept()},
+		{from(loopback), masquerade()}, // a node port at 127.0.0.1, which means another host elsewhere
 		{
 			oifnameNot(b.Bridge),
 			{

@@ -3,6 +3,7 @@ package nft
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/google/nftables"
 
@@ -23,7 +24,10 @@ type Base struct {
 type layout struct {
 	table                                            *nftables.Table
 	services, nodeports, endpoints, refused, hairpin *nftables.Set
-	chains                                           map[chainKind]*nftables.Chain
+	// sticky holds (frontend . endpoint) of those with affinity, affinity what the
+	// packets themselves wrote: (client . frontend) → endpoint, for a time.
+	sticky, affinity *nftables.Set
+	chains           map[chainKind]*nftables.Chain
 }
 
 // chainKind tells the shared chains apart.
@@ -31,6 +35,7 @@ type chainKind struct {
 	endpoints  int
 	anyAddr    bool // a port of the node
 	masquerade bool
+	affinity   time.Duration
 }
 
 func (k chainKind) String() string {
@@ -42,11 +47,14 @@ func (k chainKind) String() string {
 	if k.masquerade {
 		name += "-m"
 	}
+	if k.affinity > 0 {
+		name += fmt.Sprintf("-a%d", int(k.affinity.Seconds()))
+	}
 	return name
 }
 
 func kindOf(f service.Frontend, p service.Pool) chainKind {
-	return chainKind{len(p.Endpoints), !f.Addr.IsValid(), p.Masquerade}
+	return chainKind{len(p.Endpoints), !f.Addr.IsValid(), p.Masquerade, p.Affinity}
 }
 
 func newLayout() *layout {
@@ -64,7 +72,7 @@ func newLayout() *layout {
 		s.IsMap, s.DataType = true, data
 		return s
 	}
-	return &layout{
+	l := &layout{
 		table:     t,
 		services:  dict("services", front, nftables.TypeVerdict),
 		nodeports: dict("nodeports", nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService), nftables.TypeVerdict),
@@ -73,18 +81,28 @@ func newLayout() *layout {
 			nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)),
 		refused: set("refused", front),
 		hairpin: set("hairpin", nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr)),
-		chains:  map[chainKind]*nftables.Chain{},
+		sticky:  set("sticky", nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeIPAddr, nftables.TypeInetService)),
+		affinity: dict("affinity",
+			nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService),
+			nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)),
+		chains: map[chainKind]*nftables.Chain{},
 	}
+	l.affinity.Dynamic, l.affinity.HasTimeout, l.affinity.Size = true, true, maxClients
+	return l
 }
 
+// maxClients bounds how many clients are remembered; further ones are balanced.
+const maxClients = 1 << 17
+
+// sets are those whose elements are ours.
 func (l *layout) sets() []*nftables.Set {
-	return []*nftables.Set{l.services, l.nodeports, l.endpoints, l.refused, l.hairpin}
+	return []*nftables.Set{l.services, l.nodeports, l.endpoints, l.refused, l.hairpin, l.sticky}
 }
 
 // build adds the whole table but its elements and shared chains to the batch.
 func (l *layout) build(c *nftables.Conn, b Base) error {
 	c.AddTable(l.table)
-	for _, s := range l.sets() {
+	for _, s := range append(l.sets(), l.affinity) {
 		if err := c.AddSet(s, nil); err != nil {
 			return fmt.Errorf("planning set %s: %w", s.Name, err)
 		}
@@ -98,7 +116,9 @@ func (l *layout) build(c *nftables.Conn, b Base) error {
 	postrouting := chain("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	forward := chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
 	refuse := chain("refuse-output", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter)
+	guard := chain("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
 	rules := map[*nftables.Chain][]rule{
+		guard:       {guardRule()},
 		services:    l.serviceRules(),
 		prerouting:  {{jump("services")}},
 		output:      {{jump("services")}},
@@ -106,7 +126,7 @@ func (l *layout) build(c *nftables.Conn, b Base) error {
 		forward:     l.refuseRules(b),
 		refuse:      append([]rule{{oifname("lo"), accept()}}, l.refuseRules(b)...),
 	}
-	for _, ch := range []*nftables.Chain{services, prerouting, output, postrouting, forward, refuse} {
+	for _, ch := range []*nftables.Chain{guard, services, prerouting, output, postrouting, forward, refuse} {
 		for _, r := range rules[ch] {
 			c.AddRule(&nftables.Rule{Table: l.table, Chain: ch, Exprs: r.exprs()})
 		}
@@ -120,6 +140,8 @@ func (l *layout) ensureChain(c *nftables.Conn, k chainKind) {
 		return
 	}
 	ch := c.AddChain(&nftables.Chain{Table: l.table, Name: k.String()})
-	c.AddRule(&nftables.Rule{Table: l.table, Chain: ch, Exprs: l.balanceRule(k).exprs()})
+	for _, r := range l.balanceRules(k) {
+		c.AddRule(&nftables.Rule{Table: l.table, Chain: ch, Exprs: r.exprs()})
+	}
 	l.chains[k] = ch
 }

@@ -3,6 +3,7 @@ package service
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -12,6 +13,7 @@ import (
 type Node struct {
 	Name string
 	Dead map[string]bool // nodes the ring holds for dead, by name
+	Addr netip.Addr      // its own, as other nodes reach it; zero: none now
 }
 
 // Plan returns the frontends of a Service on one node. It is a pure function; a
@@ -23,6 +25,7 @@ func Plan(svc *corev1.Service, epSlices []*discoveryv1.EndpointSlice, node Node)
 	pools := map[Frontend]Pool{}
 	internalLocal := svc.Spec.InternalTrafficPolicy != nil && *svc.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
 	externalLocal := svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	stick := affinity(svc)
 	for _, port := range svc.Spec.Ports {
 		proto, ok := protocolOf(port.Protocol)
 		if !ok {
@@ -37,13 +40,14 @@ func Plan(svc *corev1.Service, epSlices []*discoveryv1.EndpointSlice, node Node)
 			outside = here
 		}
 		for _, ip := range clusterIPs(svc) {
-			pools[Frontend{ip, proto, uint16(port.Port)}] = Pool{Endpoints: inside}
+			pools[Frontend{ip, proto, uint16(port.Port)}] = Pool{Endpoints: inside, Affinity: stick}
 		}
-		for _, ip := range externalIPs(svc) {
-			pools[Frontend{ip, proto, uint16(port.Port)}] = Pool{Endpoints: outside, Masquerade: !externalLocal}
+		fromOutside := Pool{Endpoints: outside, Masquerade: !externalLocal, Affinity: stick}
+		for _, ip := range externalIPs(svc, node.Addr) {
+			pools[Frontend{ip, proto, uint16(port.Port)}] = fromOutside
 		}
 		if port.NodePort != 0 {
-			pools[Frontend{netip.Addr{}, proto, uint16(port.NodePort)}] = Pool{Endpoints: outside, Masquerade: !externalLocal}
+			pools[Frontend{netip.Addr{}, proto, uint16(port.NodePort)}] = fromOutside
 		}
 	}
 	return pools
@@ -132,14 +136,30 @@ func clusterIPs(svc *corev1.Service) []netip.Addr {
 	return ipv4s(list)
 }
 
-func externalIPs(svc *corev1.Service) []netip.Addr {
+// externalIPs are the addresses besides the cluster's own at which this node
+// takes connections. A load balancer's address of mode Proxy is that of a node (or
+// of a balancer): packets travel there, so only the node with that address takes
+// them, and the source policy there is in force.
+func externalIPs(svc *corev1.Service, self netip.Addr) []netip.Addr {
 	list := slices.Clone(svc.Spec.ExternalIPs)
 	for _, in := range svc.Status.LoadBalancer.Ingress {
-		if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP {
+		if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP || self.IsValid() && in.IP == self.String() {
 			list = append(list, in.IP)
 		}
 	}
 	return ipv4s(list)
+}
+
+// affinity is how long a client that comes back finds the same endpoint.
+func affinity(svc *corev1.Service) time.Duration {
+	if svc.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
+		return 0
+	}
+	seconds := corev1.DefaultClientIPServiceAffinitySeconds
+	if c := svc.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
+		seconds = *c.ClientIP.TimeoutSeconds
+	}
+	return time.Duration(seconds) * time.Second
 }
 
 func ipv4s(list []string) []netip.Addr {

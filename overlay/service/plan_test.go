@@ -54,6 +54,9 @@ func show(pools map[Frontend]Pool) string {
 		if p.Masquerade {
 			line += " masquerade"
 		}
+		if p.Affinity > 0 {
+			line += fmt.Sprintf(" for %s", p.Affinity)
+		}
 		out = append(out, line)
 	}
 	slices.Sort(out)
@@ -83,14 +86,16 @@ func TestPlan(t *testing.T) {
 			"10.43.0.20:80/6 → 10.42.1.5:8080\nnode:30080/6 → 10.42.1.5:8080"},
 		"addresses from outside": {web(func(s *corev1.Service) {
 			s.Spec.ExternalIPs = []string{"192.0.2.9"}
-			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.10"}, {IP: "192.0.2.11", IPMode: ptr.To(corev1.LoadBalancerIPModeProxy)}}
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.10"}, {IP: "192.0.2.11", IPMode: ptr.To(corev1.LoadBalancerIPModeProxy)}, {IP: "192.168.77.1", IPMode: ptr.To(corev1.LoadBalancerIPModeProxy)}}
 			s.Spec.Ports[0].NodePort = 0
 		}), ends("10.42.1.5 a"), nil,
-			"10.43.0.20:80/6 → 10.42.1.5:8080\n192.0.2.10:80/6 → 10.42.1.5:8080 masquerade\n192.0.2.9:80/6 → 10.42.1.5:8080 masquerade"},
+			"10.43.0.20:80/6 → 10.42.1.5:8080\n192.0.2.10:80/6 → 10.42.1.5:8080 masquerade\n192.0.2.9:80/6 → 10.42.1.5:8080 masquerade\n192.168.77.1:80/6 → 10.42.1.5:8080 masquerade"},
+		"affinity": {web(func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }), ends("10.42.1.5 a"), nil,
+			"10.43.0.20:80/6 → 10.42.1.5:8080 for 3h0m0s\nnode:30080/6 → 10.42.1.5:8080 masquerade for 3h0m0s"},
 		"ports go by name": {web(func(s *corev1.Service) { s.Spec.Ports[0].Name = "other" }), ends("10.42.1.5 a"), nil,
 			"10.43.0.20:80/6 →\nnode:30080/6 → masquerade"},
 	} {
-		if got := show(Plan(tc.svc, tc.eps, Node{Name: "a", Dead: tc.dead})); got != tc.want {
+		if got := show(Plan(tc.svc, tc.eps, Node{Name: "a", Dead: tc.dead, Addr: netip.MustParseAddr("192.168.77.1")})); got != tc.want {
 			t.Errorf("%s:\n%s\nwant\n%s", name, got, tc.want)
 		}
 	}

@@ -3,6 +3,7 @@ package service
 import (
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Protocol is a number of IANA's protocol registry.
@@ -17,7 +18,7 @@ const (
 
 // Frontend is what a client connects to.
 type Frontend struct {
-	Addr     netip.Addr // zero: any address of the node, but those of lo
+	Addr     netip.Addr // zero: any address of the node, 127.0.0.1 included
 	Protocol Protocol
 	Port     uint16
 }
@@ -29,11 +30,14 @@ type Pool struct {
 	// Masquerade hides the client's address from endpoints on other nodes, whose
 	// answers would not come back through this one otherwise.
 	Masquerade bool
+	// Affinity keeps a client's connections on one endpoint until it has made none
+	// for so long; 0: each connection is balanced anew.
+	Affinity time.Duration
 }
 
 // Equal says whether two pools are the same.
 func (p Pool) Equal(q Pool) bool {
-	return p.Masquerade == q.Masquerade && slices.Equal(p.Endpoints, q.Endpoints)
+	return p.Masquerade == q.Masquerade && p.Affinity == q.Affinity && slices.Equal(p.Endpoints, q.Endpoints)
 }
 
 // Change is what to do to one frontend: Old is nil when it is new, New is nil

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,6 +47,12 @@ type Config struct {
 	// Reserved is an address that the node itself serves (the cluster's DNS): a
 	// Service that claims it is not programmed.
 	Reserved netip.Addr
+	// Address returns the node's own address; ReservedPorts are TCP and UDP ports of
+	// it that the node itself serves: no Service gets them.
+	Address       func() netip.Addr
+	ReservedPorts []uint16
+	// Health is told of health checks of node ports; it may be nil.
+	Health *Health
 	// Dead returns the names of dead nodes, DeadChanged tells of changes; both may
 	// be nil.
 	Dead        func() map[string]bool
@@ -64,12 +71,18 @@ type Watcher struct {
 	mu     sync.Mutex // protects the fields below, and orders calls of the Programmer
 	table  *Table
 	dead   map[string]bool
+	addr   netip.Addr
+	began  bool // all Services were given to the Programmer once
 	failed bool // the Programmer lags behind the table
 }
 
 // NewWatcher subscribes to the informers, which must not have started.
 func NewWatcher(cfg Config) (*Watcher, error) {
 	w := &Watcher{cfg: cfg, wake: make(chan struct{}, 1), dirty: map[string]bool{}, table: NewTable()}
+	if cfg.Address == nil {
+		w.cfg.Address = func() netip.Addr { return netip.Addr{} }
+	}
+	w.addr = w.cfg.Address()
 	if cfg.Dead != nil {
 		w.dead = maps.Clone(cfg.Dead())
 	}
@@ -148,6 +161,14 @@ func (w *Watcher) start() {
 		w.table.Set(key, w.plan(key))
 	}
 	w.replaceLocked()
+	w.began = true
+}
+
+// Started says whether all Services are known and were programmed once.
+func (w *Watcher) Started() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.began && !w.failed
 }
 
 func (w *Watcher) replaceLocked() {
@@ -161,6 +182,9 @@ func (w *Watcher) replaceLocked() {
 func (w *Watcher) plan(key string) map[Frontend]Pool {
 	obj, ok, err := w.cfg.Services.GetStore().GetByKey(key)
 	if err != nil || !ok {
+		if w.cfg.Health != nil {
+			w.cfg.Health.Set(key, nil, nil, Node{})
+		}
 		return nil
 	}
 	svc, _ := obj.(*corev1.Service)
@@ -174,8 +198,15 @@ func (w *Watcher) plan(key string) map[Frontend]Pool {
 			list = append(list, s)
 		}
 	}
-	pools := Plan(svc, list, Node{Name: w.cfg.NodeName, Dead: w.dead})
-	maps.DeleteFunc(pools, func(f Frontend, _ Pool) bool { return f.Addr.IsValid() && f.Addr == w.cfg.Reserved })
+	self := Node{Name: w.cfg.NodeName, Dead: w.dead, Addr: w.addr}
+	if w.cfg.Health != nil {
+		w.cfg.Health.Set(key, svc, list, self)
+	}
+	pools := Plan(svc, list, self)
+	maps.DeleteFunc(pools, func(f Frontend, _ Pool) bool {
+		return f.Addr.IsValid() && f.Addr == w.cfg.Reserved ||
+			(f.Addr == w.addr || !f.Addr.IsValid()) && slices.Contains(w.cfg.ReservedPorts, f.Port)
+	})
 	return pools
 }
 
@@ -268,10 +299,15 @@ func (w *Watcher) SetOwner(owner string, pools map[Frontend]Pool) error {
 	return err
 }
 
-// Check repairs what others changed in the kernel, or what failed before.
+// Check repairs what others changed in the kernel, or what failed before, and
+// follows a change of the node's own address.
 func (w *Watcher) Check() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if addr := w.cfg.Address(); addr != w.addr {
+		w.addr = addr
+		w.mark(w.cfg.Services.GetStore().ListKeys()...)
+	}
 	if w.failed {
 		w.replaceLocked()
 		return nil

@@ -1,0 +1,216 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"kontiki/overlay/datapath"
+)
+
+func (l *lab) changeService(name string, change func(*corev1.Service)) {
+	l.t.Helper()
+	services := l.client.CoreV1().Services("default")
+	svc, err := services.Get(l.t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	change(svc)
+	if _, err := services.Update(l.t.Context(), svc, metav1.UpdateOptions{}); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// TestSessionAffinity: a client stays with its endpoint as long as that is one,
+// over a restart of the node, too, and moves when it is gone.
+func TestSessionAffinity(t *testing.T) {
+	l := newLab(t, 2)
+	byName := map[string]*labPod{}
+	var pods []*labPod
+	for i := range 4 {
+		p := l.nodes[i%2].pod()
+		echoTCP(t, p.ns, p.uid, 80)
+		byName[p.uid] = p
+		pods = append(pods, p)
+	}
+	client := l.nodes[0].pod()
+	outside, _ := l.host(99)
+	slice := l.expose("web", "10.43.0.20", 30080, pods...)
+	l.changeService("web", func(s *corev1.Service) {
+		s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+		s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: ptr.To[int32](3600)}}
+	})
+	inside := func() (string, error) { s, _, err := askTCP(client.ns, "10.43.0.20:80"); return s, err }
+	stays := func(ask func() (string, error)) (string, error) {
+		first, err := ask()
+		if err != nil {
+			return "", err
+		}
+		for range 20 {
+			if got, err := ask(); err != nil || got != first {
+				return "", fmt.Errorf("%s answered after %s, %v", got, first, err)
+			}
+		}
+		return first, nil
+	}
+	var first string
+	eventually(t, "one endpoint answers a client", func() (err error) { first, err = stays(inside); return err })
+	for _, n := range l.nodes {
+		eventually(t, "one endpoint answers at the node port of "+n.name, func() error {
+			_, err := stays(func() (string, error) { s, _, err := askTCP(outside, at(n.addr, 30080)); return s, err })
+			return err
+		})
+	}
+	l.nodes[0].stop()
+	l.nodes[0].start()
+	eventually(t, "all Services are programmed again", func() error {
+		if !l.nodes[0].net.watcher.Started() {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	if again, err := stays(inside); err != nil || again != first {
+		t.Errorf("after a restart %s answers instead of %s, %v", again, first, err)
+	}
+	var rest []*labPod
+	for _, p := range pods {
+		if p.uid != first {
+			rest = append(rest, p)
+		}
+	}
+	slice.Endpoints = l.slice("web", rest...).Endpoints
+	l.update(slice)
+	eventually(t, "another endpoint answers after the first is gone", func() error {
+		next, err := stays(inside)
+		if err == nil && next == first {
+			err = errors.New("the first still answers")
+		}
+		return err
+	})
+}
+
+// TestNodePortOnLoopback also makes sure that nobody else gets in there.
+func TestNodePortOnLoopback(t *testing.T) {
+	l := newLab(t, 2)
+	a, b := l.nodes[0].pod(), l.nodes[1].pod()
+	echoTCP(t, a.ns, a.uid, 80)
+	echoTCP(t, b.ns, b.uid, 80)
+	l.expose("web", "10.43.0.20", 30080, a, b)
+	eventually(t, "all endpoints answer at 127.0.0.1", answered(func() (string, error) {
+		s, _, err := askTCP(l.nodes[0].ns, "127.0.0.1:30080")
+		return s, err
+	}, a.uid, b.uid))
+
+	// A pod that sends what is for 127.0.0.1 to the node. The node's own server is
+	// on all addresses, so an answer at the gateway shows that it serves.
+	echoTCP(t, l.nodes[0].ns, "node", 81)
+	if server, _, err := askTCP(a.ns, "10.42.1.1:81"); err != nil || server != "node" {
+		t.Fatalf("%q answered, %v", server, err)
+	}
+	intoLoopback(t, a.ns)
+	if c, err := dialIn(a.ns, "tcp4", "127.0.0.1:81", 500*time.Millisecond); err == nil {
+		c.Close()
+		t.Error("a pod got in at the node's 127.0.0.1")
+	}
+}
+
+func TestExternalPolicyLocal(t *testing.T) {
+	l := newLab(t, 2)
+	a := l.nodes[0].pod()
+	echoTCP(t, a.ns, a.uid, 80)
+	l.expose("web", "10.43.0.20", 30080, a)
+	l.changeService("web", func(s *corev1.Service) {
+		s.Spec.Type, s.Spec.ExternalTrafficPolicy = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal
+		s.Spec.HealthCheckNodePort = 32000
+		for _, n := range l.nodes {
+			s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: n.addr.String(), IPMode: ptr.To(corev1.LoadBalancerIPModeProxy)})
+		}
+	})
+	outside, address := l.host(99)
+	for _, port := range []uint16{30080, 80} {
+		eventually(t, fmt.Sprintf("the client's own address is seen at port %d", port), func() error {
+			server, seen, err := askTCP(outside, at(l.nodes[0].addr, port))
+			if err == nil && (server != a.uid || seen != address.String()) {
+				err = fmt.Errorf("%s saw %s", server, seen)
+			}
+			return err
+		})
+		eventually(t, "the node without endpoints refuses", refused(func() (string, error) {
+			s, _, err := askTCP(outside, at(l.nodes[1].addr, port))
+			return s, err
+		}))
+	}
+	health := func(n *labNode, want int, body string) {
+		t.Helper()
+		eventually(t, "the health check of "+n.name, func() error {
+			var conn net.Conn
+			client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Dial: func(_, to string) (_ net.Conn, err error) {
+				conn, err = dialIn(outside, "tcp4", to, time.Second)
+				return conn, err
+			}}}
+			resp, err := client.Get("http://" + at(n.addr, 32000) + "/healthz")
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			got, err := io.ReadAll(resp.Body)
+			if err == nil && (resp.StatusCode != want || string(got) != body+"\n") {
+				err = fmt.Errorf("%d %s", resp.StatusCode, got)
+			}
+			return err
+		})
+	}
+	health(l.nodes[0], 200, `{"localEndpoints":1,"service":{"name":"web","namespace":"default"},"serviceProxyHealthy":true}`)
+	health(l.nodes[1], 503, `{"localEndpoints":0,"service":{"name":"web","namespace":"default"},"serviceProxyHealthy":true}`)
+	l.changeService("web", func(s *corev1.Service) { s.Spec.HealthCheckNodePort = 0 })
+	eventually(t, "the health check's port is closed", refused(func() (string, error) {
+		s, _, err := askTCP(outside, at(l.nodes[0].addr, 32000))
+		return s, err
+	}))
+}
+
+// intoLoopback has a pod send what is for 127.0.0.1 out of its eth0, which a
+// program with CAP_NET_RAW could do without asking.
+func intoLoopback(t *testing.T, ns netns.NsHandle) {
+	t.Helper()
+	h := handle(t, ns)
+	eth, err := h.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = datapath.Within(ns, func() error {
+		return errors.Join(
+			os.WriteFile("/proc/sys/net/ipv4/conf/all/route_localnet", []byte("1"), 0),
+			os.WriteFile("/proc/sys/net/ipv4/conf/eth0/route_localnet", []byte("1"), 0))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	local := &net.IPNet{IP: net.IPv4(127, 0, 0, 1).To4(), Mask: net.CIDRMask(32, 32)}
+	routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range routes {
+		if r.Dst != nil && r.Dst.IP[0] == 127 {
+			if err := h.RouteDel(&r); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := h.RouteAdd(&netlink.Route{Dst: local, LinkIndex: eth.Attrs().Index, Gw: net.IPv4(10, 42, 1, 1), Flags: int(netlink.FLAG_ONLINK)}); err != nil {
+		t.Fatal(err)
+	}
+}
