@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/record"
 
+	"kontiki/controllers/daemonset"
 	"kontiki/controllers/deployment"
 	"kontiki/controllers/endpointslice"
 	"kontiki/controllers/garbage"
@@ -106,6 +107,9 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 		}},
 		{name: statefulset.Name, needs: kinds("apps/v1", "statefulsets", "controllerrevisions"), start: func() (runner, error) {
 			return statefulset.New(client, shared, recorders.as(statefulset.Component), log, time.Now), nil
+		}},
+		{name: daemonset.Name, needs: kinds("apps/v1", "daemonsets", "controllerrevisions"), start: func() (runner, error) {
+			return daemonset.New(client, shared, recorders.as(daemonset.Component), log, time.Now), nil
 		}},
 		{name: endpointslice.Name, start: func() (runner, error) {
 			return endpointslice.New(client, shared, recorders.as(endpointslice.Component), log, time.Now), nil

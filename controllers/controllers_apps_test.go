@@ -70,3 +70,41 @@ func TestStatefulSetComesUpInOrderAndRollsOut(t *testing.T) {
 		t.Errorf("want two revisions, have %d (%v)", len(list.Items), err)
 	}
 }
+
+func TestDaemonSetFollowsTheNodes(t *testing.T) {
+	c, ctx := newCluster(t, node("a"), node("b")), context.Background()
+	c.start()
+	set := &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "log", Generation: 1},
+		Spec: appsv1.DaemonSetSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "log"}}, Template: template("log"),
+		},
+	}
+	if _, err := c.AppsV1().DaemonSets("default").Create(ctx, set, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	on := func(nodes ...string) func() bool {
+		return func() bool {
+			there := map[string]bool{}
+			for _, pod := range c.pods() {
+				there[pod.Spec.NodeName] = true
+			}
+			for _, n := range nodes {
+				if !there[n] {
+					return false
+				}
+			}
+			got, err := c.AppsV1().DaemonSets("default").Get(ctx, "log", metav1.GetOptions{})
+			return err == nil && len(c.pods()) == len(nodes) && int(got.Status.NumberAvailable) == len(nodes)
+		}
+	}
+	c.eventually("a pod on each of two nodes", on("a", "b"))
+	if _, err := c.CoreV1().Nodes().Create(ctx, node("c"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("one on the node that joined", on("a", "b", "c"))
+	if err := c.CoreV1().Nodes().Delete(ctx, "b", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("none on the node that left", on("a", "c"))
+}
