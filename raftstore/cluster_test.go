@@ -201,3 +201,31 @@ func TestMembers(t *testing.T) {
 	}
 	c.Eventually("the removal to be seen", func() bool { return len(follower.Members()) == 3 })
 }
+
+// The candidate with the shorter log cannot win, and does not keep the other one from it.
+func TestFailOverToTheLongerLog(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 3)
+	for range 3 {
+		leader := c.Leader()
+		behind, ahead := (leader+1)%3, (leader+2)%3
+		if behind > ahead {
+			behind, ahead = ahead, behind // the one of better rank has the shorter log
+		}
+		c.Network.Cut(raftstoretest.NodeID(leader), raftstoretest.NodeID(behind))
+		r := mustApply(t, c.Stores[leader], put("k", "v"))
+		if _, err := c.Stores[ahead].WaitRevision(bounded(t), r.Revision); err != nil {
+			t.Fatal(err)
+		}
+		c.Kill(leader)
+		if got := c.Leader(); got != ahead {
+			t.Fatalf("node %d leads, which missed an acknowledged write", got)
+		}
+		if v, err := c.Stores[behind].Linearize(bounded(t)); err != nil || v.Revision() < r.Revision {
+			t.Fatalf("revision %d after %d was acknowledged, error %v", v.Revision(), r.Revision, err)
+		}
+		c.Start(leader)
+		if _, err := c.Stores[leader].WaitRevision(bounded(t), r.Revision); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

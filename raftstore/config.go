@@ -34,9 +34,9 @@ type Config struct {
 
 // Timers are Raft's. They must be equal on all nodes of a cluster.
 type Timers struct {
-	// Heartbeat is how long a follower hears nothing before it seeks votes;
-	// Election how long a candidate waits. Default 250 ms each, which makes a
-	// fail-over of about half a second.
+	// Heartbeat is how long a follower hears nothing before it seeks votes, and
+	// little more than that is what a fail-over takes; Election is how long a
+	// candidate waits. Default 300 ms each.
 	Heartbeat, Election time.Duration
 	// Lease is how long a leader that hears of no majority goes on. Default
 	// 200 ms: with 125 ms, busy machines saw false elections.
@@ -74,8 +74,8 @@ func (c Config) withDefaults() (Config, error) {
 	orDefault(&c.EventAge, defaultEventAge)
 	orDefault(&c.SnapshotAfter, defaultSnapshotAfter)
 	orDefault(&c.TrailingLogs, defaultTrailingLogs)
-	orDefault(&c.Timers.Heartbeat, 250*time.Millisecond)
-	orDefault(&c.Timers.Election, 250*time.Millisecond)
+	orDefault(&c.Timers.Heartbeat, 300*time.Millisecond)
+	orDefault(&c.Timers.Election, 300*time.Millisecond)
 	orDefault(&c.Timers.Lease, 200*time.Millisecond)
 	orDefault(&c.Timers.Commit, 100*time.Millisecond)
 	if c.Timers.Commit > c.Timers.Lease/2 {

@@ -1,7 +1,10 @@
 package raftstore
 
-// ForceSnapshot has Raft take a snapshot and truncate its log now.
-func (s *Store) ForceSnapshot() error { return s.raft.Snapshot().Error() }
+import (
+	"context"
+
+	"github.com/hashicorp/raft"
+)
 
 // ProposeRaw puts bytes into the log as one entry.
 func (s *Store) ProposeRaw(entry []byte) error { return s.raft.Apply(entry, enqueueTimeout).Error() }
@@ -22,4 +25,30 @@ func (s *Store) DiskWrites() int64 {
 func (s *Store) CommitMarked() bool {
 	v, err := s.disk.GetUint64(keyCommit)
 	return err == nil && v == s.fsm.current.Load().index
+}
+
+// TransferTo makes another voter the leader.
+func (s *Store) TransferTo(id string) error {
+	return s.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(id)).Error()
+}
+
+// LinearizeByVerifyLeader is Linearize on the leader as one would build it on
+// Raft's VerifyLeader: the error that Linearize avoids, seeded. asked is called
+// when Raft has begun to verify.
+func (s *Store) LinearizeByVerifyLeader(ctx context.Context, asked func()) (View, error) {
+	index, err := s.lastCommitted()
+	if err != nil {
+		return View{}, err
+	}
+	verified := s.raft.VerifyLeader()
+	// Raft's loop takes from its queues in any order; each of these is a turn of it.
+	for range 64 {
+		_ = s.raft.BootstrapCluster(raft.Configuration{}).Error() // a leader refuses
+	}
+	asked()
+	if err := verified.Error(); err != nil {
+		return View{}, err
+	}
+	st, err := s.fsm.waitFor(ctx, func(st *state) bool { return st.index >= index })
+	return st.view(), err
 }

@@ -62,7 +62,7 @@ func TestRestartAfterSnapshotUnderWrites(t *testing.T) {
 			done <- nil
 		}()
 		if w == writers/2 {
-			if err := s.ForceSnapshot(); err != nil {
+			if err := s.Snapshot(); err != nil {
 				t.Log("snapshot:", err)
 			}
 		}
@@ -98,7 +98,7 @@ func TestLaggingFollowerCatchesUpBySnapshot(t *testing.T) {
 	for i, s := range c.Stores {
 		if i != lagging {
 			c.Eventually("a snapshot that truncates the log", func() bool {
-				if err := s.ForceSnapshot(); err != nil {
+				if err := s.Snapshot(); err != nil {
 					t.Log("snapshot:", err)
 				}
 				first, err := s.FirstLogIndex()
@@ -138,7 +138,7 @@ func TestDamagedSnapshotIsNamed(t *testing.T) {
 	for i := range 10 {
 		mustApply(t, c.Stores[0], put(fmt.Sprintf("k%d", i), "v"))
 	}
-	if err := c.Stores[0].ForceSnapshot(); err != nil {
+	if err := c.Stores[0].Snapshot(); err != nil {
 		t.Fatal(err)
 	}
 	cfg := c.Config(0)

@@ -101,16 +101,20 @@ func (s *Store) start() error {
 		return err
 	}
 	g := greeter{streams: s.cfg.Raft, cluster: s.cfg.ClusterID, nodeID: s.cfg.NodeID, log: s.log}
-	s.transport = newTransport(g, raftLog)
+	s.transport = newTransport(g, &election{
+		self: raft.ServerID(s.cfg.NodeID), patience: s.cfg.Timers.Election, closing: s.closing,
+	}, raftLog)
 	if err := s.bootstrap(snapshots); err != nil {
 		return errors.Join(err, s.transport.Close())
 	}
 	if s.raft, err = raft.NewRaft(s.raftConfig(raftLog), s.fsm, s.logs, s.disk, snapshots, s.transport); err != nil {
 		return errors.Join(fmt.Errorf("raftstore: start raft: %w", err), s.transport.Close())
 	}
+	s.transport.election.raft.Store(s.raft)
 	g.streams = s.cfg.Calls
 	s.caller = &caller{greeter: g, peers: make(map[string]*callStream)}
 	s.spawn(s.runLeadership)
+	s.spawn(s.runVigil)
 	s.spawn(s.runBatcher)
 	s.spawn(s.runHalt)
 	s.spawn(func() {
@@ -125,7 +129,8 @@ const logCacheSize = 512 // entries that followers are fed from without reading 
 func (s *Store) raftConfig(log *raftLogger) *raft.Config {
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(s.cfg.NodeID)
-	c.HeartbeatTimeout, c.ElectionTimeout = s.cfg.Timers.Heartbeat, s.cfg.Timers.Election
+	c.HeartbeatTimeout = s.cfg.Timers.Heartbeat
+	c.ElectionTimeout = max(s.cfg.Timers.Election, c.HeartbeatTimeout+heartbeatNudge)
 	c.LeaderLeaseTimeout, c.CommitTimeout = s.cfg.Timers.Lease, s.cfg.Timers.Commit
 	c.SnapshotThreshold, c.TrailingLogs = s.cfg.SnapshotAfter, s.cfg.TrailingLogs
 	c.SnapshotInterval = 30 * time.Second
@@ -219,6 +224,18 @@ func (s *Store) untilClose(ctx context.Context) (context.Context, context.Cancel
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(s.life, func() { cancel(ErrClosed) })
 	return ctx, func() { stop(); cancel(nil) }
+}
+
+// Snapshot has this replica write a snapshot and drop the log before it, as it
+// does by itself from time to time. It returns when the snapshot is on disk.
+func (s *Store) Snapshot() error {
+	if err := s.err(); err != nil {
+		return err
+	}
+	if err := s.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return fmt.Errorf("raftstore: snapshot: %w", err)
+	}
+	return nil
 }
 
 // Close hands leadership over, stops the store and releases its directory. It

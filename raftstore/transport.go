@@ -13,13 +13,16 @@ const transportTimeout = 5 * time.Second
 // what each peer was told of the commit index, for commit push.
 type transport struct {
 	*raft.NetworkTransport
+	election *election
+
 	mu    sync.Mutex
 	peers map[raft.ServerID]*pushPeer
 }
 
-func newTransport(g greeter, log *raftLogger) *transport {
+func newTransport(g greeter, e *election, log *raftLogger) *transport {
 	return &transport{
-		peers: make(map[raft.ServerID]*pushPeer),
+		election: e,
+		peers:    make(map[raft.ServerID]*pushPeer),
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: newRaftStreams(g), MaxPool: 3, Timeout: transportTimeout, Logger: log, MsgpackUseNewTimeFormat: true,
 		}),

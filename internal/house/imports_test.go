@@ -25,6 +25,7 @@ var rooms = map[string]struct {
 	"overlay":     {[]string{"gossip"}, "the data plane takes leases from the ring (the type only) and objects from an API client"},
 	"node":        {[]string{"raftstore", "gossip", "pki", "apiserver", "controllers", "runtime", "overlay", "internal"}, "node composes the rooms; nothing else does"},
 	"jepsen":      {[]string{"internal"}, "the proof drives real binaries; if it shared their code it would share their errors"},
+	"bench":       {[]string{"raftstore"}, "a bench measures what it imports, and processes of the real program"},
 	"examples":    {nil, "examples are what a user would write"},
 	"internal":    {[]string{"pki"}, "mechanism has no meaning of its own in the domain"},
 }
@@ -55,6 +56,7 @@ var allowed = map[string]map[string]string{
 	"runtime/shim/server": {"github.com/opencontainers/runc": "the shim"},
 	"node":                {"k8s.io/klog/v2": "klog is what the Kubernetes libraries log with; its output is routed into slog here"},
 	"cmd/kontiki":         {"k8s.io/klog/v2": "kubectl's flags reach klog"},
+	"bench":               {"go.etcd.io/etcd/client/v3": "the peer that the store is measured beside"},
 	"raftstore":           {"log": "raft's libraries ask for a standard logger"},
 	"gossip":              {"log": "memberlist asks for a standard logger"},
 	"controllers":         {"k8s.io/klog/v2": "Toleration.ToleratesTaint takes a klog logger; it is given an empty one"},

@@ -1,0 +1,201 @@
+package raftstore_test
+
+import (
+	"context"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"kontiki/raftstore"
+	"kontiki/raftstore/raftstoretest"
+)
+
+// gate holds what passes through it while it is shut.
+type gate struct {
+	mu   sync.Mutex
+	open chan struct{} // closed while the gate is open
+	held map[string]int
+}
+
+func newGate() *gate {
+	g := &gate{open: make(chan struct{}), held: make(map[string]int)}
+	close(g.open)
+	return g
+}
+
+func (g *gate) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open = make(chan struct{})
+}
+
+func (g *gate) release() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	select {
+	case <-g.open:
+	default:
+		close(g.open)
+	}
+}
+
+func (g *gate) pass(peer string, closed <-chan struct{}) {
+	g.mu.Lock()
+	open := g.open
+	g.held[peer]++
+	g.mu.Unlock()
+	select {
+	case <-open:
+	case <-closed:
+	}
+	g.mu.Lock()
+	g.held[peer]--
+	g.mu.Unlock()
+}
+
+func (g *gate) holds(peer string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.held[peer] > 0
+}
+
+// pausable is a node's end of the network that can be stopped, as a paused
+// process is: what has arrived waits, nothing leaves.
+type pausable struct {
+	raftstore.Streams
+	answers, requests, out *gate
+}
+
+func newPausable(s raftstore.Streams) *pausable {
+	return &pausable{s, newGate(), newGate(), newGate()}
+}
+
+func (p *pausable) all(do func(*gate)) {
+	for _, g := range []*gate{p.answers, p.requests, p.out} {
+		do(g)
+	}
+}
+
+func (p *pausable) Dial(ctx context.Context, id string) (net.Conn, error) {
+	conn, err := p.Streams.Dial(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &pausableConn{Conn: conn, peer: id, in: p.answers, out: p.out, closed: make(chan struct{})}, nil
+}
+
+func (p *pausable) Accept() (net.Conn, error) {
+	conn, err := p.Streams.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &pausableConn{Conn: conn, in: p.requests, out: p.out, closed: make(chan struct{})}, nil
+}
+
+type pausableConn struct {
+	net.Conn
+	peer    string
+	in, out *gate
+	once    sync.Once
+	closed  chan struct{}
+}
+
+func (c *pausableConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.in.pass(c.peer, c.closed) // what has been read has arrived, and waits
+	return n, err
+}
+
+func (c *pausableConn) Write(b []byte) (int, error) {
+	c.out.pass(c.peer, c.closed)
+	return c.Conn.Write(b)
+}
+
+func (c *pausableConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// read is a linearizable read on the leader; it calls asked when it has begun.
+type read func(ctx context.Context, s *raftstore.Store, asked func()) (raftstore.View, error)
+
+// readAfterPause pauses a leader while acknowledgements are on their way to it,
+// has the others elect another one and write, resumes it, and reads on it.
+func readAfterPause(t *testing.T, read read) string {
+	const old = "node-0"
+	var paused *pausable
+	c := raftstoretest.NewCluster(t, 3, func(cfg *raftstore.Config) {
+		if cfg.NodeID == old {
+			// Its clock does not run while it is paused; here its lease is long instead.
+			cfg.Timers = raftstore.Timers{Heartbeat: time.Hour, Election: time.Hour, Lease: time.Hour, Commit: 50 * time.Millisecond}
+			paused = newPausable(cfg.Raft)
+			cfg.Raft = paused
+		}
+	})
+	if leader := c.Leader(); leader != 0 {
+		if err := c.Stores[leader].TransferTo(old); err != nil {
+			t.Fatal(err)
+		}
+		if c.Leader() != 0 {
+			t.Fatal("leadership was not transferred")
+		}
+	}
+	mustApply(t, c.Stores[0], put("k", "old"))
+	t.Cleanup(func() { paused.all((*gate).release) })
+
+	paused.answers.shut()
+	c.Eventually("acknowledgements of both followers to be on their way", func() bool {
+		return paused.answers.holds("node-1") && paused.answers.holds("node-2")
+	})
+	paused.requests.shut()
+	paused.out.shut()
+	c.Eventually("another leader", func() bool {
+		l := c.Stores[1].Leadership().LeaderID
+		return l == "node-1" || l == "node-2"
+	})
+	mustApply(t, c.Stores[1], put("k", "new"))
+
+	asked := make(chan struct{})
+	value := make(chan string, 1)
+	go func() {
+		v, err := read(bounded(t), c.Stores[0], sync.OnceFunc(func() { close(asked) }))
+		if err != nil {
+			value <- err.Error()
+			return
+		}
+		kv, _ := v.Get("k")
+		value <- string(kv.Value)
+	}()
+	<-asked
+	paused.answers.release()
+	select {
+	case got := <-value:
+		return got
+	case <-time.After(500 * time.Millisecond): // it waits for more than what was on its way
+	}
+	paused.all((*gate).release)
+	return <-value
+}
+
+// A read that trusts acknowledgements from before it began shows an old value:
+// the scenario finds the seeded error, and Linearize does not have it.
+func TestPausedLeaderServesNoStaleRead(t *testing.T) {
+	t.Run("seeded", func(t *testing.T) {
+		got := readAfterPause(t, func(ctx context.Context, s *raftstore.Store, asked func()) (raftstore.View, error) {
+			return s.LinearizeByVerifyLeader(ctx, asked)
+		})
+		if got != "old" {
+			t.Errorf("VerifyLeader read %q: the scenario does not catch what it is for", got)
+		}
+	})
+	t.Run("ours", func(t *testing.T) {
+		got := readAfterPause(t, func(ctx context.Context, s *raftstore.Store, asked func()) (raftstore.View, error) {
+			asked()
+			return s.Linearize(ctx)
+		})
+		if got != "new" {
+			t.Errorf("read %q after \"new\" was acknowledged", got)
+		}
+	})
+}
