@@ -1,6 +1,8 @@
 package apiserver
 
 import (
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
 	"kontiki/apiserver/allocate"
 	"kontiki/apiserver/apps"
 	"kontiki/apiserver/coordination"
@@ -12,13 +14,14 @@ import (
 
 // apiGroups is every API group that is served. Core comes first, because the
 // others share kinds with it.
-func apiGroups(cfg Config, ledger *allocate.Ledger) []kind.Group {
+func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authorizer) []kind.Group {
 	return []kind.Group{
 		core.Group(core.Config{
 			Ledger:     ledger,
 			ClusterIPs: allocate.NewIPs(ledger, cfg.Settings.ServiceCIDR),
 			NodePorts:  allocate.NewPorts(ledger, cfg.Settings.NodePorts[0], cfg.Settings.NodePorts[1]),
 			Agents:     cfg.Agents,
+			Authorizer: authorize,
 		}),
 		apps.Group(),
 		coordination.Group(),

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -55,7 +56,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{log: cfg.Logger}
 	ledger := allocate.NewLedger(cfg.Store)
-	groups := apiGroups(cfg, ledger)
+	groups := apiGroups(cfg, ledger, authorizer.AuthorizerFunc(func(ctx context.Context, attrs authorizer.Attributes) (authorizer.Decision, string, error) {
+		return s.generic.Authorizer.Authorize(ctx, attrs)
+	}))
 	scheme, err := newScheme(groups)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"kontiki/apiserver/allocate"
 	"kontiki/apiserver/kind"
@@ -16,6 +17,8 @@ type Config struct {
 	ClusterIPs *allocate.IPs
 	NodePorts  *allocate.Ports
 	Agents     AgentTransport // may be nil
+	// Authorizer is asked where a request's own verb says too little; may be nil.
+	Authorizer authorizer.Authorizer
 }
 
 // Group describes the group.
@@ -27,7 +30,7 @@ func Group(cfg Config) kind.Group {
 		Kinds: map[string][]kind.Definition{"v1": {
 			namespaces(),
 			nodes(),
-			pods(cfg.Agents),
+			pods(cfg),
 			services(cfg),
 			endpoints(),
 			configMaps(),

@@ -12,7 +12,7 @@ import (
 	"kontiki/apiserver/kind"
 )
 
-func pods(agents AgentTransport) kind.Definition {
+func pods(cfg Config) kind.Definition {
 	return &kind.Kind[*corev1.Pod]{
 		Resource: "pods", Singular: "pod", ShortNames: []string{"po"}, Categories: []string{"all"},
 		New:            func() *corev1.Pod { return &corev1.Pod{} },
@@ -29,7 +29,7 @@ func pods(agents AgentTransport) kind.Definition {
 		Columns:        podColumns,
 		Cells:          podCells,
 		RowConditions:  podRowConditions,
-		Extend:         func(in kind.Storages) (kind.Storages, error) { return extendPods(in, agents) },
+		Extend:         func(in kind.Storages) (kind.Storages, error) { return extendPods(in, cfg) },
 	}
 }
 

@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -97,7 +98,7 @@ func (r *logREST) Get(ctx context.Context, name string, options runtime.Object) 
 	}
 	base, transport, err := r.agents.Agent(ctx, pod.Spec.NodeName)
 	if err != nil {
-		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("the agent of node %q is not in reach: %v", pod.Spec.NodeName, err))
+		return nil, unreachable(pod.Spec.NodeName, err)
 	}
 	location := *base
 	location.Path = fmt.Sprintf("/containerLogs/%s/%s/%s", pod.Namespace, pod.Name, container)
@@ -186,17 +187,27 @@ func logQuery(o *corev1.PodLogOptions) url.Values {
 // addQueries registers how options come out of a URL's query; k8s.io/api does
 // not know.
 func addQueries(scheme *runtime.Scheme) error {
-	return scheme.AddConversionFunc((*url.Values)(nil), (*corev1.PodLogOptions)(nil), func(in, out any, _ conversion.Scope) error {
-		return logOptionsFrom(*in.(*url.Values), out.(*corev1.PodLogOptions))
-	})
+	values := (*url.Values)(nil)
+	return errors.Join(
+		scheme.AddConversionFunc(values, (*corev1.PodLogOptions)(nil), func(in, out any, _ conversion.Scope) error {
+			return logOptionsFrom(*in.(*url.Values), out.(*corev1.PodLogOptions))
+		}),
+		scheme.AddConversionFunc(values, (*corev1.PodExecOptions)(nil), func(in, out any, _ conversion.Scope) error {
+			execOptionsFrom(*in.(*url.Values), out.(*corev1.PodExecOptions))
+			return nil
+		}),
+		scheme.AddConversionFunc(values, (*corev1.PodAttachOptions)(nil), func(in, out any, _ conversion.Scope) error {
+			attachOptionsFrom(*in.(*url.Values), out.(*corev1.PodAttachOptions))
+			return nil
+		}),
+		scheme.AddConversionFunc(values, (*corev1.PodPortForwardOptions)(nil), func(in, out any, _ conversion.Scope) error {
+			return forwardOptionsFrom(*in.(*url.Values), out.(*corev1.PodPortForwardOptions))
+		}),
+	)
 }
 
 func logOptionsFrom(q url.Values, o *corev1.PodLogOptions) error {
-	flag := func(name string, to *bool) {
-		if v, ok := q[name]; ok {
-			*to = len(v) == 0 || (v[0] != "false" && v[0] != "0")
-		}
-	}
+	flag := func(name string, to *bool) { *to = queryFlag(q, name) }
 	number := func(name string, to **int64) error {
 		if v := q.Get(name); v != "" {
 			n, err := strconv.ParseInt(v, 10, 64)

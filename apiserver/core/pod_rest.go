@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,10 +18,11 @@ import (
 	"kontiki/apiserver/kind"
 )
 
-func extendPods(in kind.Storages, agents AgentTransport) (kind.Storages, error) {
+func extendPods(in kind.Storages, cfg Config) (kind.Storages, error) {
 	main := in["pods"].(*kind.REST)
 	in["pods/binding"] = &bindingREST{main}
-	in["pods/log"] = &logREST{pods: main, agents: agents}
+	in["pods/log"] = &logREST{pods: main, agents: cfg.Agents}
+	maps.Copy(in, connectStorages(main, cfg.Agents, cfg.Authorizer))
 	return in, nil
 }
 

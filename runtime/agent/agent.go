@@ -110,6 +110,7 @@ func (c *Config) complete() error {
 // Shim is what the agent needs of the parent of all containers.
 type Shim interface {
 	pod.Shim
+	Enter
 	List(ctx context.Context) ([]shim.Container, error)
 	ListSandboxes(ctx context.Context) ([]shim.Sandbox, error)
 	Exits(ctx context.Context, cursor shim.Cursor) ([]shim.Exit, shim.Cursor, error)
@@ -124,9 +125,13 @@ type Agent struct {
 	events  record.EventRecorder
 	objects *objects
 
-	mu    sync.Mutex          // protects pods and ready
-	pods  map[string]*running // by uid
-	ready bool                // the API's pods were listed once
+	streams  sync.WaitGroup // exec, attach and port-forward under way
+	stopping chan struct{}  // closed when Run ends
+
+	mu      sync.Mutex          // protects what follows
+	pods    map[string]*running // by uid
+	ready   bool                // the API's pods were listed once
+	stopped bool                // no stream may begin
 }
 
 // New checks the configuration. It touches nothing on disk.
@@ -134,7 +139,7 @@ func New(cfg Config) (*Agent, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	return &Agent{cfg: cfg, log: cfg.Logger.With("node", cfg.NodeName), podsDir: filepath.Join(cfg.DataDir, "pods"), pods: map[string]*running{}}, nil
+	return &Agent{cfg: cfg, log: cfg.Logger.With("node", cfg.NodeName), podsDir: filepath.Join(cfg.DataDir, "pods"), pods: map[string]*running{}, stopping: make(chan struct{})}, nil
 }
 
 // Run works until ctx ends, then stops every goroutine it started and returns
@@ -177,6 +182,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 
 	var children sync.WaitGroup
+	defer a.endStreams()
 	defer children.Wait()
 	defer podInformers.Shutdown()
 	defer serviceInformers.Shutdown()
@@ -194,4 +200,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.watchPods(ctx, podInformers, &children)
 	<-ctx.Done()
 	return nil
+}
+
+// endStreams ends exec, attach and port-forward, and waits for them.
+func (a *Agent) endStreams() {
+	a.mu.Lock()
+	a.stopped = true
+	a.mu.Unlock()
+	close(a.stopping)
+	a.streams.Wait()
 }

@@ -27,6 +27,9 @@ func (a *Agent) Handler() http.Handler {
 	})
 	mux.HandleFunc("GET /pods", a.servePods)
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", a.serveLogs)
+	mux.HandleFunc("/exec/{namespace}/{pod}/{container}", a.serveExec)
+	mux.HandleFunc("/attach/{namespace}/{pod}/{container}", a.serveAttach)
+	mux.HandleFunc("/portForward/{namespace}/{pod}", a.servePortForward)
 	return mux
 }
 

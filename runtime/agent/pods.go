@@ -203,6 +203,9 @@ func (a *Agent) watchExits(ctx context.Context) {
 			}
 			continue
 		}
+		if cursor.Instance != "" && cursor.Instance != next.Instance {
+			a.eachPod(func(r *running) { r.worker.RestoreConsoles(ctx) })
+		}
 		cursor = next
 		for _, e := range exits {
 			if r := a.running(e.Labels[pod.LabelUID]); r != nil {
@@ -213,6 +216,14 @@ func (a *Agent) watchExits(ctx context.Context) {
 				a.log.Warn("cannot remove a container of no pod", "container", e.ContainerID, "error", err)
 			}
 		}
+	}
+}
+
+func (a *Agent) eachPod(f func(*running)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, r := range a.pods {
+		f(r)
 	}
 }
 

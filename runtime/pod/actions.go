@@ -103,7 +103,7 @@ func (w *Worker) doSandbox(ctx context.Context) {
 		if err != nil {
 			return err
 		}
-		w.rec.SandboxMade = true
+		w.rec.SandboxMade, w.rec.NetNS = true, sandbox.NetNS
 		if !pod.Spec.HostNetwork {
 			addrs, err := w.deps.Network.Attach(ctx, pod, sandbox.NetNS)
 			if err != nil {
@@ -216,7 +216,7 @@ func (w *Worker) start(ctx context.Context, c *Container, spec *corev1.Container
 		c.ImageID = img.RepoDigest
 	}
 	c.Exec = shim.ExecSpec{Env: cs.Env, Cwd: cs.Cwd, User: cs.User, Capabilities: cs.Capabilities, NoNewPrivileges: cs.NoNewPrivileges}
-	w.startPump(spec.Name, made.IO)
+	w.startPump(ctx, spec.Name, made.IO)
 	run, err := w.deps.Shim.Start(ctx, id)
 	if err != nil {
 		return err

@@ -11,7 +11,7 @@ import (
 )
 
 // adopt brings the record in line with what the shim has, after the agent began.
-func (w *Worker) adopt(known []shim.Container) {
+func (w *Worker) adopt(ctx context.Context, known []shim.Container) {
 	byID := map[string]shim.Container{}
 	for _, k := range known {
 		byID[k.ID] = k
@@ -28,7 +28,7 @@ func (w *Worker) adopt(known []shim.Container) {
 			c.State, c.Ended = Exited, &Ended{ID: id, Code: 137, Reason: "ContainerStatusUnknown", Message: "The container could not be located when the pod was terminated", StartedAt: c.StartedAt, FinishedAt: w.deps.Now()}
 		}
 		if there && c.State != Waiting && !c.Reaped {
-			w.startPump(name, k.IO)
+			w.startPump(ctx, name, k.IO)
 		}
 		if there && k.Exit != nil && c.State == Running {
 			w.exited(*k.Exit)

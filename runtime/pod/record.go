@@ -49,6 +49,7 @@ type Record struct {
 	ForgetIt    bool      `json:"-"` // nothing is left; the worker ends
 	Sandbox     Phase     `json:"-"`
 	SandboxMade bool      `json:"-"` // its namespaces exist (its network may not)
+	NetNS       string    `json:"-"` // path of its network namespace
 	Volumes     Phase     `json:"-"`
 
 	Conditions []corev1.PodCondition `json:"conditions,omitempty"` // last computed; for transition times

@@ -29,6 +29,8 @@ type Shim interface {
 	Delete(ctx context.Context, id string) error
 	Acknowledge(ctx context.Context, ids ...string) error
 	ExecSync(ctx context.Context, container string, spec shim.ExecSpec, limit int) (shim.Exit, []byte, error)
+	Console(ctx context.Context, id string) (*os.File, error)
+	RestoreConsole(ctx context.Context, id string, master *os.File) error
 }
 
 // Images is what a worker needs of the image store.
@@ -94,7 +96,9 @@ type Worker struct {
 	pumps     map[string]*pump  // by container
 	probes    map[string]context.CancelFunc
 	jobs      sync.WaitGroup // everything the worker started
+	ended     chan struct{}  // closed when Run returns
 	unsettled map[string]bool
+	adoptee   []shim.Container // what the shim had when the agent began
 }
 
 // NewWorker makes the worker of a pod. known are the containers that the shim
@@ -103,9 +107,9 @@ func NewWorker(deps *Deps, rec *Record, known []shim.Container) *Worker {
 	w := &Worker{
 		deps: deps, dir: filepath.Join(deps.Dir, string(rec.Pod.UID)), rec: rec,
 		log:    deps.Log.With("pod", rec.Pod.Namespace+"/"+rec.Pod.Name, "uid", rec.Pod.UID),
-		signal: make(chan struct{}, 1), pumps: map[string]*pump{}, probes: map[string]context.CancelFunc{},
+		signal: make(chan struct{}, 1), ended: make(chan struct{}), pumps: map[string]*pump{}, probes: map[string]context.CancelFunc{},
 	}
-	w.post(func(*Record) { w.adopt(known) })
+	w.adoptee = known
 	return w
 }
 
@@ -170,6 +174,7 @@ func (w *Worker) Exited(e shim.Exit) {
 // It returns when everything it started has ended; containers go on.
 func (w *Worker) Run(ctx context.Context) bool {
 	ctx, cancel := context.WithCancel(ctx)
+	defer close(w.ended)
 	defer w.jobs.Wait()
 	defer func() {
 		for _, p := range w.pumps {
@@ -181,6 +186,7 @@ func (w *Worker) Run(ctx context.Context) bool {
 		w.log.Error("cannot make the pod's directory", "error", err)
 		return false
 	}
+	w.adopt(ctx, w.adoptee)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for rounds := 0; ; {
