@@ -7,7 +7,6 @@ import (
 	"net/http"
 
 	extensionsserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
@@ -21,6 +20,7 @@ import (
 	"k8s.io/apiserver/pkg/util/notfoundhandler"
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/informers"
+	aggregatorserver "k8s.io/kube-aggregator/pkg/apiserver"
 
 	"kontiki/apiserver/authz"
 	"kontiki/apiserver/openapi"
@@ -28,20 +28,22 @@ import (
 )
 
 // chain puts servers together of which each passes on what it does not serve:
-// the one for kinds of this project to the one for custom resources, and that to
-// notFound. All share who may do what, admission, informers and discovery; each
+// the one for APIServices to the one for this project's kinds, that to the one for
+// custom resources, and that to notFound. All share who may do what, admission, informers and discovery; each
 // has a scheme and a configuration of its own, since the library changes those
 // that it completes.
 type chain struct {
 	server        *Server
 	cfg           Config
-	schemes       []*runtime.Scheme // of all servers; names in OpenAPI come from them
 	authorization *authz.Authorizer
 	admission     admission.Interface
 	shared        informers.SharedInformerFactory
 	discovery     aggregated.ResourceManager
 	services      webhook.ServiceResolver
-	custom        *extensionsserver.CustomResourceDefinitions // the last but one of the chain
+	namer         *apiopenapi.DefinitionNamer
+
+	custom     *extensionsserver.CustomResourceDefinitions // the last of the chain
+	aggregator *aggregatorserver.APIAggregator             // the first
 }
 
 // config is a new configuration of one server.
@@ -68,10 +70,9 @@ func (c *chain) config(codecs serializer.CodecFactory, getter generic.RESTOption
 		}
 		return nil
 	}))
-	namer := apiopenapi.NewDefinitionNamer(c.schemes...)
-	gc.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(openapi.GetOpenAPIDefinitions, namer)
+	gc.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(openapi.GetOpenAPIDefinitions, c.namer)
 	gc.OpenAPIConfig.Info.Title = "Kubernetes"
-	gc.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(openapi.GetOpenAPIDefinitions, namer)
+	gc.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(openapi.GetOpenAPIDefinitions, c.namer)
 	gc.OpenAPIV3Config.Info.Title = "Kubernetes"
 	return gc
 }

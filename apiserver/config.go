@@ -36,6 +36,8 @@ type Config struct {
 	// Transformers encrypt the values of a resource in the store.
 	Transformers map[schema.GroupResource]value.Transformer
 	Settings     Settings
+	// FrontProxy is this server's certificate towards aggregated API servers.
+	FrontProxy FrontProxy
 	// Agents leads to the nodes' agents, for logs; nil answers 503.
 	Agents AgentTransport
 	// Version is Kontiki's own; it is told beside the API's in /version.

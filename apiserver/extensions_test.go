@@ -206,10 +206,12 @@ func TestCustomResourcesAfterRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	ready(t, first)
+	settled(t, first, "v1.sea.example")
 	revision := store.View().Revision()
 
 	second := startServer(t, store)
 	ready(t, second)
+	settled(t, second, "v1.sea.example")
 	eventually(t, "the second server serves ships", func(ctx context.Context) (bool, error) {
 		got, err := dynamicOf(t, second).Resource(ships).Namespace("default").Get(ctx, "raft", metav1.GetOptions{})
 		if apierrors.IsServiceUnavailable(err) {

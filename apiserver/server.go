@@ -14,11 +14,13 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
 
 	"kontiki/apiserver/admission"
 	"kontiki/apiserver/allocate"
@@ -83,7 +85,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	c := &chain{
 		server: s, cfg: cfg, shared: shared, admission: admit, services: services,
-		schemes:       []*runtime.Scheme{scheme, extensionsserver.Scheme},
+		namer:         apiopenapi.NewDefinitionNamer(scheme, extensionsserver.Scheme, aggregatorscheme.Scheme),
 		authorization: authz.New(authz.Defaults()),
 		discovery:     aggregated.NewResourceManager("apis"),
 	}
@@ -97,12 +99,18 @@ func New(cfg Config) (*Server, error) {
 	if err := install(own, groups, scheme, codecs, getter); err != nil {
 		return nil, fmt.Errorf("apiserver: %w", err)
 	}
-	s.generic = own
-	s.servers = []*genericapiserver.GenericAPIServer{own, c.custom.GenericAPIServer}
-	own.PrepareRun() // the others, too
+	if err := c.aggregate(cfg.Store, own); err != nil {
+		return nil, fmt.Errorf("apiserver: APIServices: %w", err)
+	}
+	s.generic = c.aggregator.GenericAPIServer
+	s.servers = []*genericapiserver.GenericAPIServer{s.generic, own, c.custom.GenericAPIServer}
+	if err := c.prepare(); err != nil {
+		return nil, fmt.Errorf("apiserver: %w", err)
+	}
 	s.stop = func() {
 		shared.Shutdown()
 		c.custom.Informers.Shutdown()
+		c.aggregator.APIRegistrationInformers.Shutdown()
 	}
 	var handler http.Handler = s.generic.Handler
 	s.handler.Store(&handler)

@@ -19,11 +19,14 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"kontiki/apiserver/storage"
+	"kontiki/pki"
 )
 
 const (
 	// slicesOwner marks the slices that System keeps.
 	slicesOwner = "apiserver.kontiki.io"
+	// extensionAuthentication is the name of a ConfigMap, upstream's.
+	extensionAuthentication = "extension-apiserver-authentication"
 	// systemPeriod is how often System looks whether all is still there.
 	systemPeriod = 30 * time.Second
 	// systemRetry is the pause after a failure.
@@ -44,6 +47,9 @@ type System struct {
 	ServiceCIDR netip.Prefix
 	// Endpoints returns where API servers live now.
 	Endpoints func() []netip.AddrPort
+	// ClientCA and FrontProxyCA are PEM: the authorities whose certificates
+	// aggregated API servers shall believe. Empty leaves their ConfigMap out.
+	ClientCA, FrontProxyCA []byte
 	// Changed, which may be nil, tells that Endpoints returns something else.
 	Changed <-chan struct{}
 	Logger  *slog.Logger
@@ -84,6 +90,9 @@ func (s *System) Ensure(ctx context.Context) error {
 			return fmt.Errorf("namespace %s: %w", name, err)
 		}
 	}
+	if err := s.extensionAuthentication(ctx); err != nil {
+		return fmt.Errorf("configmap %s/%s: %w", metav1.NamespaceSystem, extensionAuthentication, err)
+	}
 	addrs := slices.Clone(s.Endpoints())
 	slices.SortFunc(addrs, netip.AddrPort.Compare)
 	addrs = slices.Compact(addrs)
@@ -105,6 +114,33 @@ func (s *System) namespace(ctx context.Context, name string) error {
 	_, err = s.Client.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		return nil
+	}
+	return err
+}
+
+// extensionAuthentication tells aggregated API servers whom to believe, in the
+// ConfigMap in which upstream's library looks for that.
+func (s *System) extensionAuthentication(ctx context.Context) error {
+	if len(s.ClientCA) == 0 || len(s.FrontProxyCA) == 0 {
+		return nil
+	}
+	data := map[string]string{
+		"client-ca-file":                     string(s.ClientCA),
+		"requestheader-client-ca-file":       string(s.FrontProxyCA),
+		"requestheader-allowed-names":        `["` + pki.FrontProxyUser + `"]`,
+		"requestheader-username-headers":     `["X-Remote-User"]`,
+		"requestheader-uid-headers":          `["X-Remote-Uid"]`,
+		"requestheader-group-headers":        `["X-Remote-Group"]`,
+		"requestheader-extra-headers-prefix": `["X-Remote-Extra-"]`,
+	}
+	client := s.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	got, err := client.Get(ctx, extensionAuthentication, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = client.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: extensionAuthentication}, Data: data}, metav1.CreateOptions{})
+	case err == nil && !maps.Equal(got.Data, data):
+		got.Data = data
+		_, err = client.Update(ctx, got, metav1.UpdateOptions{})
 	}
 	return err
 }

@@ -18,6 +18,7 @@ func TestSystem(t *testing.T) {
 	addrs := []netip.AddrPort{netip.MustParseAddrPort("10.0.0.2:6443"), netip.MustParseAddrPort("10.0.0.1:6443")}
 	system := &System{
 		Client: client, ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
+		ClientCA: []byte("clients"), FrontProxyCA: []byte("front"),
 		Endpoints: func() []netip.AddrPort { return addrs }, Logger: slog.New(slog.DiscardHandler),
 	}
 	if err := system.Ensure(t.Context()); err != nil {
@@ -31,6 +32,11 @@ func TestSystem(t *testing.T) {
 	if err != nil || len(slice.Endpoints) != 2 || slice.Endpoints[0].Addresses[0] != "10.0.0.1" {
 		t.Fatalf("%v %v", slice, err)
 	}
+	authentication, err := client.CoreV1().ConfigMaps("kube-system").Get(t.Context(), "extension-apiserver-authentication", metav1.GetOptions{})
+	if err != nil || authentication.Data["requestheader-client-ca-file"] != "front" {
+		t.Fatalf("%v %v", authentication, err)
+	}
+	settled(t, s)
 	revision := store.View().Revision()
 	if err := system.Ensure(t.Context()); err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -27,6 +28,9 @@ const (
 
 // startAPI serves the Kubernetes API on the cluster port.
 func (n *node) startAPI(ctx context.Context, life *lifecycle) (err error) {
+	if err := n.writeFrontProxy(); err != nil {
+		return err
+	}
 	n.api, err = apiserver.New(n.apiConfig())
 	if err != nil {
 		return err
@@ -73,11 +77,36 @@ func (n *node) apiConfig() apiserver.Config {
 		Transformers: map[schema.GroupResource]value.Transformer{
 			{Resource: "secrets"}: encryption.New(dataKeys{n.charter.trust.DataKey}),
 		},
-		Settings: apiserver.Settings{ServiceCIDR: n.charter.Settings.ServiceCIDR},
-		Agents:   agents{n},
-		Version:  n.cfg.Version,
-		Logger:   n.log.With("room", "apiserver"),
+		FrontProxy: n.frontProxy(),
+		Settings:   apiserver.Settings{ServiceCIDR: n.charter.Settings.ServiceCIDR},
+		Agents:     agents{n},
+		Version:    n.cfg.Version,
+		Logger:     n.log.With("room", "apiserver"),
 	}
+}
+
+// frontProxy is where this node's certificate towards aggregated API servers lies.
+func (n *node) frontProxy() apiserver.FrontProxy {
+	dir := filepath.Join(n.cfg.DataDir, "pki")
+	return apiserver.FrontProxy{CertFile: filepath.Join(dir, "front-proxy.crt"), KeyFile: filepath.Join(dir, "front-proxy.key")}
+}
+
+// writeFrontProxy makes that certificate anew. The key is written first: after a
+// crash in between, the next start writes both again before they are read.
+func (n *node) writeFrontProxy() error {
+	authority, err := n.charter.trust.Authority.FrontProxy()
+	if err != nil {
+		return err
+	}
+	cert, key, err := authority.Client(n.now())
+	if err != nil {
+		return err
+	}
+	files := n.frontProxy()
+	if err := pki.WriteFile(files.KeyFile, key); err != nil {
+		return err
+	}
+	return pki.WriteFile(files.CertFile, cert)
 }
 
 // dataKeys gives the API the cluster's data key. It is encryption.Keys.
