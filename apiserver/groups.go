@@ -5,11 +5,16 @@ import (
 
 	"kontiki/apiserver/allocate"
 	"kontiki/apiserver/apps"
+	"kontiki/apiserver/autoscaling"
+	"kontiki/apiserver/batch"
 	"kontiki/apiserver/coordination"
 	"kontiki/apiserver/core"
 	"kontiki/apiserver/discovery"
 	"kontiki/apiserver/events"
 	"kontiki/apiserver/kind"
+	"kontiki/apiserver/policy"
+	"kontiki/apiserver/scheduling"
+	"kontiki/apiserver/volumes"
 )
 
 // apiGroups is every API group that is served. Core comes first, because the
@@ -24,8 +29,13 @@ func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authori
 			Authorizer: authorize,
 		}),
 		apps.Group(),
+		autoscaling.Group(),
+		batch.Group(),
 		coordination.Group(),
 		discovery.Group(),
 		events.Group(),
+		policy.Group(),
+		scheduling.Group(),
+		volumes.Group(),
 	}
 }

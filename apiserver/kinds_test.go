@@ -158,7 +158,9 @@ func (f *fixture) life(t *testing.T, sample *unstructured.Unstructured) {
 	f.apply(t, r, sample)
 	f.table(t, m.Resource, name)
 
-	if err := r.Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+	// Some kinds keep what they own by default, until the garbage collector has seen to it.
+	background := metav1.DeletePropagationBackground
+	if err := r.Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: &background}); err != nil {
 		t.Fatal(err)
 	}
 	if sample.GetKind() == "Namespace" {

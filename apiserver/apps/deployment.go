@@ -44,11 +44,9 @@ func deployments() kind.Definition {
 			}
 		},
 		Extend: func(in kind.Storages) (kind.Storages, error) {
-			in["deployments/scale"] = newScale(in["deployments"].(*kind.REST), scaler{
-				of: func(o runtime.Object) scaled {
-					d := o.(*appsv1.Deployment)
-					return scaled{&d.ObjectMeta, &d.Spec.Replicas, d.Status.Replicas, d.Spec.Selector}
-				},
+			in["deployments/scale"] = kind.Scale(in["deployments"], func(o runtime.Object) kind.Scaled {
+				d := o.(*appsv1.Deployment)
+				return kind.Scaled{Meta: &d.ObjectMeta, Replicas: &d.Spec.Replicas, Status: d.Status.Replicas, Selector: d.Spec.Selector}
 			})
 			return in, nil
 		},

@@ -15,6 +15,6 @@ func Group() kind.Group {
 		Name:        appsv1.GroupName,
 		Versions:    []string{"v1"},
 		AddToScheme: appsv1.AddToScheme,
-		Kinds:       map[string][]kind.Definition{"v1": {deployments(), replicaSets(), controllerRevisions()}},
+		Kinds:       map[string][]kind.Definition{"v1": {deployments(), replicaSets(), statefulSets(), daemonSets(), controllerRevisions()}},
 	}
 }

@@ -46,11 +46,9 @@ func replicaSets() kind.Definition {
 			}
 		},
 		Extend: func(in kind.Storages) (kind.Storages, error) {
-			in["replicasets/scale"] = newScale(in["replicasets"].(*kind.REST), scaler{
-				of: func(o runtime.Object) scaled {
-					r := o.(*appsv1.ReplicaSet)
-					return scaled{&r.ObjectMeta, &r.Spec.Replicas, r.Status.Replicas, r.Spec.Selector}
-				},
+			in["replicasets/scale"] = kind.Scale(in["replicasets"], func(o runtime.Object) kind.Scaled {
+				r := o.(*appsv1.ReplicaSet)
+				return kind.Scaled{Meta: &r.ObjectMeta, Replicas: &r.Spec.Replicas, Status: r.Status.Replicas, Selector: r.Spec.Selector}
 			})
 			return in, nil
 		},

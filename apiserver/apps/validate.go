@@ -1,8 +1,6 @@
 package apps
 
 import (
-	"fmt"
-
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
@@ -10,10 +8,10 @@ import (
 	unversioned "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"kontiki/apiserver/core"
+	"kontiki/apiserver/kind"
 )
 
 var spec = field.NewPath("spec")
@@ -23,7 +21,7 @@ func count(v int32, at *field.Path) field.ErrorList {
 }
 
 // validateSelector checks a selector and that the template is selected by it.
-func validateSelector(selector *metav1.LabelSelector, template *corev1.PodTemplateSpec, empty string) field.ErrorList {
+func validateSelector(selector *metav1.LabelSelector, template *corev1.PodTemplateSpec, name, title string) field.ErrorList {
 	at := spec.Child("selector")
 	var errs field.ErrorList
 	if selector == nil {
@@ -31,7 +29,7 @@ func validateSelector(selector *metav1.LabelSelector, template *corev1.PodTempla
 	} else {
 		errs = append(errs, unversioned.ValidateLabelSelector(selector, unversioned.LabelSelectorValidationOptions{}, at)...)
 		if len(selector.MatchLabels)+len(selector.MatchExpressions) == 0 {
-			errs = append(errs, field.Invalid(at, selector, empty))
+			errs = append(errs, field.Invalid(at, selector, "empty selector is invalid for "+name))
 		}
 	}
 	s, err := metav1.LabelSelectorAsSelector(selector)
@@ -43,18 +41,25 @@ func validateSelector(selector *metav1.LabelSelector, template *corev1.PodTempla
 		errs = append(errs, field.Invalid(path.Child("metadata", "labels"), template.Labels, "`selector` does not match template `labels`"))
 	}
 	errs = append(errs, core.ValidatePodTemplate(template, path)...)
+	return append(errs, alwaysRestarted(template, path, title)...)
+}
+
+// alwaysRestarted refuses pods that end by themselves: they would be replaced
+// for ever.
+func alwaysRestarted(template *corev1.PodTemplateSpec, path *field.Path, title string) field.ErrorList {
+	var errs field.ErrorList
 	if template.Spec.RestartPolicy != corev1.RestartPolicyAlways {
 		errs = append(errs, field.NotSupported(path.Child("spec", "restartPolicy"), template.Spec.RestartPolicy, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
 	}
 	if template.Spec.ActiveDeadlineSeconds != nil {
-		errs = append(errs, field.Forbidden(path.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in ReplicaSet is not Supported"))
+		errs = append(errs, field.Forbidden(path.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in "+title+" is not Supported"))
 	}
 	return errs
 }
 
 func validateDeploymentSpec(s *appsv1.DeploymentSpec) field.ErrorList {
 	errs := count(*orInt(s.Replicas, 0), spec.Child("replicas"))
-	errs = append(errs, validateSelector(s.Selector, &s.Template, "empty selector is invalid for deployment")...)
+	errs = append(errs, validateSelector(s.Selector, &s.Template, "deployment", "ReplicaSet")...)
 	errs = append(errs, validateStrategy(&s.Strategy, spec.Child("strategy"))...)
 	errs = append(errs, count(s.MinReadySeconds, spec.Child("minReadySeconds"))...)
 	if s.RevisionHistoryLimit != nil {
@@ -89,15 +94,12 @@ func validateStrategy(s *appsv1.DeploymentStrategy, path *field.Path) field.Erro
 
 func validateRollingUpdate(r *appsv1.RollingUpdateDeployment, path *field.Path) field.ErrorList {
 	unavailable, surge := *orZero(r.MaxUnavailable), *orZero(r.MaxSurge)
-	errs := countOrPercent(unavailable, path.Child("maxUnavailable"))
-	errs = append(errs, countOrPercent(surge, path.Child("maxSurge"))...)
-	if amount(unavailable) == 0 && amount(surge) == 0 {
+	errs := kind.CountOrPercent(unavailable, path.Child("maxUnavailable"))
+	errs = append(errs, kind.CountOrPercent(surge, path.Child("maxSurge"))...)
+	if kind.Amount(unavailable) == 0 && kind.Amount(surge) == 0 {
 		errs = append(errs, field.Invalid(path.Child("maxUnavailable"), unavailable, "may not be 0 when `maxSurge` is 0"))
 	}
-	if n, ok := percent(unavailable); ok && n > 100 {
-		errs = append(errs, field.Invalid(path.Child("maxUnavailable"), unavailable, "must not be greater than 100%"))
-	}
-	return errs
+	return append(errs, kind.NotMoreThanAll(unavailable, path.Child("maxUnavailable"))...)
 }
 
 func orZero(v *intstr.IntOrString) *intstr.IntOrString {
@@ -105,33 +107,6 @@ func orZero(v *intstr.IntOrString) *intstr.IntOrString {
 		return &intstr.IntOrString{}
 	}
 	return v
-}
-
-func countOrPercent(v intstr.IntOrString, at *field.Path) field.ErrorList {
-	if v.Type == intstr.String {
-		var errs field.ErrorList
-		for _, msg := range utilvalidation.IsValidPercent(v.StrVal) {
-			errs = append(errs, field.Invalid(at, v, msg))
-		}
-		return errs
-	}
-	return count(v.IntVal, at)
-}
-
-func percent(v intstr.IntOrString) (int, bool) {
-	if v.Type != intstr.String || len(utilvalidation.IsValidPercent(v.StrVal)) != 0 {
-		return 0, false
-	}
-	var n int
-	_, err := fmt.Sscanf(v.StrVal, "%d%%", &n)
-	return n, err == nil
-}
-
-func amount(v intstr.IntOrString) int {
-	if n, ok := percent(v); ok {
-		return n
-	}
-	return v.IntValue()
 }
 
 func validateDeploymentUpdate(d, old *appsv1.Deployment) field.ErrorList {
@@ -176,7 +151,7 @@ func validateDeploymentStatus(d, old *appsv1.Deployment) field.ErrorList {
 func validateReplicaSetSpec(s *appsv1.ReplicaSetSpec) field.ErrorList {
 	errs := count(*orInt(s.Replicas, 0), spec.Child("replicas"))
 	errs = append(errs, count(s.MinReadySeconds, spec.Child("minReadySeconds"))...)
-	return append(errs, validateSelector(s.Selector, &s.Template, "empty selector is invalid for deployment")...)
+	return append(errs, validateSelector(s.Selector, &s.Template, "deployment", "ReplicaSet")...)
 }
 
 func validateReplicaSetUpdate(r, old *appsv1.ReplicaSet) field.ErrorList {

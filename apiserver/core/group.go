@@ -37,6 +37,12 @@ func Group(cfg Config) kind.Group {
 			secrets(),
 			serviceAccounts(),
 			Events(),
+			replicationControllers(),
+			podTemplates(),
+			persistentVolumes(),
+			persistentVolumeClaims(),
+			resourceQuotas(),
+			limitRanges(),
 		}},
 	}
 }

@@ -66,6 +66,9 @@ type Kind[T Object] struct {
 
 	// Status describes the status subresource; nil means that there is none.
 	Status *Status[T]
+	// OrphansByDefault keeps what an object owns when its deletion says nothing
+	// about that, as the oldest versions of some workloads do.
+	OrphansByDefault bool
 	// Graceful decides on graceful deletion as rest.RESTGracefulDeleteStrategy.
 	Graceful func(ctx context.Context, obj T, options *metav1.DeleteOptions) bool
 	// DeleteDuringUpdate, if set, must agree before an update that took the last

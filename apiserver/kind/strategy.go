@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage/names"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
@@ -63,6 +64,14 @@ func (s *strategy[T]) NamespaceScoped() bool                         { return !s
 func (s *strategy[T]) AllowCreateOnUpdate(context.Context) bool      { return s.k.CreateOnUpdate }
 func (s *strategy[T]) AllowUnconditionalUpdate(context.Context) bool { return !s.k.ConditionalUpdate }
 func (s *strategy[T]) Canonicalize(runtime.Object)                   {}
+
+// DefaultGarbageCollectionPolicy implements rest.GarbageCollectionDeleteStrategy.
+func (s *strategy[T]) DefaultGarbageCollectionPolicy(context.Context) rest.GarbageCollectionPolicy {
+	if s.k.OrphansByDefault {
+		return rest.OrphanDependents
+	}
+	return rest.DeleteDependents
+}
 
 func (s *strategy[T]) PrepareForCreate(ctx context.Context, o runtime.Object) {
 	obj := o.(T)

@@ -1,4 +1,4 @@
-package apps
+package kind
 
 import (
 	"context"
@@ -6,47 +6,46 @@ import (
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/rest"
-
-	"kontiki/apiserver/kind"
 )
 
-// scaled is what a scale subresource sees and changes of a workload.
-type scaled struct {
-	meta     *metav1.ObjectMeta
-	replicas **int32
-	status   int32
-	selector *metav1.LabelSelector
+// Scaled is what a scale subresource sees and changes of a workload.
+type Scaled struct {
+	Meta     *metav1.ObjectMeta
+	Replicas **int32
+	Status   int32
+	Selector *metav1.LabelSelector
 }
 
 type scaler struct {
-	of func(runtime.Object) scaled
+	of func(runtime.Object) Scaled
 }
 
 func (s scaler) scale(obj runtime.Object) (*autoscalingv1.Scale, error) {
 	from := s.of(obj)
-	selector, err := metav1.LabelSelectorAsSelector(from.selector)
+	selector, err := metav1.LabelSelectorAsSelector(from.Selector)
 	if err != nil {
 		return nil, err
 	}
-	m := from.meta
+	m := from.Meta
 	return &autoscalingv1.Scale{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: m.Name, Namespace: m.Namespace, UID: m.UID,
 			ResourceVersion: m.ResourceVersion, CreationTimestamp: m.CreationTimestamp,
 		},
-		Spec:   autoscalingv1.ScaleSpec{Replicas: *orInt(*from.replicas, 0)},
-		Status: autoscalingv1.ScaleStatus{Replicas: from.status, Selector: selector.String()},
+		Spec:   autoscalingv1.ScaleSpec{Replicas: replicasOf(from)},
+		Status: autoscalingv1.ScaleStatus{Replicas: from.Status, Selector: selector.String()},
 	}, nil
 }
 
 // scaleREST shows a workload as a Scale and takes its replicas from one.
 type scaleREST struct {
-	main *kind.REST
+	main *REST
 	scaler
 }
 
@@ -55,7 +54,17 @@ var (
 	_ rest.GroupVersionKindProvider = &scaleREST{}
 )
 
-func newScale(main *kind.REST, s scaler) *scaleREST { return &scaleREST{main, s} }
+// Scale serves the scale subresource of the workloads that main stores.
+func Scale(main rest.Storage, of func(runtime.Object) Scaled) rest.Storage {
+	return &scaleREST{main.(*REST), scaler{of}}
+}
+
+func replicasOf(s Scaled) int32 {
+	if *s.Replicas == nil {
+		return 0
+	}
+	return **s.Replicas
+}
 
 // GroupVersionKind implements rest.GroupVersionKindProvider.
 func (*scaleREST) GroupVersionKind(schema.GroupVersion) schema.GroupVersionKind {
@@ -139,7 +148,7 @@ func (u *scaleUpdate) Preconditions() *metav1.Preconditions { return u.info.Prec
 func (u *scaleUpdate) UpdatedObject(ctx context.Context, old runtime.Object) (runtime.Object, error) {
 	out := old.DeepCopyObject()
 	to := u.of(out)
-	if to.meta.ResourceVersion == "" {
+	if to.Meta.ResourceVersion == "" {
 		return nil, apierrors.NewNotFound(schema.GroupResource{}, u.name)
 	}
 	before, err := u.scale(old)
@@ -154,16 +163,16 @@ func (u *scaleUpdate) UpdatedObject(ctx context.Context, old runtime.Object) (ru
 	if !ok {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("expected input object type to be Scale, but %T", obj))
 	}
-	if errs := count(scale.Spec.Replicas, field.NewPath("spec", "replicas")); len(errs) > 0 {
+	if errs := validation.ValidateNonnegativeField(int64(scale.Spec.Replicas), field.NewPath("spec", "replicas")); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(autoscalingv1.SchemeGroupVersion.WithKind("Scale").GroupKind(), scale.Name, errs)
 	}
 	if scale.ResourceVersion != "" {
-		to.meta.ResourceVersion = scale.ResourceVersion
+		to.Meta.ResourceVersion = scale.ResourceVersion
 	}
 	if scale.UID != "" {
-		to.meta.UID = scale.UID
+		to.Meta.UID = scale.UID
 	}
 	replicas := scale.Spec.Replicas
-	*to.replicas = &replicas
+	*to.Replicas = &replicas
 	return out, nil
 }
