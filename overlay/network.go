@@ -9,11 +9,13 @@ import (
 	"path/filepath"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netns"
 
 	"kontiki/overlay/datapath"
+	"kontiki/overlay/dns"
 	"kontiki/overlay/ipam"
 	"kontiki/overlay/nft"
 	"kontiki/overlay/service"
@@ -32,8 +34,11 @@ type Network struct {
 	objects *objects
 	watcher *service.Watcher
 	health  *service.Health
-	file    string // path of the grant
-	kick    chan struct{}
+	dns     *dns.Server // nil: the cluster has no DNS address
+
+	dnsConfig atomic.Pointer[dnsConfig]
+	file      string // path of the grant
+	kick      chan struct{}
 
 	stopDead func()
 
@@ -76,7 +81,11 @@ func New(cfg Config) (*Network, error) {
 	}
 	n.rules = nft.New(max(0, int(*cfg.NetNS)), n.log)
 	n.health = service.NewHealth(n.listenTCP, n.log)
+	n.dnsConfig.Store(&dnsConfig{})
 	n.objects = newObjects(cfg.Client, cfg.NodeName)
+	if cfg.ClusterDNS.IsValid() {
+		n.dns = n.newDNS()
+	}
 	if err := n.follow(); err != nil {
 		n.kernel.Close()
 		n.remover.Close()
@@ -97,9 +106,8 @@ func (n *Network) Run(ctx context.Context) error {
 	n.objects.start(ctx)
 	wg.Go(func() { n.watcher.Run(ctx) })
 	wg.Go(func() { n.health.Run(ctx) })
-	if n.cfg.ClusterDNS.IsValid() {
-		server := n.newDNS()
-		wg.Go(func() { server.Run(ctx) })
+	if n.dns != nil {
+		wg.Go(func() { n.dns.Run(ctx) })
 	}
 	n.loop(ctx, leases)
 	cancel()

@@ -21,8 +21,8 @@ import (
 
 // objects is the local copy of what the overlay reads through the API.
 type objects struct {
-	all, self              informers.SharedInformerFactory
-	services, slices, node cache.SharedIndexInformer
+	all, self, config           informers.SharedInformerFactory
+	services, slices, node, dns cache.SharedIndexInformer
 }
 
 func newObjects(client kubernetes.Interface, nodeName string) *objects {
@@ -31,7 +31,11 @@ func newObjects(client kubernetes.Interface, nodeName string) *objects {
 		self: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTweakListOptions(func(opts *metav1.ListOptions) {
 			opts.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, nodeName).String()
 		})),
+		config: informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(dnsConfigNamespace), informers.WithTweakListOptions(func(opts *metav1.ListOptions) {
+			opts.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, dnsConfigName).String()
+		})),
 	}
+	o.dns = o.config.Core().V1().ConfigMaps().Informer()
 	o.services = o.all.Core().V1().Services().Informer()
 	o.slices = o.all.Discovery().V1().EndpointSlices().Informer()
 	o.node = o.self.Core().V1().Nodes().Informer()
@@ -41,12 +45,14 @@ func newObjects(client kubernetes.Interface, nodeName string) *objects {
 func (o *objects) start(ctx context.Context) {
 	o.all.Start(ctx.Done())
 	o.self.Start(ctx.Done())
+	o.config.Start(ctx.Done())
 }
 
 // wait returns once what start started has ended.
 func (o *objects) wait() {
 	o.all.Shutdown()
 	o.self.Shutdown()
+	o.config.Shutdown()
 }
 
 // follow subscribes to all that Run will start.
@@ -62,6 +68,14 @@ func (n *Network) follow() error {
 	if err := n.followGrant(); err != nil {
 		return err
 	}
+	_, err := n.objects.dns.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { n.dnsConfigChanged() },
+		UpdateFunc: func(_, _ any) { n.dnsConfigChanged() },
+		DeleteFunc: func(any) { n.dnsConfigChanged() },
+	})
+	if err != nil {
+		return fmt.Errorf("following the DNS settings: %w", err)
+	}
 	cfg := service.Config{
 		NodeName: n.cfg.NodeName, Services: n.objects.services, Slices: n.objects.slices,
 		Programmer: programmer{n.rules, n.kernel, n.log}, Reserved: n.cfg.ClusterDNS, Logger: n.log,
@@ -72,7 +86,6 @@ func (n *Network) follow() error {
 		cfg.Dead = n.cfg.Dead.Dead
 		cfg.DeadChanged, n.stopDead = n.cfg.Dead.WatchDead()
 	}
-	var err error
 	n.watcher, err = service.NewWatcher(cfg)
 	return err
 }

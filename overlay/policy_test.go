@@ -6,18 +6,12 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
-
-	"kontiki/overlay/datapath"
 )
 
 func (l *lab) changeService(name string, change func(*corev1.Service)) {
@@ -101,7 +95,6 @@ func TestSessionAffinity(t *testing.T) {
 	})
 }
 
-// TestNodePortOnLoopback also makes sure that nobody else gets in there.
 func TestNodePortOnLoopback(t *testing.T) {
 	l := newLab(t, 2)
 	a, b := l.nodes[0].pod(), l.nodes[1].pod()
@@ -112,18 +105,6 @@ func TestNodePortOnLoopback(t *testing.T) {
 		s, _, err := askTCP(l.nodes[0].ns, "127.0.0.1:30080")
 		return s, err
 	}, a.uid, b.uid))
-
-	// A pod that sends what is for 127.0.0.1 to the node. The node's own server is
-	// on all addresses, so an answer at the gateway shows that it serves.
-	echoTCP(t, l.nodes[0].ns, "node", 81)
-	if server, _, err := askTCP(a.ns, "10.42.1.1:81"); err != nil || server != "node" {
-		t.Fatalf("%q answered, %v", server, err)
-	}
-	intoLoopback(t, a.ns)
-	if c, err := dialIn(a.ns, "tcp4", "127.0.0.1:81", 500*time.Millisecond); err == nil {
-		c.Close()
-		t.Error("a pod got in at the node's 127.0.0.1")
-	}
 }
 
 func TestExternalPolicyLocal(t *testing.T) {
@@ -179,38 +160,4 @@ func TestExternalPolicyLocal(t *testing.T) {
 		s, _, err := askTCP(outside, at(l.nodes[0].addr, 32000))
 		return s, err
 	}))
-}
-
-// intoLoopback has a pod send what is for 127.0.0.1 out of its eth0, which a
-// program with CAP_NET_RAW could do without asking.
-func intoLoopback(t *testing.T, ns netns.NsHandle) {
-	t.Helper()
-	h := handle(t, ns)
-	eth, err := h.LinkByName("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = datapath.Within(ns, func() error {
-		return errors.Join(
-			os.WriteFile("/proc/sys/net/ipv4/conf/all/route_localnet", []byte("1"), 0),
-			os.WriteFile("/proc/sys/net/ipv4/conf/eth0/route_localnet", []byte("1"), 0))
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	local := &net.IPNet{IP: net.IPv4(127, 0, 0, 1).To4(), Mask: net.CIDRMask(32, 32)}
-	routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range routes {
-		if r.Dst != nil && r.Dst.IP[0] == 127 {
-			if err := h.RouteDel(&r); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := h.RouteAdd(&netlink.Route{Dst: local, LinkIndex: eth.Attrs().Index, Gw: net.IPv4(10, 42, 1, 1), Flags: int(netlink.FLAG_ONLINK)}); err != nil {
-		t.Fatal(err)
-	}
 }

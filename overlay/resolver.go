@@ -15,16 +15,23 @@ import (
 
 // newDNS returns the server for the cluster's DNS address on this node.
 func (n *Network) newDNS() *dns.Server {
-	upstreams := func() []netip.AddrPort { return n.cfg.Upstreams }
+	own := func() []netip.AddrPort { return n.cfg.Upstreams }
 	if n.cfg.Upstreams == nil {
-		upstreams = dns.ResolvConf(n.cfg.ResolvConf, n.cfg.ClusterDNS)
+		own = dns.ResolvConf(n.cfg.ResolvConf, n.cfg.ClusterDNS)
+	}
+	upstreams := func() []netip.AddrPort {
+		if told := n.dnsConfig.Load().upstreams; told != nil {
+			return told
+		}
+		return own()
 	}
 	return dns.New(dns.Config{
 		Domain: n.cfg.ClusterDomain, Pods: n.cfg.ClusterCIDRs,
 		Ranges:    slices.Concat(n.cfg.ClusterCIDRs, n.cfg.ServiceCIDRs),
 		Source:    dns.Informers{ServiceInformer: n.objects.services, SliceInformer: n.objects.slices},
-		Upstreams: upstreams,
-		Listen:    n.listenDNS,
+		Upstreams: upstreams, Stubs: func() []dns.Stub { return n.dnsConfig.Load().stubs },
+		NamespaceOf: n.book.NamespaceOf,
+		Listen:      n.listenDNS,
 		Dial: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
 			err = datapath.Within(*n.cfg.NetNS, func() error {
 				conn, err = (&net.Dialer{}).DialContext(ctx, network, address)

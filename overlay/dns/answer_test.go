@@ -141,7 +141,7 @@ func TestSpecification(t *testing.T) {
 		{dns.TypeA, "a.b.web.default.svc.cluster.local.", "NXDOMAIN"},
 		{dns.TypeA, "www.example.org.", "SERVFAIL"}, // no upstream here
 	} {
-		resp := s.Handle(t.Context(), new(dns.Msg).SetQuestion(tc.name, tc.kind), false)
+		resp := s.Handle(t.Context(), netip.Addr{}, new(dns.Msg).SetQuestion(tc.name, tc.kind), false)
 		got := describe(resp)
 		if got != tc.want {
 			t.Errorf("%s %s: %q, want %q", dns.TypeToString[tc.kind], tc.name, got, tc.want)
@@ -169,7 +169,7 @@ func describe(resp *dns.Msg) string {
 func TestNothingIsDeniedBeforeAllIsKnown(t *testing.T) {
 	src := cluster()
 	src.behind = true
-	resp := server(src).Handle(t.Context(), new(dns.Msg).SetQuestion("nothing.default.svc.cluster.local.", dns.TypeA), false)
+	resp := server(src).Handle(t.Context(), netip.Addr{}, new(dns.Msg).SetQuestion("nothing.default.svc.cluster.local.", dns.TypeA), false)
 	if resp.Rcode != dns.RcodeServerFailure {
 		t.Errorf("the code is %s", dns.RcodeToString[resp.Rcode])
 	}
@@ -186,7 +186,7 @@ func TestLargeAnswers(t *testing.T) {
 		if edns {
 			req.SetEdns0(4096, false)
 		}
-		return s.Handle(t.Context(), req, tcp)
+		return s.Handle(t.Context(), netip.Addr{}, req, tcp)
 	}
 	if r := ask(false, false); !r.Truncated || r.Len() > 512 {
 		t.Errorf("without EDNS0: truncated %v, %d bytes", r.Truncated, r.Len())
@@ -243,7 +243,7 @@ func TestForwarding(t *testing.T) {
 		"away.default.svc.cluster.local.": "NOERROR 192.0.2.80 www.example.org.",
 	} {
 		req := new(dns.Msg).SetQuestion(name, dns.TypeA)
-		resp := s.Handle(t.Context(), req, false)
+		resp := s.Handle(t.Context(), netip.Addr{}, req, false)
 		if got := describe(resp); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
@@ -311,7 +311,7 @@ func FuzzHandle(f *testing.F) {
 		if req.Unpack(raw) != nil {
 			return
 		}
-		resp := s.Handle(t.Context(), req, false)
+		resp := s.Handle(t.Context(), netip.Addr{}, req, false)
 		if resp == nil {
 			return
 		}

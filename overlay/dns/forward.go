@@ -29,15 +29,22 @@ var (
 // Dial makes a connection ("udp" or "tcp") to an upstream.
 type Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
+// Stub names the servers for a domain and what is below it.
+type Stub struct {
+	Domain  string // lower case, with the final dot
+	Servers []netip.AddrPort
+}
+
 // forwarder asks upstream servers.
 type forwarder struct {
 	upstreams func() []netip.AddrPort
+	stubs     func() []Stub
 	dial      Dial
 	slots     chan struct{}
 }
 
-func newForwarder(upstreams func() []netip.AddrPort, dial Dial) *forwarder {
-	return &forwarder{upstreams: upstreams, dial: dial, slots: make(chan struct{}, maxAsking)}
+func newForwarder(upstreams func() []netip.AddrPort, stubs func() []Stub, dial Dial) *forwarder {
+	return &forwarder{upstreams: upstreams, stubs: stubs, dial: dial, slots: make(chan struct{}, maxAsking)}
 }
 
 // ask returns the first upstream's answer that comes; over TCP where it did not
@@ -49,7 +56,7 @@ func (f *forwarder) ask(ctx context.Context, req *dns.Msg) (*dns.Msg, error) {
 	default:
 		return nil, errBusy
 	}
-	servers := f.upstreams()
+	servers := f.serversFor(dns.CanonicalName(req.Question[0].Name))
 	if len(servers) == 0 {
 		return nil, errNoUpstream
 	}
@@ -73,6 +80,21 @@ func (f *forwarder) ask(ctx context.Context, req *dns.Msg) (*dns.Msg, error) {
 		}
 	}
 	return nil, errors.Join(errs...)
+}
+
+// serversFor are those of the longest stub domain that the name is in, else the
+// upstreams.
+func (f *forwarder) serversFor(name string) []netip.AddrPort {
+	var best Stub
+	for _, s := range f.stubs() {
+		if dns.IsSubDomain(s.Domain, name) && len(s.Domain) > len(best.Domain) {
+			best = s
+		}
+	}
+	if best.Domain != "" {
+		return best.Servers
+	}
+	return f.upstreams()
 }
 
 func (f *forwarder) exchange(ctx context.Context, network string, server netip.AddrPort, req *dns.Msg) (*dns.Msg, error) {

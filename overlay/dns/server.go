@@ -31,7 +31,12 @@ type Config struct {
 	Pods      []netip.Prefix
 	Source    Source
 	Upstreams func() []netip.AddrPort
-	Dial      Dial // nil: a plain dialer
+	// Stubs are other servers for names below some domains; it may be nil.
+	Stubs func() []Stub
+	// NamespaceOf tells the namespace of a pod of this node by its address; it may
+	// be nil.
+	NamespaceOf func(netip.Addr) (string, bool)
+	Dial        Dial // nil: a plain dialer
 	// Listen opens the sockets to serve on.
 	Listen func() (net.PacketConn, net.Listener, error)
 	Logger *slog.Logger
@@ -39,9 +44,10 @@ type Config struct {
 
 // Server is a DNS server.
 type Server struct {
-	cfg  Config
-	zone Zone
-	fwd  *forwarder
+	cfg   Config
+	zone  Zone
+	cache *memory
+	count counters
 }
 
 // New returns a server.
@@ -50,7 +56,12 @@ func New(cfg Config) *Server {
 		cfg.Dial = (&net.Dialer{}).DialContext
 	}
 	zone := Zone{Domain: strings.ToLower(dns.Fqdn(cfg.Domain)), Ranges: cfg.Ranges, Pods: cfg.Pods}
-	return &Server{cfg: cfg, zone: zone, fwd: newForwarder(cfg.Upstreams, cfg.Dial)}
+	if cfg.Stubs == nil {
+		cfg.Stubs = func() []Stub { return nil }
+	}
+	s := &Server{cfg: cfg, zone: zone}
+	s.cache = newCache(time.Now, newForwarder(cfg.Upstreams, cfg.Stubs, cfg.Dial).ask)
+	return s
 }
 
 // Run serves until ctx ends, opening its sockets again should they fail.
@@ -81,8 +92,14 @@ func (s *Server) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, req *dns.Msg) {
-		_, tcp := w.RemoteAddr().(*net.TCPAddr)
-		if resp := s.Handle(ctx, req, tcp); resp != nil {
+		client, tcp := netip.Addr{}, false
+		switch from := w.RemoteAddr().(type) {
+		case *net.TCPAddr:
+			client, tcp = from.AddrPort().Addr().Unmap(), true
+		case *net.UDPAddr:
+			client = from.AddrPort().Addr().Unmap()
+		}
+		if resp := s.Handle(ctx, client, req, tcp); resp != nil {
 			_ = w.WriteMsg(resp) // the client is gone, or asks again
 		}
 	})
@@ -114,11 +131,12 @@ func (s *Server) serve(ctx context.Context) error {
 	return errors.Join(<-ended, <-ended)
 }
 
-// Handle answers one message; nil means not at all.
-func (s *Server) Handle(ctx context.Context, req *dns.Msg, tcp bool) *dns.Msg {
+// Handle answers one message of a client; nil means not at all.
+func (s *Server) Handle(ctx context.Context, client netip.Addr, req *dns.Msg, tcp bool) *dns.Msg {
 	if req.Response {
 		return nil // answering answers would let two servers talk for ever
 	}
+	s.count.questions.Add(1)
 	resp := new(dns.Msg)
 	resp.SetReply(req)
 	resp.RecursionAvailable = true
@@ -140,6 +158,15 @@ func (s *Server) Handle(ctx context.Context, req *dns.Msg, tcp bool) *dns.Msg {
 		resp.Rcode = dns.RcodeRefused
 	default:
 		resp = s.resolve(ctx, req, resp)
+		if resp.Rcode != dns.RcodeNameError {
+			break
+		}
+		if name, ok := s.begins(client, req.Question[0]); ok {
+			if whole := s.complete(ctx, req, name); whole != nil {
+				s.count.completed.Add(1)
+				resp = whole
+			}
+		}
 	}
 	if opt := req.IsEdns0(); opt != nil && resp.IsEdns0() == nil {
 		resp.SetEdns0(udpSize, opt.Do())
@@ -162,6 +189,7 @@ func (s *Server) resolve(ctx context.Context, req, resp *dns.Msg) *dns.Msg {
 			resp.Rcode = dns.RcodeServerFailure
 			return resp
 		}
+		s.count.cluster.Add(1)
 		reply := s.zone.Answer(q, s.cfg.Source)
 		resp.Authoritative = true
 		resp.Rcode = reply.Code
@@ -187,8 +215,14 @@ func (s *Server) resolve(ctx context.Context, req, resp *dns.Msg) *dns.Msg {
 func (s *Server) forward(ctx context.Context, req, resp *dns.Msg, q dns.Question) *dns.Msg {
 	ask := req.Copy()
 	ask.Question[0] = q
-	got, err := s.fwd.ask(ctx, ask)
+	got, known, err := s.cache.get(ctx, ask)
+	if known {
+		s.count.cached.Add(1)
+	} else {
+		s.count.forwarded.Add(1)
+	}
 	if err != nil {
+		s.count.failed.Add(1)
 		s.cfg.Logger.Debug("forwarding a DNS question", "name", q.Name, "error", err)
 		resp.Rcode = dns.RcodeServerFailure
 		return resp

@@ -175,6 +175,18 @@ func (b *Book) Records() []Record {
 	return out
 }
 
+// NamespaceOf returns the namespace of the pod that has an address.
+func (b *Book) NamespaceOf(addr netip.Addr) (string, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, r := range b.state.Records {
+		if slices.Contains(r.Addrs, addr) {
+			return r.Namespace, true
+		}
+	}
+	return "", false
+}
+
 func (b *Book) usedLocked() map[netip.Addr]bool {
 	used := map[netip.Addr]bool{}
 	for _, r := range b.state.Records {
