@@ -141,7 +141,8 @@ func encodeEntry(commands [][]byte) []byte {
 	return b
 }
 
-func decodeEntry(b []byte) ([]command, error) {
+// entryBody checks an entry and returns the commands in it, still encoded.
+func entryBody(b []byte) ([]byte, error) {
 	if len(b) < entryHeader {
 		return nil, fmt.Errorf("log entry of %d bytes is cut short", len(b))
 	}
@@ -152,6 +153,14 @@ func decodeEntry(b []byte) ([]command, error) {
 	b = b[entryHeader:]
 	if got := crc32.Checksum(b, castagnoli); got != want {
 		return nil, fmt.Errorf("log entry is damaged: checksum %08x, expected %08x", got, want)
+	}
+	return b, nil
+}
+
+func decodeEntry(b []byte) ([]command, error) {
+	b, err := entryBody(b)
+	if err != nil {
+		return nil, err
 	}
 	var commands []command
 	for len(b) > 0 {

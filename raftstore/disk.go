@@ -100,6 +100,7 @@ func writeDurably(path string, b []byte) error {
 // Raft's own mechanism for this (RestoreCommittedLogs) is not used; DESIGN.md says why.
 type disk struct {
 	*raftboltdb.BoltStore
+	dir       string
 	log       *slog.Logger
 	committed atomic.Uint64 // an index known to be committed, i.e. applied here
 	marked    uint64        // what markCommitted wrote last; its caller's
@@ -109,6 +110,9 @@ type disk struct {
 
 func openDisk(dir string, log *slog.Logger) (*disk, error) {
 	path := filepath.Join(dir, "raft.db")
+	if err := checkBolt(path); err != nil {
+		return nil, err
+	}
 	bolt, err := raftboltdb.New(raftboltdb.Options{
 		Path: path,
 		BoltOptions: &bbolt.Options{
@@ -122,7 +126,7 @@ func openDisk(dir string, log *slog.Logger) (*disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("raftstore: open %s: %w", path, err)
 	}
-	return &disk{BoltStore: bolt, log: log, closing: make(chan struct{})}, nil
+	return &disk{BoltStore: bolt, dir: dir, log: log, closing: make(chan struct{})}, nil
 }
 
 // StoreLogs stores entries together with the commit index known now.
@@ -236,7 +240,7 @@ func (d *disk) replay(f *fsm, snapshots raft.SnapshotStore) error {
 		return fmt.Errorf("raftstore: read the end of the log: %w", err)
 	}
 	if len(list) > 0 && from < list[0].Index && last < list[0].Index {
-		return fmt.Errorf("raftstore: snapshot %s is damaged and the log ends before it at entry %d: restore this node from another member", list[0].ID, last)
+		return fmt.Errorf("raftstore: snapshot %s is damaged and the log ends before it at entry %d: remove this node from the cluster, empty its directory, and let it join again", list[0].ID, last)
 	}
 	for i := from + 1; i <= min(commit, last); i++ {
 		var l raft.Log
@@ -271,11 +275,10 @@ func (d *disk) restoreNewest(f *fsm, snapshots raft.SnapshotStore, list []*raft.
 		d.log.Error("a snapshot cannot be read", "snapshot", meta.ID, "error", err)
 		failed = errors.Join(failed, fmt.Errorf("snapshot %s: %w", meta.ID, err))
 	}
-	if failed == nil {
-		return 0, nil
-	}
-	if first, err := d.FirstIndex(); err == nil && first == 1 {
+	first, err := d.FirstIndex()
+	if err == nil && first <= 1 && (first == 1 || failed == nil) {
 		return 0, nil // the whole history is in the log
 	}
-	return 0, fmt.Errorf("raftstore: no snapshot can be read, and the log does not reach back to its beginning: %w", failed)
+	return 0, errors.Join(fmt.Errorf("raftstore: no snapshot in %s can be read, and the log begins at entry %d: "+
+		"remove this node from the cluster, empty its directory, and let it join again", filepath.Join(d.dir, "snapshots"), first), failed, err)
 }

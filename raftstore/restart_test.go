@@ -133,28 +133,6 @@ func TestLaggingFollowerCatchesUpBySnapshot(t *testing.T) {
 	}
 }
 
-func TestDamagedSnapshotIsNamed(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 1, func(cfg *raftstore.Config) { cfg.TrailingLogs = 1 })
-	for i := range 10 {
-		mustApply(t, c.Stores[0], put(fmt.Sprintf("k%d", i), "v"))
-	}
-	if err := c.Stores[0].Snapshot(); err != nil {
-		t.Fatal(err)
-	}
-	cfg := c.Config(0)
-	c.Stop(0)
-	states, err := filepath.Glob(filepath.Join(cfg.Dir, "snapshots", "*", "state.bin"))
-	if err != nil || len(states) != 1 {
-		t.Fatalf("snapshots: %v, %v", states, err)
-	}
-	if err := os.Truncate(states[0], 40); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := raftstore.Open(c.Config(0)); err == nil || !strings.Contains(err.Error(), filepath.Base(filepath.Dir(states[0]))) {
-		t.Fatalf("open with a truncated snapshot: %v", err)
-	}
-}
-
 func TestForeignDirectoryIsRefused(t *testing.T) {
 	c := raftstoretest.NewCluster(t, 1)
 	if _, err := raftstore.Open(c.Config(0)); err == nil || !strings.Contains(err.Error(), "in use by another process") {

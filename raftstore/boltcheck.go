@@ -1,0 +1,219 @@
+package raftstore
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/hashicorp/go-msgpack/v2/codec"
+	"github.com/hashicorp/raft"
+)
+
+// raft.db is read once before it is opened: bbolt has checksums on its two header
+// pages only, trusts the rest, and ends the process on much of what it finds
+// damaged. It also takes the other header, and with it the state of one
+// transaction ago, if the newest is damaged; what was written last would be
+// missing. (A crash does not do that: a header is written within one sector.)
+//
+// The format is bbolt's: pages of a tree, each with a header of 16 bytes and
+// elements that point to keys and values behind them.
+const (
+	boltMagic     = 0xED0CDAED
+	boltVersion   = 2
+	boltHeader    = 16 // of a page: id (8), flags (2), count (2), overflow (4)
+	boltMeta      = 64 // of a header page, behind it; the checksum is its end
+	boltElement   = 16 // of a branch and of a leaf
+	boltBranch    = 0x01
+	boltLeaf      = 0x02
+	boltIsBucket  = 0x01 // flag of a leaf's element: the value is a bucket
+	boltBucket    = 16   // head of a bucket: root page (8), sequence (8)
+	boltLogs      = "logs"
+	boltMaxDepth  = 32
+	boltMaxLength = 1 << 30
+)
+
+// boltFile is a file under check.
+type boltFile struct {
+	file     io.ReaderAt
+	pageSize int
+	pages    uint64 // all page ids are below it
+	seen     map[uint64]bool
+}
+
+// checkBolt reads everything in a bbolt file that holds a Raft log, and says what
+// is damaged. A file that does not exist is whole.
+func checkBolt(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("raftstore: %w", err)
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || info.Size() == 0 {
+		return err // as a crash before its first write leaves it
+	}
+	b := &boltFile{file: f, seen: make(map[uint64]bool)}
+	if err := b.check(); err != nil {
+		return fmt.Errorf("raftstore: %s is damaged: %w: remove this node from the cluster, empty its directory, and let it join again", path, err)
+	}
+	return nil
+}
+
+func (b *boltFile) check() error {
+	var head [boltHeader + boltMeta]byte
+	if _, err := b.file.ReadAt(head[:], 0); err != nil {
+		return fmt.Errorf("header 0: %w", err)
+	}
+	b.pageSize = int(binary.LittleEndian.Uint32(head[boltHeader+8:]))
+	if b.pageSize < 512 || b.pageSize > 1<<16 || b.pageSize&(b.pageSize-1) != 0 {
+		return fmt.Errorf("header 0 names pages of %d bytes", b.pageSize)
+	}
+	var root, txid uint64
+	for i := range int64(2) {
+		if _, err := b.file.ReadAt(head[:], i*int64(b.pageSize)); err != nil {
+			return fmt.Errorf("header %d: %w", i, err)
+		}
+		meta := head[boltHeader:]
+		sum := fnv.New64a()
+		sum.Write(meta[:boltMeta-8])
+		if binary.LittleEndian.Uint32(meta) != boltMagic || binary.LittleEndian.Uint32(meta[4:]) != boltVersion ||
+			binary.LittleEndian.Uint64(meta[boltMeta-8:]) != sum.Sum64() {
+			return fmt.Errorf("header %d: its checksum is wrong", i)
+		}
+		if id := binary.LittleEndian.Uint64(meta[48:]); id >= txid {
+			txid, root, b.pages = id, binary.LittleEndian.Uint64(meta[16:]), binary.LittleEndian.Uint64(meta[40:])
+		}
+	}
+	return b.walk(root, boltMaxDepth, func(name, value []byte, flags uint32) error {
+		if flags&boltIsBucket == 0 {
+			return errors.New("a value lies outside of all buckets")
+		}
+		visit := func([]byte, []byte, uint32) error { return nil }
+		if string(name) == boltLogs {
+			visit = b.entry
+		}
+		return b.bucket(value, visit)
+	})
+}
+
+// visitor sees the elements of leaves.
+type visitor func(key, value []byte, flags uint32) error
+
+// bucket walks a bucket that a leaf holds: whole, or by its root page.
+func (b *boltFile) bucket(value []byte, visit visitor) error {
+	if len(value) < boltBucket {
+		return errors.New("a bucket is cut short")
+	}
+	if root := binary.LittleEndian.Uint64(value); root != 0 {
+		return b.walk(root, boltMaxDepth, visit)
+	}
+	return b.elements(value[boltBucket:], 0, visit)
+}
+
+// walk reads a page and all below it.
+func (b *boltFile) walk(id uint64, depth int, visit visitor) error {
+	if id < 2 || id >= b.pages || depth == 0 || b.seen[id] {
+		return fmt.Errorf("the tree names page %d, of %d, where it cannot be", id, b.pages)
+	}
+	b.seen[id] = true
+	page := make([]byte, b.pageSize)
+	if _, err := b.file.ReadAt(page, int64(id)*int64(b.pageSize)); err != nil {
+		return fmt.Errorf("page %d: %w", id, err)
+	}
+	if got := binary.LittleEndian.Uint64(page); got != id {
+		return fmt.Errorf("page %d says that it is page %d", id, got)
+	}
+	if more := uint64(binary.LittleEndian.Uint32(page[12:])); more > 0 {
+		if id+more >= b.pages || more*uint64(b.pageSize) > boltMaxLength {
+			return fmt.Errorf("page %d reaches over %d more", id, more)
+		}
+		rest := make([]byte, int(more)*b.pageSize)
+		if _, err := b.file.ReadAt(rest, int64(id+1)*int64(b.pageSize)); err != nil {
+			return fmt.Errorf("page %d: %w", id, err)
+		}
+		page = append(page, rest...)
+	}
+	if err := b.elements(page, depth, visit); err != nil {
+		return fmt.Errorf("page %d: %w", id, err)
+	}
+	return nil
+}
+
+func (b *boltFile) elements(page []byte, depth int, visit visitor) error {
+	if len(page) < boltHeader {
+		return errors.New("it is cut short")
+	}
+	flags, count := binary.LittleEndian.Uint16(page[8:]), int(binary.LittleEndian.Uint16(page[10:]))
+	if flags != boltBranch && flags != boltLeaf || len(page) < boltHeader+count*boltElement {
+		return fmt.Errorf("it is of kind %d with %d elements", flags, count)
+	}
+	var before []byte
+	for i := range count {
+		at := boltHeader + i*boltElement
+		e := page[at:]
+		number := func(n int) uint32 { return binary.LittleEndian.Uint32(e[n:]) }
+		var pos, ksize, vsize uint32
+		if flags == boltBranch {
+			pos, ksize = number(0), number(4)
+		} else {
+			pos, ksize, vsize = number(4), number(8), number(12)
+		}
+		from := uint64(at) + uint64(pos)
+		if from+uint64(ksize)+uint64(vsize) > uint64(len(page)) || from < uint64(boltHeader+count*boltElement) {
+			return fmt.Errorf("element %d reaches beyond its end", i)
+		}
+		key, value := page[from:from+uint64(ksize)], page[from+uint64(ksize):from+uint64(ksize)+uint64(vsize)]
+		if i > 0 && bytes.Compare(before, key) >= 0 {
+			return fmt.Errorf("element %d is out of order", i)
+		}
+		before = key
+		var err error
+		if flags == boltBranch {
+			err = b.walk(binary.LittleEndian.Uint64(e[8:]), depth-1, visit)
+		} else {
+			err = visit(key, value, number(0))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// entry checks one entry of the log.
+func (b *boltFile) entry(key, value []byte, flags uint32) error {
+	if len(key) != 8 || flags != 0 {
+		return errors.New("the log holds something that is no entry")
+	}
+	index := binary.BigEndian.Uint64(key) // an installed snapshot may leave a gap
+	var l raft.Log
+	if err := decodeLog(value, &l); err != nil {
+		return fmt.Errorf("log entry %d: %w", index, err)
+	}
+	if l.Index != index {
+		return fmt.Errorf("log entry %d says that it is %d", index, l.Index)
+	}
+	if l.Type == raft.LogCommand {
+		if _, err := entryBody(l.Data); err != nil && !errors.Is(err, errUnknownVersion) {
+			return fmt.Errorf("log entry %d of term %d: %w", index, l.Term, err)
+		}
+	}
+	return nil
+}
+
+// decodeLog decodes what raft-boltdb stores.
+func decodeLog(b []byte, l *raft.Log) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("malformed: %v", p)
+		}
+	}()
+	return codec.NewDecoderBytes(b, new(codec.MsgpackHandle)).Decode(l)
+}
