@@ -142,20 +142,28 @@ func (r *Ring) listenBeacon() {
 }
 
 func (r *Ring) interested(b beacon, from netip.Addr) bool {
+	interested, foreign := r.judgeBeacon(b, from)
+	if foreign {
+		r.refused(Refusal{Kind: RefusedCluster, ID: b.nodeID, Addr: from.Unmap(), ClusterID: b.clusterID})
+	}
+	return interested
+}
+
+func (r *Ring) judgeBeacon(b beacon, from netip.Addr) (interested, foreign bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if b.nodeID == r.dir.self.ID {
-		return false
+	if b.nodeID == r.dir.self.ID || r.dir.removed[b.nodeID] {
+		return false, false
 	}
 	if !r.dir.admits(b.clusterID) {
 		if r.dir.refuse(b.nodeID, b.clusterID) {
 			r.log.Warn("a node of another cluster with the same join secret is on this network; both clusters stay as they are",
 				"id", b.nodeID, "address", from, "cluster", b.clusterID, "ownCluster", r.dir.self.ClusterID)
 		}
-		return false
+		return false, true
 	}
 	// A member in touch is heard under all its addresses; if it has moved, it
 	// knocks itself.
 	e := r.dir.members[b.nodeID]
-	return e == nil || !e.met || e.State != StateAlive
+	return e == nil || !e.met || e.State != StateAlive, false
 }

@@ -94,6 +94,9 @@ type Config struct {
 	Dir    string
 	Meta   Meta
 	Logger *slog.Logger
+	// Refused, if set, is told of every node that the ring keeps out, each time it
+	// is. It must return quickly and not call the ring.
+	Refused func(Refusal)
 	// Tuning changes the failure detector's pace; zero fields mean the defaults.
 	Tuning Tuning
 }

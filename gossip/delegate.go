@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -17,6 +18,7 @@ type pushState struct {
 	Cluster string      `codec:"k"`
 	Cards   []card      `codec:"c"`
 	Leases  []wireLease `codec:"l"`
+	Removed []string    `codec:"r"`
 }
 
 // delegate is what memberlist calls. It serves one life: calls for an earlier
@@ -102,6 +104,7 @@ func (d *delegate) LocalState(bool) []byte {
 	var leases []Lease
 	if s.Cluster != "" {
 		leases = r.leases.all()
+		s.Removed = r.removedLocked()
 	}
 	r.mu.Unlock()
 	for _, l := range leases {
@@ -121,6 +124,7 @@ func (d *delegate) MergeRemoteState(b []byte, _ bool) {
 		d.r.log.Debug("what a node sent of its state was malformed", "error", err)
 		return
 	}
+	d.r.hearRemoved(s.cluster, s.removed)
 	d.r.learn(d.life, s.members)
 	d.r.mergeLeases(s.cluster, s.leases)
 }
@@ -129,6 +133,7 @@ type remoteState struct {
 	cluster string
 	members []Member
 	leases  []Lease
+	removed []string
 }
 
 // decodePushState skips single entries that this version cannot take.
@@ -137,7 +142,7 @@ func decodePushState(b []byte) (remoteState, error) {
 	if err := unpack(b, &s); err != nil {
 		return remoteState{}, err
 	}
-	out := remoteState{cluster: s.Cluster}
+	out := remoteState{cluster: s.Cluster, removed: s.Removed}
 	for _, c := range s.Cards {
 		if m, err := c.member(); err == nil {
 			out.members = append(out.members, m)
@@ -170,19 +175,30 @@ func (b *leaseBroadcast) Invalidates(o memberlist.Broadcast) bool {
 
 // admit is the gate for every alive message.
 func (r *Ring) admit(life uint64, s sighting) error {
+	kind, err := r.judge(life, s)
+	if err != nil {
+		r.refused(Refusal{Kind: kind, ID: s.id, Name: s.meta.name, Addr: s.addr, ClusterID: s.meta.clusterID})
+	}
+	return err
+}
+
+func (r *Ring) judge(life uint64, s sighting) (RefusalKind, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if life != r.life {
-		return nil
+		return "", nil
 	}
 	if s.id == r.dir.self.ID {
 		if s.life > r.life {
 			r.askRebirth(s.life, s.addr)
 		}
-		return nil
+		return "", nil
+	}
+	if r.dir.removed[s.id] {
+		return RefusedRemoved, errors.New("an operator removed it from the cluster")
 	}
 	if r.dir.admits(s.meta.clusterID) {
-		return nil
+		return "", nil
 	}
 	if r.dir.refuse(s.id, s.meta.clusterID) {
 		r.log.Warn("refused a node of another cluster under the same join secret; both clusters stay as they are. "+
@@ -190,7 +206,7 @@ func (r *Ring) admit(life uint64, s sighting) error {
 			"node", s.meta.name, "id", s.id, "address", s.addr, "cluster", s.meta.clusterID, "ownCluster", r.dir.self.ClusterID)
 		r.changedLocked()
 	}
-	return fmt.Errorf("it belongs to cluster %s", s.meta.clusterID)
+	return RefusedCluster, fmt.Errorf("it belongs to cluster %s", s.meta.clusterID)
 }
 
 func (r *Ring) sighted(life uint64, n *memberlist.Node) {
@@ -200,7 +216,7 @@ func (r *Ring) sighted(life uint64, n *memberlist.Node) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if life != r.life || !r.dir.admits(s.meta.clusterID) {
+	if life != r.life || !r.dir.admits(s.meta.clusterID) || r.dir.removed[s.id] {
 		return
 	}
 	r.dir.ports[n.Name] = s.meta.clusterPort

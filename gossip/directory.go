@@ -36,6 +36,10 @@ type directory struct {
 	ports map[string]uint16
 	// foreign maps the id of a node of another cluster to that cluster.
 	foreign map[string]string
+	// removed are the nodes that an operator removed; selfRemoved tells that this
+	// node is one of them, as another member said.
+	removed     map[string]bool
+	selfRemoved bool
 }
 
 func newDirectory(self entry) *directory {
@@ -118,7 +122,7 @@ func (d *directory) gone(id string, life uint64, now time.Time) (Member, bool) {
 // learn takes what a file or another node remembers of a member. Only a later
 // life than the known one counts, and it counts as not yet met.
 func (d *directory) learn(m Member, now time.Time) bool {
-	if m.ID == d.self.ID || !d.admits(m.ClusterID) || d.foreign[m.ID] != "" {
+	if m.ID == d.self.ID || !d.admits(m.ClusterID) || d.foreign[m.ID] != "" || d.removed[m.ID] {
 		return false
 	}
 	e := d.members[m.ID]

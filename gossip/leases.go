@@ -60,6 +60,9 @@ func (t *leaseTable) put(l, held Lease, known bool) (Lease, bool) {
 	return l, true
 }
 
+// forget drops a node's lease. It stays out while the node is known as removed.
+func (t *leaseTable) forget(id string) { delete(t.leases, id) }
+
 // all returns every lease as it was learned, by node id.
 func (t *leaseTable) all() []Lease {
 	out := slices.Collect(maps.Values(t.leases))

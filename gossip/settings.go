@@ -4,6 +4,7 @@ import (
 	"context"
 	"log"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -36,7 +37,7 @@ func (r *Ring) memberlistConfig(name string, t *transport, d *delegate) *memberl
 	c.TCPTimeout = streamTimeout
 	c.GossipToTheDeadTime = deadGossip
 	c.MsgpackUseNewTimeFormat = true
-	c.Logger = log.New(&libraryLog{log: r.log}, "", 0)
+	c.Logger = log.New(&libraryLog{log: r.log, refused: r.refused}, "", 0)
 	return c
 }
 
@@ -44,9 +45,10 @@ func (r *Ring) memberlistConfig(name string, t *transport, d *delegate) *memberl
 // itself; memberlist's own words are for debugging, but for datagrams that cannot
 // be decrypted, which tell of a node with another secret.
 type libraryLog struct {
-	log  *slog.Logger
-	mu   sync.Mutex // protects last
-	last time.Time
+	log     *slog.Logger
+	refused func(Refusal)
+	mu      sync.Mutex // protects last
+	last    time.Time
 }
 
 func (l *libraryLog) Write(p []byte) (int, error) {
@@ -55,6 +57,7 @@ func (l *libraryLog) Write(p []byte) (int, error) {
 		line = line[i+len("memberlist: "):]
 	}
 	if strings.HasPrefix(line, "Decrypt packet failed") {
+		l.refused(Refusal{Kind: RefusedSecret, Addr: fromOf(line)})
 		l.mu.Lock()
 		now := time.Now()
 		quiet := !l.last.IsZero() && now.Sub(l.last) < time.Minute
@@ -69,6 +72,14 @@ func (l *libraryLog) Write(p []byte) (int, error) {
 	}
 	l.log.Debug("memberlist", "message", line)
 	return len(p), nil
+}
+
+// fromOf finds the sender in a line of memberlist's ("… from=10.0.0.1:7946"); the
+// zero address if there is none.
+func fromOf(line string) netip.Addr {
+	_, from, _ := strings.Cut(line, "from=")
+	ap, _ := netip.ParseAddrPort(strings.TrimSpace(from))
+	return ap.Addr().Unmap()
 }
 
 // notifier wakes watchers, each at most once until it looks.

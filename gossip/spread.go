@@ -55,6 +55,9 @@ func (r *Ring) mergeLeases(cluster string, in []Lease) {
 	}
 	var news []Lease
 	for _, l := range in {
+		if r.dir.removed[l.NodeID] {
+			continue
+		}
 		if out, changed := r.leases.merge(l); changed {
 			news = append(news, out)
 		}
