@@ -100,7 +100,8 @@ func (s Secret) Prove(conn *tls.Conn, local tls.Certificate, client bool) error 
 	if !client {
 		ownProof, peerProof = peerProof, ownProof
 	}
-	// The client goes first; a server answers only a client that knows.
+	// The client goes first; a server proves nothing to a client that does not know,
+	// but says so, since a connection may end for other reasons, too.
 	if client {
 		if _, err := conn.Write(ownProof); err != nil {
 			return fmt.Errorf("send the proof: %w", err)
@@ -108,12 +109,12 @@ func (s Secret) Prove(conn *tls.Conn, local tls.Certificate, client bool) error 
 	}
 	got := make([]byte, sha256.Size)
 	if _, err := io.ReadFull(conn, got); err != nil {
-		if client && errors.Is(err, io.EOF) {
-			return ErrWrongSecret // a server hangs up on a client that does not know
-		}
 		return fmt.Errorf("receive the proof: %w", err)
 	}
 	if !hmac.Equal(got, peerProof) {
+		if !client {
+			conn.Write(make([]byte, sha256.Size)) // if it is lost, the client is merely told less
+		}
 		return ErrWrongSecret
 	}
 	if !client {

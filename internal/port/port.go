@@ -15,7 +15,6 @@ package port
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -72,6 +71,10 @@ type Config struct {
 	Secret   pki.Secret
 	Now      func() time.Time // the clock that certificates are checked with
 	Logger   *slog.Logger
+
+	// Refused, if set, is told of every node that fails to prove the join secret, or
+	// that finds this one failing; it must return quickly.
+	Refused func(peer net.Addr, err error)
 }
 
 // Port is a listening cluster port.
@@ -81,6 +84,7 @@ type Port struct {
 	listeners  map[string]*listener
 	membership atomic.Pointer[Membership]
 	handshakes chan struct{}
+	guests     guests
 }
 
 // Listen opens the port. Connections are taken once Run is called.
@@ -103,8 +107,8 @@ func (p *Port) SetMembership(m Membership) { p.membership.Store(&m) }
 // Addr is the address that the port listens on.
 func (p *Port) Addr() net.Addr { return p.tcp.Addr() }
 
-// Listener yields the connections of one protocol. For a proven or member
-// protocol, and for the API, each is a *tls.Conn behind its handshake.
+// Listener yields the connections of one protocol, each behind its handshake. For
+// a proven protocol and for the API it is a *tls.Conn.
 func (p *Port) Listener(protocol string) net.Listener { return p.listeners[protocol] }
 
 // Run accepts connections until ctx ends, then closes the port and waits for
@@ -171,10 +175,20 @@ func (p *Port) welcome(ctx context.Context, raw net.Conn) {
 	}
 	if slices.Contains(provenProtocols, protocol) {
 		if err := p.prove(conn, false); err != nil {
-			p.cfg.Logger.Warn("refused a node", "peer", raw.RemoteAddr(), "protocol", protocol, "err", err)
+			p.cfg.Logger.Debug("a node did not prove the join secret", "peer", raw.RemoteAddr(), "protocol", protocol, "err", err)
 			conn.Close()
 			return
 		}
+	}
+	if slices.Contains(memberProtocols, protocol) {
+		guest, err := p.guests.welcome(conn, p.membership.Load(), p.cfg.Now())
+		if err != nil {
+			p.cfg.Logger.Debug("refused a member", "peer", raw.RemoteAddr(), "protocol", protocol, "err", err)
+			conn.Close()
+			return
+		}
+		p.listeners[protocol].deliver(guest)
+		return
 	}
 	p.listeners[protocol].deliver(conn)
 }
@@ -218,7 +232,11 @@ func (p *Port) provenConfig(proto string) *tls.Config {
 func (p *Port) prove(conn *tls.Conn, client bool) error {
 	conn.SetDeadline(time.Now().Add(handshakeTimeout))
 	defer conn.SetDeadline(time.Time{})
-	return p.cfg.Secret.Prove(conn, p.cfg.Identity.Self, client)
+	err := p.cfg.Secret.Prove(conn, p.cfg.Identity.Self, client)
+	if errors.Is(err, pki.ErrWrongSecret) && p.cfg.Refused != nil {
+		p.cfg.Refused(conn.RemoteAddr(), err)
+	}
+	return err
 }
 
 // memberConfig is the same for both ends. peer, when not empty, is the only
@@ -242,7 +260,7 @@ func (p *Port) memberConfig(proto, peer string) (*tls.Config, error) {
 			if peer != "" && got != peer {
 				return fmt.Errorf("the node there is %s, not %s", got, peer)
 			}
-			return nil
+			return p.guests.check(got)
 		},
 	}, nil
 }
@@ -284,20 +302,6 @@ func dial(ctx context.Context, addr string, config *tls.Config) (*tls.Conn, erro
 		return nil, fmt.Errorf("dial %s: %w", addr, err)
 	}
 	return conn, nil
-}
-
-// PeerID is the node id behind a connection of a member protocol.
-func (p *Port) PeerID(conn net.Conn) (string, error) {
-	m := p.membership.Load()
-	tlsConn, ok := conn.(*tls.Conn)
-	if m == nil || !ok {
-		return "", ErrNoMember
-	}
-	return m.Authority.VerifyNode(peerCertificate(tlsConn), p.cfg.Now())
-}
-
-func peerCertificate(conn *tls.Conn) *x509.Certificate {
-	return conn.ConnectionState().PeerCertificates[0]
 }
 
 // listener is a net.Listener fed with handshaken connections.

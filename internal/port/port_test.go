@@ -22,13 +22,17 @@ type host struct {
 }
 
 // newHost runs a port on loopback until the test ends.
-func newHost(t *testing.T, secret pki.Secret, trust *pki.Trust) host {
+func newHost(t *testing.T, secret pki.Secret, trust *pki.Trust, change ...func(*Config)) host {
 	t.Helper()
 	id, err := pki.LoadIdentity(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := Listen(Config{Address: "127.0.0.1:0", Identity: id, Secret: secret, Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
+	cfg := Config{Address: "127.0.0.1:0", Identity: id, Secret: secret, Now: time.Now, Logger: slog.New(slog.DiscardHandler)}
+	for _, c := range change {
+		c(&cfg)
+	}
+	p, err := Listen(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,6 +133,62 @@ func TestMemberProtocolNeedsTheClusterAndTheNode(t *testing.T) {
 	blank := newHost(t, secret, nil)
 	if _, err := blank.DialMember(t.Context(), Raft, b.id.ID, b.Addr().String()); !errors.Is(err, ErrNoMember) {
 		t.Fatalf("a blank node dialled a member protocol: %v, want ErrNoMember", err)
+	}
+}
+
+func TestBarredMemberIsShutOut(t *testing.T) {
+	secret, trust := pki.NewSecret(), newTrust(t)
+	a, b := newHost(t, secret, trust), newHost(t, secret, trust)
+	echo(t, b.Listener(Raft))
+	conn, err := a.DialMember(t.Context(), Raft, b.id.ID, b.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	b.Bar([]string{a.id.ID})
+	conn.SetReadDeadline(time.Now().Add(handshakeTimeout))
+	if n, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Fatalf("read on a connection of a barred member: %d, %v; want its end", n, err)
+	}
+	if _, err := b.DialMember(t.Context(), Raft, a.id.ID, a.Addr().String()); !errors.Is(err, ErrBarred) {
+		t.Fatalf("dial of a barred member: %v, want ErrBarred", err)
+	}
+	again, err := a.DialMember(t.Context(), Raft, b.id.ID, b.Addr().String())
+	if err == nil { // in TLS 1.3 the client is done before the server has judged it
+		again.SetReadDeadline(time.Now().Add(handshakeTimeout))
+		_, err = again.Read(make([]byte, 1))
+		again.Close()
+	}
+	if err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("a barred member dialled: %v, want a refusal", err)
+	}
+	b.Bar(nil)
+	l := b.Listener(Call)
+	echo(t, l)
+	conn, err = a.DialMember(t.Context(), Call, b.id.ID, b.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	roundTrip(t, conn)
+}
+
+func TestBothEndsTellOfAWrongSecret(t *testing.T) {
+	told := make(chan error, 2)
+	tell := func(c *Config) { c.Refused = func(_ net.Addr, err error) { told <- err } }
+	a, b := newHost(t, pki.NewSecret(), nil, tell), newHost(t, pki.NewSecret(), nil, tell)
+	if _, err := a.DialProven(t.Context(), Ring, b.Addr().String()); !errors.Is(err, pki.ErrWrongSecret) {
+		t.Fatalf("dial with another secret: %v, want ErrWrongSecret", err)
+	}
+	for range 2 {
+		if err := <-told; !errors.Is(err, pki.ErrWrongSecret) {
+			t.Errorf("told of %v", err)
+		}
 	}
 }
 

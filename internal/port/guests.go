@@ -1,0 +1,92 @@
+package port
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+)
+
+// ErrBarred is returned for a member that was shut out by Bar.
+var ErrBarred = errors.New("an operator removed it from the cluster")
+
+// guests are the incoming connections of members, by node id, so that a member
+// that is shut out loses those that it has. The zero value is ready to use.
+type guests struct {
+	mu     sync.Mutex // protects what follows
+	conns  map[string]map[*guest]struct{}
+	barred map[string]bool
+}
+
+// guest is one such connection.
+type guest struct {
+	*tls.Conn
+	nodeID string
+	of     *guests
+}
+
+func (g *guest) Close() error {
+	g.of.mu.Lock()
+	delete(g.of.conns[g.nodeID], g)
+	if len(g.of.conns[g.nodeID]) == 0 {
+		delete(g.of.conns, g.nodeID)
+	}
+	g.of.mu.Unlock()
+	return g.Conn.Close()
+}
+
+func (gs *guests) welcome(conn *tls.Conn, m *Membership, now time.Time) (net.Conn, error) {
+	if m == nil {
+		return nil, ErrNoMember
+	}
+	id, err := m.Authority.VerifyNode(conn.ConnectionState().PeerCertificates[0], now)
+	if err != nil {
+		return nil, err
+	}
+	g := &guest{conn, id, gs}
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	if gs.barred[id] {
+		return nil, barredError(id)
+	}
+	if gs.conns == nil {
+		gs.conns = map[string]map[*guest]struct{}{}
+	}
+	if gs.conns[id] == nil {
+		gs.conns[id] = map[*guest]struct{}{}
+	}
+	gs.conns[id][g] = struct{}{}
+	return g, nil
+}
+
+func (gs *guests) check(id string) error {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	if gs.barred[id] {
+		return barredError(id)
+	}
+	return nil
+}
+
+func barredError(id string) error { return fmt.Errorf("node %s: %w", id, ErrBarred) }
+
+// Bar shuts out the members with the given ids, and only those: what they have open
+// of the member protocols is closed, and nothing is accepted from them nor dialled.
+func (p *Port) Bar(ids []string) {
+	gs := &p.guests
+	var leaving []*guest
+	gs.mu.Lock()
+	gs.barred = map[string]bool{}
+	for _, id := range ids {
+		gs.barred[id] = true
+		for g := range gs.conns[id] {
+			leaving = append(leaving, g)
+		}
+	}
+	gs.mu.Unlock()
+	for _, g := range leaving {
+		g.Close()
+	}
+}
