@@ -15,7 +15,8 @@ import (
 // founded it, on which settings, and the keys.
 type charter struct {
 	ClusterID string   `json:"clusterID"`
-	Founders  []string `json:"founders"` // ids of the first voters; empty on a node that joined
+	Founders  []string `json:"founders"`  // ids of the first voters; empty on a node that joined
+	Nonvoters []string `json:"nonvoters"` // ids of the founders without a vote; the same
 	Settings  Settings `json:"settings"`
 
 	trust *pki.Trust
@@ -83,12 +84,16 @@ func enter(dir string, data []byte) (charter, error) {
 	return a.Charter, nil
 }
 
-// admit makes the admission of a node.
-func (c charter) admit(founders []string) ([]byte, error) {
+// admit makes the admission of a founder; joiner is the charter of one who comes later.
+func (c charter) admit() ([]byte, error) {
 	grant, err := c.trust.Grant()
 	if err != nil {
 		return nil, err
 	}
-	c.Founders = founders
 	return json.Marshal(admission{Charter: c, Grant: grant})
+}
+
+func (c charter) joiner() charter {
+	c.Founders, c.Nonvoters = nil, nil
+	return c
 }

@@ -42,7 +42,7 @@ func TestCharterSurvivesTheDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.ClusterID != clusterID || len(c.Founders) != 2 || c.Settings != DefaultSettings() {
+	if c.ClusterID != clusterID || len(c.Founders) != 1 || len(c.Nonvoters) != 1 || c.Settings != DefaultSettings() {
 		t.Errorf("the charter came back as %+v", c)
 	}
 	if c.trust.ClusterID() != clusterID {

@@ -23,6 +23,7 @@ type Config struct {
 	// keeps it in DataDir, and forms a cluster of one that others may join.
 	SecretFile string
 	Join       []string // addresses or names of other nodes, with or without port
+	Replace    bool     // take the place of a dead node that has this one's name
 	Expect     int      // blank nodes that found a cluster together; 3 when 0
 
 	Advertise netip.Addr // address by which others reach this node; found out when zero
@@ -37,6 +38,7 @@ type Config struct {
 
 // Settings are fixed when a cluster is formed and are the same on every node.
 type Settings struct {
+	Voters        int          `json:"voters"`        // how many nodes vote at most; odd
 	ClusterCIDR   netip.Prefix `json:"clusterCIDR"`   // pods; a subnet of it for each node
 	NodePrefixLen int          `json:"nodePrefixLen"` // length of a node's subnet
 	ServiceCIDR   netip.Prefix `json:"serviceCIDR"`
@@ -47,6 +49,7 @@ type Settings struct {
 // DefaultSettings are those of a cluster whose founders said nothing.
 func DefaultSettings() Settings {
 	return Settings{
+		Voters:        5,
 		ClusterCIDR:   netip.MustParsePrefix("10.42.0.0/16"),
 		NodePrefixLen: 24,
 		ServiceCIDR:   netip.MustParsePrefix("10.43.0.0/16"),
@@ -98,6 +101,8 @@ func (c Config) withDefaults() (Config, error) {
 
 func (s Settings) validate() error {
 	switch {
+	case s.Voters < 1 || s.Voters > 9 || s.Voters%2 == 0:
+		return fmt.Errorf("cluster settings: voters is %d; it must be 1, 3, 5, 7 or 9 (an even number survives no more losses than the odd one below it)", s.Voters)
 	case !s.ClusterCIDR.IsValid() || !s.ServiceCIDR.IsValid():
 		return errors.New("cluster settings: clusterCIDR and serviceCIDR must be prefixes like 10.42.0.0/16")
 	case s.ClusterCIDR.Overlaps(s.ServiceCIDR):

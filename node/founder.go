@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -29,12 +30,10 @@ func (f founder) Found(clusterID string, settings []byte, requests map[string][]
 	if err != nil {
 		return nil, fmt.Errorf("make the cluster's keys: %w", err)
 	}
-	var founders []string
-	for id := range requests {
-		founders = append(founders, id)
-	}
-	slices.Sort(founders)
-	grant, err := charter{ClusterID: clusterID, Settings: s, trust: trust}.admit(founders)
+	founders := slices.Sorted(maps.Keys(requests))
+	votes := votesOf(len(founders), s.Voters)
+	c := charter{ClusterID: clusterID, Settings: s, Founders: founders[:votes], Nonvoters: founders[votes:], trust: trust}
+	grant, err := c.admit()
 	if err != nil {
 		return nil, err
 	}
@@ -43,6 +42,13 @@ func (f founder) Found(clusterID string, settings []byte, requests map[string][]
 		grants[id] = grant
 	}
 	return grants, nil
+}
+
+// votesOf is how many of the founders vote: an odd number, since one more than that
+// survives no more losses, and has more to lose.
+func votesOf(founders, voters int) int {
+	n := min(founders, voters)
+	return n - (n+1)%2
 }
 
 // Accept makes a grant durable. It may be called again with the same grant.

@@ -27,6 +27,7 @@ type joinRequest struct {
 	NodeID    string `json:"nodeID"`
 	Name      string `json:"name"`
 	ClusterID string `json:"clusterID"`
+	Replace   bool   `json:"replace,omitempty"` // take the name of a dead node
 }
 
 type joinAnswer struct {
@@ -43,9 +44,12 @@ func (n *node) join(ctx context.Context, clusterID string) (charter, error) {
 			}
 			data, err := n.askToJoin(ctx, m.ClusterAddr().String(), clusterID)
 			if err == nil {
+				n.problems.solved("join")
 				return enter(n.cfg.DataDir, data)
 			}
-			n.log.Warn("joining failed; will ask again", "cluster", clusterID, "through", m.Name, "err", err)
+			if ctx.Err() == nil {
+				n.problems.report("join", fmt.Sprintf("this node is not let into cluster %s: %v; it goes on asking", clusterID, err))
+			}
 		}
 		select {
 		case <-time.After(joinRetry):
@@ -63,7 +67,7 @@ func (n *node) askToJoin(ctx context.Context, addr, clusterID string) (json.RawM
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	conn.SetDeadline(time.Now().Add(joinTimeout))
-	if err := json.NewEncoder(conn).Encode(joinRequest{n.id.ID, n.cfg.Name, clusterID}); err != nil {
+	if err := json.NewEncoder(conn).Encode(joinRequest{n.id.ID, n.cfg.Name, clusterID, n.cfg.Replace}); err != nil {
 		return nil, err
 	}
 	var answer joinAnswer
@@ -107,7 +111,7 @@ func (n *node) answerJoin(ctx context.Context, conn net.Conn) {
 	var answer joinAnswer
 	admission, err := n.letIn(ctx, request)
 	if err != nil {
-		n.log.Warn("refused a node that wants to join", "id", request.NodeID, "name", request.Name, "err", err)
+		n.problems.report("join/"+request.NodeID, fmt.Sprintf("node %s (%s) at %s wants to join and is refused: %v", request.Name, request.NodeID, hostOf(conn.RemoteAddr()), err))
 		answer.Error = err.Error()
 	}
 	answer.Admission = admission
@@ -122,11 +126,50 @@ func (n *node) letIn(ctx context.Context, request joinRequest) ([]byte, error) {
 	switch {
 	case !pki.ValidID(request.NodeID):
 		return nil, fmt.Errorf("%q is not a node id", request.NodeID)
+	case len(request.Name) > 253 || !nodeName.MatchString(request.Name):
+		return nil, fmt.Errorf("%q cannot name a node", request.Name)
 	case request.ClusterID != n.charter.ClusterID:
 		return nil, fmt.Errorf("this is cluster %s, not %s", n.charter.ClusterID, request.ClusterID)
+	}
+	view, err := n.store.Linearize(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if r, removed := removalOf(view, request.NodeID); removed {
+		return nil, fmt.Errorf("an operator removed node %s at %s; to let the machine in as a new node, stop it and start it with an empty data directory", request.NodeID, r.Time.Format(time.RFC3339))
+	}
+	if err := n.takeName(ctx, request.NodeID, request.Name, request.Replace); err != nil {
+		return nil, err
 	}
 	if err := n.store.AddNonvoter(ctx, request.NodeID); err != nil {
 		return nil, fmt.Errorf("add the node to the cluster: %w", err)
 	}
-	return n.charter.admit(nil)
+	return n.charter.joiner().admit()
+}
+
+// claimName makes this node's name its own before it does anything under it. A node
+// whose replica says that it has the name needs nobody for that.
+func (n *node) claimName(ctx context.Context) error {
+	if txn, holder := planClaim(n.store.View(), n.id.ID, n.cfg.Name); holder == "" && len(txn.Ops) == 0 {
+		return nil
+	}
+	n.phase.Store("registering its name, " + n.cfg.Name)
+	for {
+		attempt, cancel := context.WithTimeout(ctx, joinTimeout)
+		err := n.takeName(attempt, n.id.ID, n.cfg.Name, n.cfg.Replace)
+		cancel()
+		if err == nil {
+			n.problems.solved("name")
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		n.problems.report("name", fmt.Sprintf("this node runs no pods, because its name cannot be registered: %v", err))
+		select {
+		case <-time.After(joinRetry):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -34,6 +35,8 @@ func (l *lifecycle) start(name string, run func(context.Context) error) {
 		case ctx.Err() != nil && err == nil:
 		case ctx.Err() != nil:
 			l.log.Warn("a part of the node did not stop cleanly", "part", name, "err", err)
+		case errors.Is(err, errRemoved):
+			l.fail(err)
 		case err == nil:
 			l.fail(fmt.Errorf("%s ended without a reason", name))
 		default:

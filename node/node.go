@@ -33,6 +33,8 @@ type node struct {
 	phase   atomic.Value // string: what the node is doing, for people
 	stored  atomic.Bool  // charter and store are there to be read by others than boot
 	founded atomic.Int64 // Unix seconds at which the cluster was founded, 0 before that is known
+
+	problems *problems
 }
 
 // Run runs a node until ctx ends, and then stops it in order: leadership is
@@ -47,12 +49,31 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer unlock()
-	n := &node{cfg: cfg, log: cfg.Logger}
+	n := &node{cfg: cfg, log: cfg.Logger, problems: newProblems(cfg.Logger)}
 	n.phase.Store("starting")
 	routeKlog(cfg.Logger)
+	if _, removed, err := loadFarewell(cfg.DataDir); err != nil {
+		return err
+	} else if !removed {
+		if err := n.serve(ctx); !errors.Is(err, errRemoved) {
+			return err
+		}
+	}
+	farewell, _, err := loadFarewell(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	if n.id, err = pki.LoadIdentity(cfg.DataDir); err != nil {
+		return err
+	}
+	return n.standAside(ctx, farewell)
+}
 
+// serve is a node's work until ctx ends or something fails.
+func (n *node) serve(ctx context.Context) error {
 	ctx, life := newLifecycle(ctx, n.log)
 	defer life.stop()
+	defer n.stored.Store(false)
 	if err := n.boot(ctx, life); err != nil {
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 			return cause // why boot was cut short
@@ -85,6 +106,7 @@ func (n *node) boot(ctx context.Context, life *lifecycle) (err error) {
 		Secret:   n.secret,
 		Now:      n.now,
 		Logger:   n.log.With("room", "port"),
+		Refused:  n.secretRefused,
 	})
 	if err != nil {
 		return err
@@ -93,6 +115,7 @@ func (n *node) boot(ctx context.Context, life *lifecycle) (err error) {
 	if err := n.startRing(life); err != nil {
 		return err
 	}
+	life.start("removal", n.hearRemoval)
 	if err := n.startAdmin(life); err != nil {
 		return err
 	}
@@ -107,9 +130,13 @@ func (n *node) boot(ctx context.Context, life *lifecycle) (err error) {
 	if err := n.openStore(life); err != nil {
 		return err
 	}
+	life.start("removals", n.followRemovals)
 	life.start("joining nodes", n.serveJoin)
 	n.phase.Store("starting the API")
 	if err := n.startAPI(ctx, life); err != nil {
+		return err
+	}
+	if err := n.claimName(ctx); err != nil {
 		return err
 	}
 	if err := n.startWork(ctx, life); err != nil {
@@ -157,6 +184,7 @@ func (n *node) startRing(life *lifecycle) error {
 		Join:        n.cfg.Join,
 		Dir:         filepath.Join(n.cfg.DataDir, "ring"),
 		Meta:        gossip.Meta{ClusterID: known.ClusterID, Zone: n.cfg.Zone, Version: n.cfg.Version},
+		Refused:     n.ringRefused,
 		Logger:      n.log.With("room", "gossip"),
 	})
 	if err != nil {
@@ -203,6 +231,7 @@ func (n *node) openStore(life *lifecycle) (err error) {
 		Raft:      n.member(port.Raft),
 		Calls:     n.member(port.Call),
 		Founders:  n.charter.Founders,
+		Nonvoters: n.charter.Nonvoters,
 		Logger:    n.log.With("room", "raftstore"),
 	})
 	if err != nil {
@@ -211,4 +240,14 @@ func (n *node) openStore(life *lifecycle) (err error) {
 	life.onStop("store", n.store.Close)
 	n.stored.Store(true)
 	return nil
+}
+
+// cluster is the id of the cluster that this node belongs to, empty if none.
+func (n *node) cluster() string {
+	for _, m := range n.ring.Members() {
+		if m.Self {
+			return m.ClusterID
+		}
+	}
+	return ""
 }

@@ -1,16 +1,13 @@
 package node
 
 import (
-	"context"
-	"encoding/json"
-	"net"
-	"net/http"
+	"cmp"
+	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"time"
+	"strings"
 
 	"kontiki/gossip"
+	"kontiki/raftstore"
 )
 
 // Status is what a node says of itself and of its cluster.
@@ -25,6 +22,8 @@ type Status struct {
 	Leader   string   `json:"leader,omitempty"` // node id
 	Revision uint64   `json:"revision"`
 	Members  []Member `json:"members"`
+	// Problems are what is wrong, in words, with what to do about it.
+	Problems []string `json:"problems"`
 }
 
 // Member is one member of the Raft group, or a blank node that the ring sees.
@@ -37,12 +36,12 @@ type Member struct {
 	Version string         `json:"version,omitempty"`
 }
 
-// SocketPath is the unix socket on which a node answers whoever may open it.
-func SocketPath(dataDir string) string { return filepath.Join(dataDir, "run", "kontiki.sock") }
-
 // status tells what boot has finished so far.
 func (n *node) status() Status {
-	s := Status{ID: n.id.ID, Name: n.cfg.Name, Version: n.cfg.Version, Phase: n.phase.Load().(string), Members: []Member{}}
+	s := Status{ID: n.id.ID, Name: n.cfg.Name, Version: n.cfg.Version, Phase: n.phase.Load().(string), Members: []Member{}, Problems: n.problems.list()}
+	if s.Problems == nil {
+		s.Problems = []string{}
+	}
 	if !n.stored.Load() {
 		return s
 	}
@@ -52,38 +51,55 @@ func (n *node) status() Status {
 	for _, m := range n.ring.Members() {
 		known[m.ID] = m
 	}
-	for _, m := range n.store.Members() {
+	named := names(n.store.View())
+	for _, m := range raft.Members {
 		role := "non-voter"
 		if m.Voter {
 			role = "voter"
 		}
 		k := known[m.ID]
-		s.Members = append(s.Members, Member{ID: m.ID, Name: k.Name, Address: k.ClusterAddr(), Role: role, Health: string(k.State), Version: k.Version})
+		s.Members = append(s.Members, Member{ID: m.ID, Name: cmp.Or(named[m.ID], k.Name), Address: k.ClusterAddr(), Role: role, Health: string(k.State), Version: k.Version})
 	}
+	s.Problems = append(s.Problems, diagnose(s, raft)...)
 	return s
 }
 
-// startAdmin answers on the node's unix socket, from before it has a cluster.
-func (n *node) startAdmin(life *lifecycle) error {
-	path := SocketPath(n.cfg.DataDir)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
+// diagnose says in words what the rest of a status means, as far as it is trouble.
+func diagnose(s Status, raft raftstore.Status) []string {
+	var out []string
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	voters, answering := 0, 0
+	member := false
+	var away []string
+	for _, m := range s.Members {
+		up := m.Health == string(gossip.StateAlive)
+		member = member || m.ID == s.ID
+		if m.Role == "voter" {
+			voters++
+			if up {
+				answering++
+			}
+		}
+		if !up {
+			away = append(away, cmp.Or(m.Name, m.ID))
+		}
 	}
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) { // of a process that died; the lock says that none lives
-		return err
+	if raft.Err != nil {
+		say("the store of this node does not work: %v", raft.Err)
 	}
-	listener, err := net.Listen("unix", path)
-	if err != nil {
-		return err
+	if raft.DiskFailing {
+		say("this node cannot write to its disk (is it full?): it acknowledges nothing until it can")
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(n.status())
-	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	life.start("admin socket", func(ctx context.Context) error {
-		return serveUntil(ctx, server, func() error { return server.Serve(listener) })
-	})
-	return nil
+	switch quorum := voters/2 + 1; {
+	case !member && voters > 0:
+		say("this node is not among the members of the cluster: it is being let in, or was removed")
+	case answering < quorum:
+		say("%d of %d voters answer, %d are needed: nothing can be written until more come back; this node serves what it knows", answering, voters, quorum)
+	case s.Leader == "":
+		say("no leader is known: an election is going on, or the voters do not reach each other over TCP")
+	}
+	if len(away) > 0 {
+		say("does not answer: %s; if it is gone for good, remove it with: kontiki members remove NAME", strings.Join(away, ", "))
+	}
+	return out
 }

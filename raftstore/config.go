@@ -21,6 +21,8 @@ type Config struct {
 	// Founders are the node ids of the first voters. They are used only when Dir
 	// is blank and this node is one of them; all founders are given the same set.
 	Founders []string
+	// Nonvoters are founders that begin without a vote; used as Founders are.
+	Nonvoters []string
 
 	Logger *slog.Logger // names the room, if that is wished; default: slog.Default()
 

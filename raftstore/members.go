@@ -104,6 +104,14 @@ func (s *Store) changeMemberHere(ctx context.Context, change memberChange) error
 			is = &server
 		}
 	}
+	if change.ID == s.cfg.NodeID && (change.Action == memberDemote || change.Action == memberRemove) && is != nil {
+		// A leader that takes its own vote leaves the others to an election; handed over
+		// first, they wait milliseconds. The change is then made by the new leader.
+		if err := s.raft.LeadershipTransfer().Error(); err != nil {
+			return fmt.Errorf("hand leadership over before changing member %s: %w", change.ID, err)
+		}
+		return ErrNotLeader
+	}
 	id, addr := raft.ServerID(change.ID), raft.ServerAddress(change.ID)
 	timeout := attemptTime
 	if deadline, ok := ctx.Deadline(); ok {

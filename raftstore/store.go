@@ -144,7 +144,7 @@ func (s *Store) raftConfig(log *raftLogger) *raft.Config {
 // bootstrap writes the founders' configuration into a blank log. All founders
 // write the same, so it does not matter which of them are up.
 func (s *Store) bootstrap(snapshots raft.SnapshotStore) error {
-	if !slices.Contains(s.cfg.Founders, s.cfg.NodeID) {
+	if !slices.Contains(s.cfg.Founders, s.cfg.NodeID) && !slices.Contains(s.cfg.Nonvoters, s.cfg.NodeID) {
 		return nil
 	}
 	held, err := raft.HasExistingState(s.logs, s.disk, snapshots)
@@ -154,6 +154,9 @@ func (s *Store) bootstrap(snapshots raft.SnapshotStore) error {
 	var c raft.Configuration
 	for _, id := range s.cfg.Founders {
 		c.Servers = append(c.Servers, raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(id)})
+	}
+	for _, id := range s.cfg.Nonvoters {
+		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Nonvoter, ID: raft.ServerID(id), Address: raft.ServerAddress(id)})
 	}
 	log := newRaftLogger(s.log)
 	if err := raft.BootstrapCluster(s.raftConfig(log), s.logs, s.disk, snapshots, s.transport, c); err != nil {

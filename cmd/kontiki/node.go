@@ -14,6 +14,7 @@ import (
 func nodeCommand() *cobra.Command {
 	cfg := node.Config{Version: version}
 	var advertise, logLevel string
+	var teardown bool
 	cmd := &cobra.Command{
 		Use:   "node",
 		Short: "Run a node on this machine",
@@ -34,6 +35,9 @@ and form a cluster; a node started later joins the cluster that it meets. Withou
 				return fmt.Errorf("--log-level %q: use debug, info, warn or error", logLevel)
 			}
 			cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			if teardown {
+				return node.Teardown(cmd.Context(), cfg)
+			}
 			return node.Run(cmd.Context(), cfg)
 		},
 	}
@@ -43,11 +47,13 @@ and form a cluster; a node started later joins the cluster that it meets. Withou
 	flags.StringVar(&cfg.Zone, "zone", "", "failure zone of this node (topology.kubernetes.io/zone)")
 	flags.StringVar(&cfg.SecretFile, "secret-file", "", "file with the join secret that all nodes share")
 	flags.StringSliceVar(&cfg.Join, "join", nil, "addresses or names of other nodes, with or without port")
+	flags.BoolVar(&cfg.Replace, "replace", false, "take the place of a dead node that has this one's name, as after a disk was lost")
 	flags.IntVar(&cfg.Expect, "expect", 0, "number of blank nodes that found a cluster together (default 3)")
 	flags.StringVar(&advertise, "advertise", "", "address by which others reach this node; that of the default route by default")
 	flags.Uint16Var(&cfg.Port, "port", 6443, "TCP port for everything between nodes and clients")
 	flags.Uint16Var(&cfg.RingPort, "ring-port", 7946, "UDP port of the gossip ring")
 	flags.StringVar(&cfg.CgroupRoot, "cgroup-root", "/", "cgroup below which pods are placed")
+	flags.BoolVar(&teardown, "teardown", false, "stop the pods and remove the network that a stopped node left on this machine, and exit")
 	flags.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
 }

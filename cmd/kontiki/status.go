@@ -1,14 +1,10 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -23,8 +19,8 @@ func statusCommand() *cobra.Command {
 		Short: "Show what the node on this machine knows of itself and its cluster",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := askStatus(cmd.Context(), dir)
-			if err != nil {
+			var s node.Status
+			if err := adminCall(cmd.Context(), dir, http.MethodGet, "/status", nil, &s); err != nil {
 				return err
 			}
 			return printStatus(cmd.OutOrStdout(), s, output)
@@ -35,64 +31,44 @@ func statusCommand() *cobra.Command {
 	return cmd
 }
 
-// askStatus asks the node over its unix socket.
-func askStatus(ctx context.Context, dir string) (node.Status, error) {
-	var s node.Status
-	socket := node.SocketPath(dir)
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		},
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://node/status", nil)
-	if err != nil {
-		return s, err
+func printStatus(out io.Writer, s node.Status, output string) error {
+	if output != "" {
+		return printEncoded(out, s, output)
 	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return s, fmt.Errorf("no node answers on %s (is it running? is --data-dir right?): %w", socket, err)
+	fmt.Fprintf(out, "Node     %s (%s), %s\n", s.Name, s.ID, s.Phase)
+	if s.Cluster != "" {
+		fmt.Fprintf(out, "Cluster  %s, term %d, revision %d\n", s.Cluster, s.Term, s.Revision)
+		fmt.Fprintf(out, "Losses   %s\n\n", survives(s.Members))
+		if err := printMembers(out, s); err != nil {
+			return err
+		}
 	}
-	defer resp.Body.Close()
-	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
-		return s, fmt.Errorf("the node's answer is not readable: %w", err)
+	for i, problem := range s.Problems {
+		if i == 0 {
+			fmt.Fprintln(out, "\nProblems")
+		}
+		fmt.Fprintf(out, "- %s\n", problem)
 	}
-	return s, nil
+	return nil
 }
 
-func printStatus(out io.Writer, s node.Status, output string) error {
-	switch output {
+// printEncoded prints a value as JSON or YAML.
+func printEncoded(out io.Writer, v any, format string) error {
+	switch format {
 	case "json":
 		enc := json.NewEncoder(out)
 		enc.SetIndent("", "  ")
-		return enc.Encode(s)
+		return enc.Encode(v)
 	case "yaml":
-		data, err := yaml.Marshal(s)
+		data, err := yaml.Marshal(v)
 		if err != nil {
 			return err
 		}
 		_, err = out.Write(data)
 		return err
-	case "":
 	default:
-		return fmt.Errorf("-o %s: use json or yaml", output)
+		return fmt.Errorf("-o %s: use json or yaml", format)
 	}
-	fmt.Fprintf(out, "Node     %s (%s), %s\n", s.Name, s.ID, s.Phase)
-	if s.Cluster == "" {
-		return nil
-	}
-	fmt.Fprintf(out, "Cluster  %s, term %d, revision %d\n", s.Cluster, s.Term, s.Revision)
-	fmt.Fprintf(out, "Losses   %s\n\n", survives(s.Members))
-	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "MEMBER\tNAME\tADDRESS\tROLE\tHEALTH\tVERSION")
-	for _, m := range s.Members {
-		role := m.Role
-		if m.ID == s.Leader {
-			role += ", leader"
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.ID, dash(m.Name), m.Address, role, dash(m.Health), dash(m.Version))
-	}
-	return w.Flush()
 }
 
 // survives says what the number of voters means.

@@ -1,0 +1,94 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// SocketPath is the unix socket on which a node answers whoever may open it.
+func SocketPath(dataDir string) string { return filepath.Join(dataDir, "run", "kontiki.sock") }
+
+// adminTimeout bounds what an operator's command waits for, such as a quorum.
+const adminTimeout = 15 * time.Second
+
+// errNotYet is returned for what needs the store while the node has none.
+var errNotYet = errors.New("the node has no part in its cluster's store now; see kontiki status")
+
+// AdminError is the body of an answer that is no success.
+type AdminError struct {
+	Error string `json:"error"`
+}
+
+// MemberChange is the body of a request to /members/ACTION; Message that of its answer.
+type MemberChange struct {
+	Node string `json:"node"` // name or id
+}
+
+// Message tells an operator what was done.
+type Message struct {
+	Message string `json:"message"`
+}
+
+// startAdmin answers on the node's unix socket, from before it has a cluster.
+func (n *node) startAdmin(life *lifecycle) error {
+	path := SocketPath(n.cfg.DataDir)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) { // of a process that died; the lock says that none lives
+		return err
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.status(), nil) })
+	for action, change := range map[string]func(context.Context, string) (string, error){
+		"promote": n.promote, "demote": n.demote, "remove": n.remove,
+	} {
+		mux.HandleFunc("POST /members/"+action, func(w http.ResponseWriter, r *http.Request) {
+			var in MemberChange
+			if !n.question(w, r, &in) {
+				return
+			}
+			ctx, cancel := context.WithTimeout(r.Context(), adminTimeout)
+			defer cancel()
+			text, err := change(ctx, in.Node)
+			answer(w, Message{text}, err)
+		})
+	}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	life.start("admin socket", func(ctx context.Context) error {
+		return serveUntil(ctx, server, func() error { return server.Serve(listener) })
+	})
+	return nil
+}
+
+// question reads a request's body, of a request that needs the store.
+func (n *node) question(w http.ResponseWriter, r *http.Request, body any) bool {
+	if !n.stored.Load() {
+		answer(w, nil, errNotYet)
+		return false
+	}
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, joinLimit)).Decode(body); err != nil {
+		answer(w, nil, err)
+		return false
+	}
+	return true
+}
+
+func answer(w http.ResponseWriter, body any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		w.WriteHeader(http.StatusConflict)
+		body = AdminError{err.Error()}
+	}
+	json.NewEncoder(w).Encode(body)
+}
