@@ -30,6 +30,7 @@ import (
 	"kontiki/controllers/deployment"
 	"kontiki/controllers/endpointslice"
 	"kontiki/controllers/garbage"
+	"kontiki/controllers/job"
 	"kontiki/controllers/namespace"
 	"kontiki/controllers/nodelifecycle"
 	"kontiki/controllers/podgc"
@@ -110,6 +111,9 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 		}},
 		{name: daemonset.Name, needs: kinds("apps/v1", "daemonsets", "controllerrevisions"), start: func() (runner, error) {
 			return daemonset.New(client, shared, recorders.as(daemonset.Component), log, time.Now), nil
+		}},
+		{name: job.Name, needs: kinds("batch/v1", "jobs"), start: func() (runner, error) {
+			return job.New(client, shared, recorders.as(job.Component), log, time.Now), nil
 		}},
 		{name: endpointslice.Name, start: func() (runner, error) {
 			return endpointslice.New(client, shared, recorders.as(endpointslice.Component), log, time.Now), nil
