@@ -32,6 +32,10 @@ type Config struct {
 	Timers        Timers
 	SnapshotAfter uint64 // log entries between Raft snapshots; default 8192
 	TrailingLogs  uint64 // log entries kept behind a snapshot; default 4096
+
+	// aroundWrite, if set, is put around each write to the log and stable store.
+	// Tests make disks of it that fill up or hang.
+	aroundWrite func(write func() error) error
 }
 
 // Timers are Raft's. They must be equal on all nodes of a cluster.
@@ -47,6 +51,9 @@ type Timers struct {
 	// is at most half the lease, since a lease is renewed by that traffic, too.
 	// Default 100 ms.
 	Commit time.Duration
+	// DiskStall is how long a leader's write to disk may take before the node
+	// gives its leadership up. Default 5 s: a busy disk is not a broken one.
+	DiskStall time.Duration
 }
 
 const (
@@ -80,6 +87,7 @@ func (c Config) withDefaults() (Config, error) {
 	orDefault(&c.Timers.Election, 300*time.Millisecond)
 	orDefault(&c.Timers.Lease, 200*time.Millisecond)
 	orDefault(&c.Timers.Commit, 100*time.Millisecond)
+	orDefault(&c.Timers.DiskStall, 5*time.Second)
 	if c.Timers.Commit > c.Timers.Lease/2 {
 		return c, fmt.Errorf("raftstore: Timers.Commit %v is more than half of Timers.Lease %v: leaders would lose their lease while idle",
 			c.Timers.Commit, c.Timers.Lease)

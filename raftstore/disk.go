@@ -28,7 +28,12 @@ const (
 	snapshotsKept = 2
 )
 
-var keyCommit = []byte("kontiki-commit")
+var (
+	keyCommit = []byte("kontiki-commit")
+	keyProbe  = []byte("kontiki-probe")
+)
+
+const probeSize = 256 << 10
 
 type identity struct {
 	Format    int    `json:"format"`
@@ -106,6 +111,10 @@ type disk struct {
 	marked    uint64        // what markCommitted wrote last; its caller's
 	closing   chan struct{}
 	full      atomic.Bool // the last write failed
+
+	around     func(write func() error) error
+	stallAfter time.Duration
+	stalled    func() // called when a write to the log takes longer
 }
 
 func openDisk(dir string, log *slog.Logger) (*disk, error) {
@@ -126,7 +135,8 @@ func openDisk(dir string, log *slog.Logger) (*disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("raftstore: open %s: %w", path, err)
 	}
-	return &disk{BoltStore: bolt, dir: dir, log: log, closing: make(chan struct{})}, nil
+	return &disk{BoltStore: bolt, dir: dir, log: log, closing: make(chan struct{}), stallAfter: time.Hour, stalled: func() {},
+		around: func(write func() error) error { return write() }}, nil
 }
 
 // StoreLogs stores entries together with the commit index known now.
@@ -134,7 +144,9 @@ func (d *disk) StoreLogs(logs []*raft.Log) error {
 	if n := len(logs); n > 0 {
 		logs[n-1].Extensions = binary.BigEndian.AppendUint64(nil, d.committed.Load())
 	}
-	err := d.BoltStore.StoreLogs(logs)
+	watchdog := time.AfterFunc(d.stallAfter, d.stalled)
+	err := d.around(func() error { return d.BoltStore.StoreLogs(logs) })
+	watchdog.Stop()
 	d.note("the log", err)
 	return err
 }
@@ -157,7 +169,7 @@ func (d *disk) SetUint64(k []byte, v uint64) error {
 
 func (d *disk) persist(write func() error) error {
 	for {
-		err := write()
+		err := d.around(write)
 		d.note("term or vote", err)
 		if err == nil {
 			return nil
@@ -168,6 +180,20 @@ func (d *disk) persist(write func() error) error {
 			return nil
 		}
 	}
+}
+
+// canWrite tells whether a write can be expected to work. After one that failed
+// it tries: on a full disk a vote may still find room where an entry does not.
+func (d *disk) canWrite() bool {
+	if !d.full.Load() {
+		return true
+	}
+	err := d.around(func() error { return d.BoltStore.Set(keyProbe, make([]byte, probeSize)) })
+	if err == nil {
+		err = d.around(func() error { return d.BoltStore.Set(keyProbe, nil) })
+	}
+	d.note("a probe", err)
+	return err == nil
 }
 
 // note logs when writing begins to fail and when it works again.
@@ -187,7 +213,7 @@ func (d *disk) markCommitted() error {
 	if c == d.marked {
 		return nil
 	}
-	if err := d.BoltStore.SetUint64(keyCommit, c); err != nil {
+	if err := d.around(func() error { return d.BoltStore.SetUint64(keyCommit, c) }); err != nil {
 		return err
 	}
 	d.marked = c

@@ -52,3 +52,6 @@ func (s *Store) LinearizeByVerifyLeader(ctx context.Context, asked func()) (View
 	st, err := s.fsm.waitFor(ctx, func(st *state) bool { return st.index >= index })
 	return st.view(), err
 }
+
+// WithDisk puts a disk of the test's around all writes of a store.
+func WithDisk(cfg *Config, around func(write func() error) error) { cfg.aroundWrite = around }

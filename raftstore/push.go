@@ -78,7 +78,7 @@ func (s *Store) push(server raft.Server) {
 	for {
 		st := s.fsm.current.Load()
 		term, leads := s.leadsIn()
-		if !leads || st.term != term || s.err() != nil {
+		if !leads || st.term != term || term <= s.transport.silent.Load() || s.err() != nil {
 			s.transport.endPush(server.ID, 0)
 			return
 		}

@@ -81,6 +81,10 @@ func Open(cfg Config) (*Store, error) {
 	if s.disk, err = openDisk(cfg.Dir, s.log); err != nil {
 		return nil, err
 	}
+	if cfg.aroundWrite != nil {
+		s.disk.around = cfg.aroundWrite
+	}
+	s.disk.stallAfter, s.disk.stalled = cfg.Timers.DiskStall, s.diskStalled
 	if err := s.start(); err != nil {
 		s.endLife()
 		return nil, errors.Join(err, s.disk.Close())
@@ -102,7 +106,7 @@ func (s *Store) start() error {
 	}
 	g := greeter{streams: s.cfg.Raft, cluster: s.cfg.ClusterID, nodeID: s.cfg.NodeID, log: s.log}
 	s.transport = newTransport(g, &election{
-		self: raft.ServerID(s.cfg.NodeID), patience: s.cfg.Timers.Election, closing: s.closing,
+		self: raft.ServerID(s.cfg.NodeID), patience: s.cfg.Timers.Election, closing: s.closing, canWrite: s.disk.canWrite,
 	}, raftLog)
 	if err := s.bootstrap(snapshots); err != nil {
 		return errors.Join(err, s.transport.Close())

@@ -1,7 +1,9 @@
 package raftstore
 
 import (
+	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -14,6 +16,8 @@ const transportTimeout = 5 * time.Second
 type transport struct {
 	*raft.NetworkTransport
 	election *election
+
+	silent atomic.Uint64 // a term; as its leader this node does not speak any more
 
 	mu    sync.Mutex
 	peers map[raft.ServerID]*pushPeer
@@ -31,6 +35,9 @@ func newTransport(g greeter, e *election, log *raftLogger) *transport {
 
 // AppendEntries is Raft's own; it shows which peers are in reach.
 func (t *transport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if req.Term <= t.silent.Load() {
+		return errSilent
+	}
 	err := t.NetworkTransport.AppendEntries(id, to, req, resp)
 	t.note(id, req, err)
 	return err
@@ -52,9 +59,34 @@ type notedPipeline struct {
 }
 
 func (p *notedPipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	if req.Term <= p.transport.silent.Load() {
+		return nil, errSilent
+	}
 	f, err := p.AppendPipeline.AppendEntries(req, resp)
 	p.transport.note(p.id, req, err)
 	return f, err
+}
+
+// errSilent is the answer to Raft's requests once the disk has stalled.
+var errSilent = errors.New("this node gives its leadership up: its disk does not write")
+
+// diskStalled is called while a write to the log takes too long. Raft's loop, which
+// leads, waits for that write, and cannot be told to stop; but the heartbeats that
+// keep others from electing a leader go through our transport. Without them, the
+// others elect one; Raft finds out when the write returns, by the lease that has run
+// out or by the later term. A node that is the only voter has nobody to give way to.
+func (s *Store) diskStalled() {
+	term, leads := s.leadsIn()
+	voters := 0
+	for _, m := range s.Members() {
+		if m.Voter {
+			voters++
+		}
+	}
+	if leads && voters > 1 {
+		s.transport.silent.Store(term)
+		s.log.Error("a write to disk does not return; giving leadership up", "after", s.cfg.Timers.DiskStall, "term", term)
+	}
 }
 
 func (t *transport) note(id raft.ServerID, req *raft.AppendEntriesRequest, err error) {
