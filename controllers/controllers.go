@@ -31,6 +31,7 @@ import (
 	"kontiki/controllers/endpointslice"
 	"kontiki/controllers/garbage"
 	"kontiki/controllers/job"
+	"kontiki/controllers/loadbalancer"
 	"kontiki/controllers/namespace"
 	"kontiki/controllers/nodelifecycle"
 	"kontiki/controllers/podgc"
@@ -49,6 +50,11 @@ type Config struct {
 
 	ClusterCIDR   netip.Prefix // range of all pod subnets
 	NodePrefixLen int          // of one node's subnet
+
+	// LoadBalancer has Services of that type answered at the nodes' addresses,
+	// except at ReservedPorts, which are the nodes' own.
+	LoadBalancer  bool
+	ReservedPorts []int32
 
 	Ring   RingHealth
 	Logger *slog.Logger // slog.Default if nil
@@ -96,7 +102,7 @@ func Run(ctx context.Context, config Config) error {
 
 func assemble(config Config, shared informers.SharedInformerFactory, recorders *recorders) []controller {
 	log, client := config.Logger, config.Client
-	return []controller{
+	all := []controller{
 		{name: replicaset.Name, start: func() (runner, error) {
 			return replicaset.New(client, shared, recorders.as(replicaset.Component), log, time.Now), nil
 		}},
@@ -137,6 +143,12 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 			return garbage.New(config.Metadata, client.Discovery(), log), nil
 		}},
 	}
+	if config.LoadBalancer {
+		all = append(all, controller{name: loadbalancer.Name, start: func() (runner, error) {
+			return loadbalancer.New(client, shared, recorders.as(loadbalancer.Component), log, config.ReservedPorts), nil
+		}})
+	}
+	return all
 }
 
 // kinds names resources of one group version.

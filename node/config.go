@@ -30,11 +30,21 @@ type Config struct {
 	Port      uint16     // TCP, everything between nodes and clients; 6443 when 0
 	RingPort  uint16     // UDP, the ring; 7946 when 0
 
+	// LoadBalancer says who answers for Services of that type: LoadBalancerNodes (the
+	// default) or LoadBalancerOff. The leader's word counts: say the same everywhere.
+	LoadBalancer string
+
 	// Settings of the cluster, used when this node founds one.
 	Settings   Settings
 	CgroupRoot string // parent of the pods' cgroups; "/" when empty
 	Logger     *slog.Logger
 }
+
+// What LoadBalancer may be.
+const (
+	LoadBalancerNodes = "nodes" // every node, at its own address
+	LoadBalancerOff   = "off"   // something else writes the Services' status
+)
 
 // Settings are fixed when a cluster is formed and are the same on every node.
 type Settings struct {
@@ -90,6 +100,10 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.Port, c.RingPort = cmp.Or(c.Port, 6443), cmp.Or(c.RingPort, 7946)
 	c.CgroupRoot = cmp.Or(c.CgroupRoot, "/")
+	c.LoadBalancer = cmp.Or(c.LoadBalancer, LoadBalancerNodes)
+	if c.LoadBalancer != LoadBalancerNodes && c.LoadBalancer != LoadBalancerOff {
+		return c, fmt.Errorf("--load-balancer %s: use %s or %s", c.LoadBalancer, LoadBalancerNodes, LoadBalancerOff)
+	}
 	if c.Settings == (Settings{}) {
 		c.Settings = DefaultSettings()
 	}

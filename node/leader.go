@@ -14,6 +14,7 @@ import (
 	"kontiki/apiserver"
 	"kontiki/controllers"
 	"kontiki/gossip"
+	"kontiki/overlay"
 	"kontiki/raftstore"
 )
 
@@ -129,6 +130,8 @@ func (n *node) govern(ctx context.Context, term uint64) error {
 			SchedulerClient: scheduler,
 			ClusterCIDR:     n.charter.Settings.ClusterCIDR,
 			NodePrefixLen:   n.charter.Settings.NodePrefixLen,
+			LoadBalancer:    n.cfg.LoadBalancer == LoadBalancerNodes,
+			ReservedPorts:   []int32{int32(n.cfg.Port), int32(n.cfg.RingPort), overlay.TunnelPort},
 			Ring:            ringHealth{n.ring},
 			Logger:          n.log.With("room", "controllers"),
 		})

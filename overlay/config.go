@@ -10,8 +10,12 @@ import (
 	"github.com/vishvananda/netns"
 	"k8s.io/client-go/kubernetes"
 
+	"kontiki/overlay/datapath"
 	"kontiki/overlay/ipam"
 )
+
+// TunnelPort is the UDP port of the tunnels between nodes.
+const TunnelPort = datapath.Port
 
 // Config is what a Network is made of.
 type Config struct {

@@ -183,6 +183,8 @@ func TestNetwork(t *testing.T) {
 	})
 	t.Run("pod to pod, every pair, every size", n.podToPod)
 	t.Run("Services from pods, nodes and outside", n.toServices)
+	t.Run("session affinity", n.stick)
+	t.Run("a load balancer of nodes", n.loadBalancer)
 	t.Run("the way out", n.wayOut)
 	t.Run("host ports", n.hostPorts)
 	t.Run("names", n.lookups)
@@ -286,6 +288,9 @@ func (n *network) toServices(t *testing.T) {
 		kept := tcp(netip.AddrPortFrom(h.Addr, 30701).String(), local...)
 		outside = append(outside, kept)
 	}
+	for _, node := range n.nodes {
+		n.must(t, node, []expectation{tcp("127.0.0.1:30700", n.names...), udp("127.0.0.1:30700", n.names...)})
+	}
 	inside = append(inside, tcp(n.services["nobody"]+":7000"))
 	inside[len(inside)-1].fails = true
 	for _, p := range n.fromPodsAndNodes() {
@@ -297,6 +302,54 @@ func (n *network) toServices(t *testing.T) {
 	// Policy Local keeps the address of who asks from outside.
 	for _, h := range n.Hosts() {
 		n.must(t, n.outside, []expectation{{question: question{Kind: "tcp", To: netip.AddrPortFrom(h.Addr, 30701).String()}, client: n.gateway()}})
+	}
+}
+
+// stick has each place ask several times: one pod answers, not always the same.
+func (n *network) stick(t *testing.T) {
+	answered := map[string]bool{}
+	for _, p := range n.fromPodsAndNodes() {
+		replies, err := p.ask(t.Context(), slices.Repeat([]question{{Kind: "tcp", To: n.services["sticky"] + ":7000"}}, 10))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range replies {
+			if r.Error != "" || r.Server != replies[0].Server {
+				t.Errorf("from %s: %+v after %+v", p.name, r, replies[0])
+			}
+		}
+		answered[replies[0].Server] = true
+	}
+	if len(answered) < 2 {
+		t.Errorf("nine clients were all answered by %v", answered)
+	}
+}
+
+// loadBalancer waits for the nodes' addresses in the Service, and asks there.
+func (n *network) loadBalancer(t *testing.T) {
+	client := n.client(t, n.Hosts()[0])
+	var want []string
+	for _, h := range n.Hosts() {
+		want = append(want, h.Addr.String())
+	}
+	slices.Sort(want)
+	n.eventually(t, "the nodes' addresses in the Service", func(ctx context.Context) error {
+		s, err := client.CoreV1().Services("default").Get(ctx, "local", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		var got []string
+		for _, i := range s.Status.LoadBalancer.Ingress {
+			got = append(got, i.IP)
+		}
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("they are %v", got)
+		}
+		return nil
+	})
+	for _, at := range want {
+		ask := []expectation{{question: question{Kind: "tcp", To: at + ":7001"}, server: n.names, client: n.gateway()}}
+		n.eventually(t, "an answer at "+at, func(ctx context.Context) error { return n.outside.expect(ctx, ask) })
 	}
 }
 
