@@ -37,6 +37,7 @@ func (a agents) RoundTrip(r *http.Request) (*http.Response, error) {
 // TestAgainstTheRealAPI is one pod's life as a user of the API sees it.
 func TestAgainstTheRealAPI(t *testing.T) {
 	l := prepareLab(t)
+	l.crowded = true
 	s, err := apiserver.New(apiserver.Config{
 		Store: raftstoretest.New(t), Settings: apiserver.Settings{ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16")}, Agents: agents{l}, Version: "test", Logger: slog.New(slog.DiscardHandler),
 	})

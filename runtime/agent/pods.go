@@ -182,7 +182,9 @@ func (a *Agent) seen(ctx context.Context, children *sync.WaitGroup, p *corev1.Po
 			}
 			return
 		}
-		r = a.start(ctx, children, pod.NewRecord(p, time.Now()), nil)
+		rec := pod.NewRecord(p, time.Now())
+		a.admit(rec)
+		r = a.start(ctx, children, rec, nil)
 	}
 	r.poster.seen(p)
 	r.worker.Update(p)

@@ -240,12 +240,25 @@ func (w *Worker) doTerminate(ctx context.Context, a Action) {
 	if c.KillReason != "" {
 		message = c.KillReason
 	}
-	w.event(a.Container, corev1.EventTypeNormal, "Killing", message)
-	c.KillAt = w.deps.Now().Add(a.Grace)
-	w.commit()
-	if err := w.deps.Shim.Signal(ctx, c.ID, w.stopSignal(a.Container)); err != nil && ctx.Err() == nil {
-		w.log.Warn("cannot ask a container to stop", "container", a.Container, "error", err)
+	spec := w.spec(a.Container)
+	if w.rec.Stopping == nil && changed(spec, c) {
+		c.Changed = true
+		message = fmt.Sprintf("Container %s definition changed, will be restarted", a.Container)
 	}
+	w.event(a.Container, corev1.EventTypeNormal, "Killing", message)
+	hook := preStop(spec)
+	if c.KillAt.IsZero() { // else an agent before this one began
+		c.KillAt = w.deps.Now().Add(a.Grace)
+		if hook != nil {
+			c.KillAt = c.KillAt.Add(lastChance)
+		}
+	}
+	w.commit()
+	if hook != nil {
+		w.hookBeforeStop(ctx, spec, c, a.Grace)
+		return
+	}
+	w.askToStop(ctx, a.Container, c)
 }
 
 // stopSignal is the image's, SIGTERM by default.

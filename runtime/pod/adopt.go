@@ -43,7 +43,9 @@ func (w *Worker) began(name string, c *Container) {
 	if spec == nil {
 		return
 	}
-	c.Started = spec.StartupProbe == nil
+	c.SpecImage = spec.Image
+	c.Hooked = postStart(spec) == nil
+	c.Started = c.Hooked && spec.StartupProbe == nil
 	c.Ready = c.Started && spec.ReadinessProbe == nil
 }
 
@@ -79,8 +81,8 @@ func exitReason(e shim.Exit) string {
 	return "Error"
 }
 
-// settle acknowledges exits that are in the record, and keeps probes going for
-// what runs and for nothing else.
+// settle acknowledges exits that are in the record, and keeps hooks and probes
+// going for what runs and for nothing else.
 func (w *Worker) settle(ctx context.Context) {
 	for id := range w.unsettled {
 		if err := w.deps.Shim.Acknowledge(ctx, id); err != nil {
@@ -91,7 +93,11 @@ func (w *Worker) settle(ctx context.Context) {
 	for _, c := range w.rec.all() {
 		st := w.rec.Containers[c.Name]
 		stop, probing := w.probes[c.Name]
-		wanted := st.State == Running && (w.rec.Stopping == nil)
+		running := st.State == Running && w.rec.Stopping == nil
+		if running && postStart(c) != nil && !st.Hooked && !st.Hooking && st.KillReason == "" {
+			w.hookAfterStart(ctx, c, st)
+		}
+		wanted := running && (st.Hooked || postStart(c) == nil)
 		switch {
 		case wanted && !probing:
 			w.probes[c.Name] = w.startProbes(ctx, c, st)

@@ -35,8 +35,9 @@ func (w *Worker) startProbes(ctx context.Context, c *corev1.Container, st *Conta
 			}
 		})
 	}
-	condemn := func(kind string) {
+	condemn := func(kind string, p *corev1.Probe) {
 		on(func(cur *Container) {
+			cur.KillGrace = p.TerminationGracePeriodSeconds
 			cur.KillReason = fmt.Sprintf("Container %s failed %s probe, will be restarted", c.Name, kind)
 		})
 	}
@@ -49,7 +50,7 @@ func (w *Worker) startProbes(ctx context.Context, c *corev1.Container, st *Conta
 	if !st.Started {
 		run("Startup", c.StartupProbe, false, func(ok bool) {
 			if !ok {
-				condemn("startup")
+				condemn("startup", c.StartupProbe)
 				return
 			}
 			started.Store(true)
@@ -62,7 +63,7 @@ func (w *Worker) startProbes(ctx context.Context, c *corev1.Container, st *Conta
 	}
 	run("Liveness", c.LivenessProbe, true, func(ok bool) {
 		if !ok {
-			condemn("liveness")
+			condemn("liveness", c.LivenessProbe)
 		}
 	})
 	run("Readiness", c.ReadinessProbe, true, func(ok bool) {
@@ -147,8 +148,10 @@ func (t *target) ask(ctx context.Context, p *corev1.Probe) error {
 		return conn.Close()
 	case p.Exec != nil:
 		return t.askExec(ctx, p.Exec.Command)
+	case p.GRPC != nil:
+		return t.askGRPC(ctx, p.GRPC)
 	}
-	return errors.New("this node does not support probes of this kind")
+	return errors.New("invalid probe: it names neither exec, nor httpGet, nor tcpSocket, nor grpc")
 }
 
 func orHost(host, otherwise string) string {
@@ -174,9 +177,23 @@ func (t *target) port(p intstr.IntOrString) (string, error) {
 }
 
 func (t *target) askHTTP(ctx context.Context, h *corev1.HTTPGetAction) error {
-	port, err := t.port(h.Port)
+	resp, err := t.getHTTP(ctx, h, "kube-probe/1.37")
 	if err != nil {
 		return err
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 10<<10))
+	if resp.StatusCode < 200 || resp.StatusCode >= 400 {
+		return fmt.Errorf("HTTP probe failed with statuscode: %d", resp.StatusCode)
+	}
+	return nil
+}
+
+// getHTTP asks what an action says.
+func (t *target) getHTTP(ctx context.Context, h *corev1.HTTPGetAction, agent string) (*http.Response, error) {
+	port, err := t.port(h.Port)
+	if err != nil {
+		return nil, err
 	}
 	u, err := url.Parse(h.Path)
 	if err != nil {
@@ -191,9 +208,9 @@ func (t *target) askHTTP(ctx context.Context, h *corev1.HTTPGetAction) error {
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	req.Header.Set("User-Agent", "kube-probe/1.37")
+	req.Header.Set("User-Agent", agent)
 	req.Header.Set("Accept", "*/*")
 	for _, kv := range h.HTTPHeaders {
 		if strings.EqualFold(kv.Name, "Host") {
@@ -211,16 +228,7 @@ func (t *target) askHTTP(ctx context.Context, h *corev1.HTTPGetAction) error {
 			return nil
 		},
 	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 10<<10))
-	if resp.StatusCode < 200 || resp.StatusCode >= 400 {
-		return fmt.Errorf("HTTP probe failed with statuscode: %d", resp.StatusCode)
-	}
-	return nil
+	return client.Do(req)
 }
 
 // askExec runs a command in the container; its output is the failure's message.

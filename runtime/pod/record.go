@@ -99,12 +99,19 @@ type Container struct {
 	BackoffSet time.Time     `json:"backoffSet,omitzero"`
 	Ready      bool          `json:"ready,omitempty"`   // readiness probe, of a running one
 	Started    bool          `json:"started,omitempty"` // startup probe, of a running one
-	KillAt     time.Time     `json:"killAt,omitzero"`   // SIGTERM was sent; SIGKILL is due then
+	KillAt     time.Time     `json:"killAt,omitzero"`   // its end was decided; SIGKILL is due then
+	Asked      bool          `json:"asked,omitempty"`   // SIGTERM was sent, after the preStop hook
+	Hooked     bool          `json:"hooked,omitempty"`  // the postStart hook is done
+	SpecImage  string        `json:"specImage,omitempty"`
+	Changed    bool          `json:"changed,omitempty"` // its specification changed: it begins anew whatever the policy
 	Exec       shim.ExecSpec `json:"exec,omitzero"`     // as what a process joins it
 
 	Killed      bool       `json:"-"`
 	BackoffTold bool       `json:"-"` // the event of this back-off was sent
+	Hooking     bool       `json:"-"` // the postStart hook runs
+	Stopping    bool       `json:"-"` // the preStop hook runs
 	KillReason  string     `json:"-"` // a probe failed: end it, the restart policy goes on
+	KillGrace   *int64     `json:"-"` // of the probe that failed, in seconds
 	Image       ImageState `json:"-"`
 	Create      Phase      `json:"-"` // failures to create or start
 	CreateWhy   string     `json:"-"` // reason of the failure: CreateContainerConfigError, …

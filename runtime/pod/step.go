@@ -95,7 +95,7 @@ func shouldStop(r *Record, now time.Time) *Stopping {
 	phase := corev1.PodSucceeded
 	for i := range spec.Containers {
 		c := r.Containers[spec.Containers[i].Name]
-		if c.State != Exited || restarts(spec.RestartPolicy, c.Ended.Code) {
+		if c.State != Exited || c.Changed || restarts(spec.RestartPolicy, c.Ended.Code) {
 			return nil
 		}
 		if c.Ended.Code != 0 {
@@ -233,6 +233,10 @@ func (p *plan) container(r *Record, c *corev1.Container, policy corev1.RestartPo
 			p.do(StartRun, c.Name)
 		}
 	case Exited:
+		if st.Changed && st.Reaped {
+			p.do(Restart, c.Name)
+			return
+		}
 		if !restarts(policy, st.Ended.Code) || !st.Reaped {
 			return
 		}
@@ -271,12 +275,21 @@ func (p *plan) keepEnding(r *Record, now time.Time) {
 	for _, c := range r.all() {
 		st := r.Containers[c.Name]
 		switch {
-		case st.State == Running && (st.KillReason != "" || !st.KillAt.IsZero()):
-			p.end(r, c, podGrace(r.Pod), now)
+		case st.State == Running && (st.KillReason != "" || !st.KillAt.IsZero() || changed(c, st)):
+			grace := podGrace(r.Pod)
+			if st.KillGrace != nil {
+				grace = time.Duration(max(*st.KillGrace, 1)) * time.Second
+			}
+			p.end(r, c, grace, now)
 		case st.State == Exited && !st.Reaped:
 			p.reap(st, c.Name, now)
 		}
 	}
+}
+
+// changed: what runs is not what the pod asks for now. Only an image can change.
+func changed(c *corev1.Container, st *Container) bool {
+	return st.SpecImage != "" && st.SpecImage != c.Image
 }
 
 func (p *plan) reap(st *Container, name string, now time.Time) {
@@ -290,7 +303,7 @@ func (p *plan) reap(st *Container, name string, now time.Time) {
 func (p *plan) end(r *Record, c *corev1.Container, grace time.Duration, now time.Time) {
 	st := r.Containers[c.Name]
 	switch {
-	case st.KillAt.IsZero():
+	case st.KillAt.IsZero(), !st.Asked && !st.Stopping && now.Before(st.KillAt):
 		p.actions = append(p.actions, Action{Verb: Terminate, Container: c.Name, Grace: grace})
 	case now.Before(st.KillAt):
 		p.at(st.KillAt)

@@ -62,7 +62,7 @@ func newPlayer(d *datadriven.TestData) *player {
 			}
 		case "main":
 			for _, n := range a.Vals {
-				pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: n})
+				pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: n, Image: "v1"})
 			}
 		}
 	}
@@ -98,6 +98,10 @@ func (p *player) command(d *datadriven.TestData) error {
 		p.rec.Gone = true
 	case "condemn":
 		p.rec.Containers[d.CmdArgs[0].Key].KillReason = "it is sick"
+	case "image": // image CONTAINER IMAGE
+		p.spec(d.CmdArgs[0].Key).Image = d.CmdArgs[1].Key
+	case "hook-cut": // the agent dies in a preStop hook
+		p.rec.Containers[d.CmdArgs[0].Key].Asked = false
 	case "break":
 		p.broken[Verb(d.CmdArgs[0].Key)] = true
 	case "mend":
@@ -134,6 +138,15 @@ func (p *player) play() string {
 		}
 	}
 	return b.String() + "no end of it\n"
+}
+
+func (p *player) spec(name string) *corev1.Container {
+	for _, c := range p.rec.all() {
+		if c.Name == name {
+			return c
+		}
+	}
+	return nil
 }
 
 func (p *player) show(b *strings.Builder) {
@@ -193,13 +206,16 @@ func (p *player) take(a Action) {
 		c.Image = ImageState{Ready: true}
 	case StartRun:
 		c.Tried, c.ID, c.State, c.StartedAt = true, containerID(p.rec.Pod, a.Container, c.Attempt), Running, p.now
-		c.Started, c.Ready, c.CreateWhy = true, true, ""
+		c.Started, c.Ready, c.CreateWhy, c.SpecImage = true, true, "", p.spec(a.Container).Image
 	case Restart:
 		c.nextAttempt(p.now)
 	case TellBackoff:
 		c.BackoffTold = true
 	case Terminate:
-		c.KillAt = p.now.Add(a.Grace)
+		if c.KillAt.IsZero() {
+			c.KillAt = p.now.Add(a.Grace)
+		}
+		c.Asked, c.Changed = true, p.rec.Stopping == nil && changed(p.spec(a.Container), c)
 	case Kill:
 		c.Killed = true
 		c.State, c.Ended = Exited, &Ended{ID: c.ID, Code: 137, Reason: "Error", FinishedAt: p.now}
