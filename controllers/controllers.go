@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/record"
 
+	"kontiki/controllers/cronjob"
 	"kontiki/controllers/daemonset"
 	"kontiki/controllers/deployment"
 	"kontiki/controllers/endpointslice"
@@ -120,6 +121,9 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 		}},
 		{name: job.Name, needs: kinds("batch/v1", "jobs"), start: func() (runner, error) {
 			return job.New(client, shared, recorders.as(job.Component), log, time.Now), nil
+		}},
+		{name: cronjob.Name, needs: kinds("batch/v1", "jobs", "cronjobs"), start: func() (runner, error) {
+			return cronjob.New(client, shared, recorders.as(cronjob.Component), log, time.Now), nil
 		}},
 		{name: endpointslice.Name, start: func() (runner, error) {
 			return endpointslice.New(client, shared, recorders.as(endpointslice.Component), log, time.Now), nil
