@@ -43,6 +43,7 @@ func run() int {
 	// runtime would otherwise make threads for every CPU, within the container's limits.
 	os.Setenv("GOMAXPROCS", "1")
 	unix.Umask(0o022)
+	defaultSignals()
 
 	s, err := server.New(server.Config{Dir: *dir, CgroupRoot: *root, Logger: log})
 	if errors.Is(err, server.ErrRunning) {
