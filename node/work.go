@@ -126,3 +126,7 @@ func hostIP(s string) (netip.Addr, error) {
 }
 
 func (p podNetwork) Detach(ctx context.Context, uid string) error { return p.network.Detach(ctx, uid) }
+
+func (p podNetwork) Retain(ctx context.Context, uids []string) error {
+	return p.network.Retain(ctx, uids)
+}

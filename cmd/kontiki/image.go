@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -31,6 +32,18 @@ func imageCommand() *cobra.Command {
 
 type openImages func() (*image.Store, error)
 
+// loadAndUnpack unpacks here, where the user waits for it, not when the first pod
+// starts. An image that cannot be unpacked is not kept.
+func loadAndUnpack(ctx context.Context, images *image.Store, path, name string) ([]image.Image, error) {
+	loaded, err := images.LoadFile(ctx, path, name)
+	for _, img := range loaded {
+		if uerr := images.Unpack(ctx, img); uerr != nil {
+			err = errors.Join(err, uerr, images.Remove(context.WithoutCancel(ctx), img.Ref))
+		}
+	}
+	return loaded, err
+}
+
 func imageLoad(open openImages) *cobra.Command {
 	var name string
 	cmd := &cobra.Command{
@@ -43,7 +56,7 @@ func imageLoad(open openImages) *cobra.Command {
 				return err
 			}
 			for _, path := range args {
-				loaded, err := images.LoadFile(cmd.Context(), path, name)
+				loaded, err := loadAndUnpack(cmd.Context(), images, path, name)
 				if err != nil {
 					return fmt.Errorf("load %s: %w", path, err)
 				}

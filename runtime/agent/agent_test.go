@@ -56,6 +56,17 @@ func (n *network) Attach(_ context.Context, p agent.PodAttachment) ([]netip.Addr
 	return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
 }
 
+func (n *network) Retain(_ context.Context, uids []string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for uid := range n.attached {
+		if !slices.Contains(uids, uid) {
+			delete(n.attached, uid)
+		}
+	}
+	return nil
+}
+
 func (n *network) Detach(_ context.Context, uid string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -65,7 +76,7 @@ func (n *network) Detach(_ context.Context, uid string) error {
 
 // lab is an agent with a real shim and a client that is a double.
 type lab struct {
-	t      *testing.T
+	t      testing.TB
 	env    *shimtest.Env
 	client kubernetes.Interface
 	net    *network
@@ -76,7 +87,7 @@ type lab struct {
 	crowded bool
 }
 
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	l := prepareLab(t)
 	l.begin()
 	t.Cleanup(func() { l.stop() })
@@ -104,7 +115,7 @@ func fakeAPI() kubernetes.Interface {
 }
 
 // prepareLab is a lab whose agent does not run yet.
-func prepareLab(t *testing.T) *lab {
+func prepareLab(t testing.TB) *lab {
 	l := &lab{t: t, env: shimtest.New(t), client: fakeAPI(), net: &network{attached: map[string]string{}}}
 	l.data = filepath.Join(l.env.Dir, "data")
 	store, err := image.Open(filepath.Join(l.data, "images"), nil)
@@ -149,7 +160,7 @@ func (l *lab) begin() {
 	})
 }
 
-type testLog struct{ t *testing.T }
+type testLog struct{ t testing.TB }
 
 func (w testLog) Write(b []byte) (int, error) {
 	w.t.Log(strings.TrimSpace(string(b)))

@@ -12,6 +12,9 @@ import (
 type Network interface {
 	Attach(ctx context.Context, pod PodAttachment) ([]netip.Addr, error)
 	Detach(ctx context.Context, uid string) error
+	// Retain detaches all pods but those named. It is called once when the agent
+	// starts, with the pods on its disk.
+	Retain(ctx context.Context, uids []string) error
 }
 
 // PodAttachment is a pod that wants an address.

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -66,6 +67,9 @@ func (a *Agent) resume(ctx context.Context, children *sync.WaitGroup) error {
 			a.log.Warn("removing the sandbox of an unknown pod", "uid", s.ID)
 			a.removeOrphan(ctx, s.ID)
 		}
+	}
+	if err := a.cfg.Network.Retain(ctx, slices.Collect(maps.Keys(known))); err != nil && ctx.Err() == nil {
+		a.log.Warn("cannot detach pods that are gone from the network", "error", err)
 	}
 	for uid, rec := range known {
 		a.start(ctx, children, rec, byPod[uid])

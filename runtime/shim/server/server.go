@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -100,7 +101,9 @@ func (s *Server) settle() error {
 	}
 	// The kernel should rather kill any container. Without CAP_SYS_RESOURCE this
 	// is refused; then it is as good as can be.
-	if err := os.WriteFile(oomScorePath, []byte("-999"), 0); err != nil {
+	if err := os.WriteFile(oomScorePath, []byte("-999"), 0); errors.Is(err, fs.ErrPermission) {
+		s.log.Debug("this machine does not let the shim be protected from the OOM killer", "error", err)
+	} else if err != nil {
 		s.log.Warn("cannot protect the shim from the OOM killer", "error", err)
 	}
 	return nil
