@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	"kontiki/apiserver/admissionregistration"
 
 	"kontiki/apiserver/allocate"
 	"kontiki/apiserver/apps"
@@ -29,7 +28,6 @@ func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authori
 			Agents:     cfg.Agents,
 			Authorizer: authorize,
 		}),
-		admissionregistration.Group(),
 		apps.Group(),
 		autoscaling.Group(),
 		batch.Group(),

@@ -52,7 +52,6 @@ func Run(ctx context.Context, cfg Config) error {
 	n := &node{cfg: cfg, log: cfg.Logger, problems: newProblems(cfg.Logger)}
 	n.phase.Store("starting")
 	routeKlog(cfg.Logger)
-	localLists()
 	if _, removed, err := loadFarewell(cfg.DataDir); err != nil {
 		return err
 	} else if !removed {

@@ -5,6 +5,8 @@
 //	GET /               the pod's name and address
 //	GET /dial?url=URL   what URL answers to this pod
 //	GET /crash          nothing: the program ends with exit code 3
+//
+// Called as "web exit CODE" it ends at once, as the pods of a Job do.
 package main
 
 import (
@@ -15,11 +17,21 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"time"
 )
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == "exit" {
+		code, err := strconv.Atoi(os.Args[2])
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "web: %q is no exit code: give a number\n", os.Args[2])
+			os.Exit(2)
+		}
+		fmt.Println("web: exits with", code)
+		os.Exit(code)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	if err := serve(ctx, ":8080"); err != nil {

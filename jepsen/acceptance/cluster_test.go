@@ -78,21 +78,6 @@ type cluster struct {
 // newCluster starts a lab and removes it when the test ends.
 func newCluster(t *testing.T, name string, nodes int) *cluster {
 	t.Helper()
-	c := newLab(t, lab.Config{Name: name}, nodes)
-	var progress bytes.Buffer
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	err := c.Up(ctx, &progress)
-	t.Logf("lab up:\n%s", progress.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-// newLab makes the hosts of a lab and removes it when the test ends.
-func newLab(t *testing.T, cfg lab.Config, nodes int) *cluster {
-	t.Helper()
 	bin := os.Getenv("KONTIKI_BIN")
 	if bin == "" {
 		t.Skip("needs the built program: run make test")
@@ -100,7 +85,7 @@ func newLab(t *testing.T, cfg lab.Config, nodes int) *cluster {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: a lab makes network and mount namespaces")
 	}
-	cfg.Binary = bin
+	cfg := lab.Config{Name: name, Binary: bin}
 	if err := lab.Down(cfg); err != nil { // of a run that was cut off
 		t.Fatal(err)
 	}
@@ -116,6 +101,14 @@ func newLab(t *testing.T, cfg lab.Config, nodes int) *cluster {
 			t.Error(err)
 		}
 	})
+	var progress bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	err = l.Up(ctx, &progress)
+	t.Logf("lab up:\n%s", progress.String())
+	if err != nil {
+		t.Fatal(err)
+	}
 	return &cluster{l, bin}
 }
 
@@ -221,19 +214,15 @@ func (c *cluster) eventually(t *testing.T, what string, check func(context.Conte
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	var last error
 	for {
 		err := check(ctx)
 		if err == nil {
 			return
 		}
-		if ctx.Err() == nil || last == nil { // else it says no more than that the time was over
-			last = err
-		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("waited %v for %s: %v", patience, what, last)
+			t.Fatalf("waited %v for %s: %v", patience, what, err)
 		}
 	}
 }

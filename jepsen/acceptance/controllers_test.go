@@ -1,0 +1,137 @@
+package acceptance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	batchv1 "k8s.io/api/batch/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+// TestControllers walks through what each controller of pods promises, with real
+// containers, and once more with the leader killed in the middle of a rollout.
+func TestControllers(t *testing.T) {
+	c := newCluster(t, "ctl", 3)
+	n1 := c.Hosts()[0]
+	c.onEvery(t, "image", "load", filepath.Join(filepath.Dir(c.bin), "examples", "web.tar"))
+	c.kubectl(t, n1, "apply", "-f", filepath.Join("testdata", "controllers.yaml"))
+	client := c.client(t, n1)
+
+	t.Run("a DaemonSet has a pod on each node", func(t *testing.T) {
+		on := map[string]int{}
+		for _, pod := range c.waitFor(t, client, "app=agent", 3) {
+			on[pod]++
+		}
+		if len(on) != 3 {
+			t.Errorf("pods are on %v", on)
+		}
+	})
+	t.Run("a ReplicationController keeps its size", func(t *testing.T) {
+		c.waitFor(t, client, "app=rc", 2)
+		c.kubectl(t, n1, "scale", "rc/rc", "--replicas=3")
+		c.waitFor(t, client, "app=rc", 3)
+	})
+	t.Run("Jobs are counted exactly", func(t *testing.T) { c.jobsCounted(t, client) })
+	t.Run("a StatefulSet rolls out in order", func(t *testing.T) {
+		c.waitFor(t, client, "app=db", 3)
+		c.kubectl(t, n1, "rollout", "restart", "statefulset/db")
+		c.kubectl(t, n1, "rollout", "status", "statefulset/db", "--timeout=80s")
+		if out := c.kubectl(t, n1, "rollout", "history", "statefulset/db"); !strings.Contains(out, "2") {
+			t.Errorf("history: %s", out)
+		}
+		c.kubectl(t, n1, "scale", "statefulset/db", "--replicas=1")
+		if on := c.waitFor(t, client, "app=db", 1); on["db-0"] == "" {
+			t.Errorf("left is %v, want db-0", on)
+		}
+	})
+	t.Run("a rollout goes on when the leader is killed", func(t *testing.T) {
+		c.kubectl(t, n1, "scale", "statefulset/db", "--replicas=3")
+		c.kubectl(t, n1, "rollout", "restart", "daemonset/agent", "statefulset/db")
+		c.leaderKilledInRollout(t)
+	})
+}
+
+// waitFor waits until exactly n pods with the label are there, all ready, and answers
+// their nodes by their names.
+func (c *cluster) waitFor(t *testing.T, client kubernetes.Interface, selector string, n int) map[string]string {
+	t.Helper()
+	var nodes map[string]string
+	c.eventually(t, fmt.Sprintf("%d ready pods with %s", n, selector), func(ctx context.Context) error {
+		all, err := client.CoreV1().Pods("default").List(ctx, metav1.ListOptions{LabelSelector: selector})
+		if err != nil {
+			return err
+		}
+		ready, err := readyPods(ctx, client, selector)
+		if err != nil {
+			return err
+		}
+		if len(ready) != n || len(all.Items) != n {
+			return fmt.Errorf("%d pods, %d of them ready", len(all.Items), len(ready))
+		}
+		nodes = map[string]string{}
+		for _, pod := range ready {
+			nodes[pod.Name] = pod.Spec.NodeName
+		}
+		return nil
+	})
+	return nodes
+}
+
+func (c *cluster) jobsCounted(t *testing.T, client kubernetes.Interface) {
+	t.Helper()
+	ended := func(name string, as batchv1.JobConditionType) (job *batchv1.Job) {
+		c.eventually(t, fmt.Sprintf("Job %s to be %s", name, as), func(ctx context.Context) (err error) {
+			if job, err = client.BatchV1().Jobs("default").Get(ctx, name, metav1.GetOptions{}); err != nil {
+				return err
+			}
+			for _, condition := range job.Status.Conditions {
+				if condition.Type == as && condition.Status == "True" {
+					return nil
+				}
+			}
+			return fmt.Errorf("its status is %+v", job.Status)
+		})
+		return job
+	}
+	if s := ended("count", batchv1.JobComplete).Status; s.Succeeded != 5 || s.Failed != 0 || s.CompletedIndexes != "0-4" {
+		t.Errorf("count: %+v", s)
+	}
+	if s := ended("fails", batchv1.JobFailed).Status; s.Succeeded != 0 || s.Failed != 1 {
+		t.Errorf("fails: %+v", s)
+	}
+	c.eventually(t, "the Job passing to be removed after its time", func(ctx context.Context) error {
+		_, err := client.BatchV1().Jobs("default").Get(ctx, "passing", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return errors.Join(err, errors.New("it is there"))
+	})
+}
+
+// leaderKilledInRollout kills the leader, starts it again, and expects the rollouts
+// to end as if nothing had been.
+func (c *cluster) leaderKilledInRollout(t *testing.T) {
+	t.Helper()
+	leader := c.leader(t, c.Hosts()[0])
+	if err := leader.Signal(t.Context(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := leader.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range c.Hosts() {
+		if h.Name == leader.Name {
+			continue
+		}
+		c.kubectl(t, h, "rollout", "status", "statefulset/db", "--timeout=80s")
+		c.kubectl(t, h, "rollout", "status", "daemonset/agent", "--timeout=80s")
+		return
+	}
+}
