@@ -29,11 +29,13 @@ import (
 	"kontiki/controllers/cronjob"
 	"kontiki/controllers/daemonset"
 	"kontiki/controllers/deployment"
+	"kontiki/controllers/disruption"
 	"kontiki/controllers/endpointslice"
 	"kontiki/controllers/garbage"
 	"kontiki/controllers/job"
 	"kontiki/controllers/loadbalancer"
 	"kontiki/controllers/namespace"
+	"kontiki/controllers/namespacedefaults"
 	"kontiki/controllers/nodelifecycle"
 	"kontiki/controllers/podgc"
 	"kontiki/controllers/podsubnet"
@@ -43,11 +45,13 @@ import (
 	"kontiki/controllers/statefulset"
 )
 
-// Config is what the controllers need. All fields but Logger must be set.
+// Config is what the controllers need. All fields but Logger and RootCA must be set.
 type Config struct {
 	Client          kubernetes.Interface // system:kube-controller-manager, fenced by the term
 	Metadata        metadata.Interface   // the same user and fence
 	SchedulerClient kubernetes.Interface // system:kube-scheduler, fenced by the term
+
+	RootCA []byte // PEM that proves the API server; nothing is published if it is empty
 
 	ClusterCIDR   netip.Prefix // range of all pod subnets
 	NodePrefixLen int          // of one node's subnet
@@ -124,6 +128,12 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 		}},
 		{name: cronjob.Name, needs: kinds("batch/v1", "jobs", "cronjobs"), start: func() (runner, error) {
 			return cronjob.New(client, shared, recorders.as(cronjob.Component), log, time.Now), nil
+		}},
+		{name: namespacedefaults.Name, needs: kinds("v1", "serviceaccounts", "configmaps"), start: func() (runner, error) {
+			return namespacedefaults.New(client, shared, string(config.RootCA), log), nil
+		}},
+		{name: disruption.Name, needs: append(kinds("policy/v1", "poddisruptionbudgets"), append(kinds("apps/v1", "statefulsets"), kinds("v1", "replicationcontrollers")...)...), start: func() (runner, error) {
+			return disruption.New(client, shared, recorders.as(disruption.Component), log, time.Now), nil
 		}},
 		{name: endpointslice.Name, start: func() (runner, error) {
 			return endpointslice.New(client, shared, recorders.as(endpointslice.Component), log, time.Now), nil

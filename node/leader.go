@@ -128,6 +128,7 @@ func (n *node) govern(ctx context.Context, term uint64) error {
 			Client:          client,
 			Metadata:        meta,
 			SchedulerClient: scheduler,
+			RootCA:          n.charter.trust.Authority.CertPEM(),
 			ClusterCIDR:     n.charter.Settings.ClusterCIDR,
 			NodePrefixLen:   n.charter.Settings.NodePrefixLen,
 			LoadBalancer:    n.cfg.LoadBalancer == LoadBalancerNodes,
