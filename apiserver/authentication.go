@@ -17,6 +17,9 @@ import (
 // credentials can see whether a node lives.
 var publicPaths = []string{"/healthz", "/livez", "/readyz", "/version", "/version/"}
 
+// apiAudiences are what a token must be meant for to be one of this API's.
+var apiAudiences = authenticator.Audiences{"https://kubernetes.default.svc.cluster.local"}
+
 // newAuthenticator tells who sends a request: the context of requests made in
 // this process, a client certificate, or nobody, who sees publicPaths only.
 func newAuthenticator(clientCA func() *stdx509.CertPool) authenticator.Request {

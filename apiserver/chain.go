@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -36,6 +37,7 @@ type chain struct {
 	server        *Server
 	cfg           Config
 	authorization *authz.Authorizer
+	who           authenticator.Request
 	admission     admission.Interface
 	shared        informers.SharedInformerFactory
 	discovery     aggregated.ResourceManager
@@ -54,7 +56,8 @@ func (c *chain) config(codecs serializer.CodecFactory, getter generic.RESTOption
 	gc.LoopbackClientConfig = c.server.Client(self)
 	gc.RESTOptionsGetter = getter
 	gc.MergedResourceConfig = serverstorage.NewResourceConfig()
-	gc.Authentication.Authenticator = newAuthenticator(c.cfg.ClientCA)
+	gc.Authentication.Authenticator = c.who
+	gc.Authentication.APIAudiences = apiAudiences
 	gc.Authorization.Authorizer, gc.RuleResolver = c.authorization, c.authorization
 	gc.AdmissionControl = c.admission
 	gc.AggregatedDiscoveryGroupManager = c.discovery

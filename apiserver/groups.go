@@ -1,10 +1,13 @@
 package apiserver
 
 import (
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
+	"kontiki/apiserver/access"
 	"kontiki/apiserver/allocate"
 	"kontiki/apiserver/apps"
+	"kontiki/apiserver/authz"
 	"kontiki/apiserver/autoscaling"
 	"kontiki/apiserver/batch"
 	"kontiki/apiserver/coordination"
@@ -12,14 +15,16 @@ import (
 	"kontiki/apiserver/discovery"
 	"kontiki/apiserver/events"
 	"kontiki/apiserver/kind"
+	"kontiki/apiserver/networking"
 	"kontiki/apiserver/policy"
+	"kontiki/apiserver/rbac"
 	"kontiki/apiserver/scheduling"
 	"kontiki/apiserver/volumes"
 )
 
 // apiGroups is every API group that is served. Core comes first, because the
 // others share kinds with it.
-func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authorizer) []kind.Group {
+func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authorizer, roles *authz.Authorizer, who authenticator.Request) []kind.Group {
 	return []kind.Group{
 		core.Group(core.Config{
 			Ledger:     ledger,
@@ -34,7 +39,12 @@ func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authori
 		coordination.Group(),
 		discovery.Group(),
 		events.Group(),
+		networking.Group(),
+		networking.NodeGroup(),
 		policy.Group(),
+		rbac.Group(rbac.Guard{Rules: roles, Authorizer: authorize}),
+		access.AuthorizationGroup(authorize, roles),
+		access.AuthenticationGroup(who, apiAudiences),
 		scheduling.Group(),
 		volumes.Group(),
 	}

@@ -58,9 +58,16 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{log: cfg.Logger}
 	ledger := allocate.NewLedger(cfg.Store)
+	client, err := kubernetes.NewForConfig(s.Client(self))
+	if err != nil {
+		return nil, err
+	}
+	shared := informers.NewSharedInformerFactory(client, 0)
+	roles := authz.New(authz.NewStored(shared.Rbac().V1(), authz.Defaults()))
+	who := newAuthenticator(cfg.ClientCA)
 	groups := apiGroups(cfg, ledger, authorizer.AuthorizerFunc(func(ctx context.Context, attrs authorizer.Attributes) (authorizer.Decision, string, error) {
 		return s.generic.Authorizer.Authorize(ctx, attrs)
-	}))
+	}), roles, who)
 	scheme, err := newScheme(groups)
 	if err != nil {
 		return nil, err
@@ -70,11 +77,6 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := kubernetes.NewForConfig(s.Client(self))
-	if err != nil {
-		return nil, err
-	}
-	shared := informers.NewSharedInformerFactory(client, 0)
 	admit, err := admission.New(client, shared)
 	if err != nil {
 		return nil, err
@@ -86,8 +88,8 @@ func New(cfg Config) (*Server, error) {
 	c := &chain{
 		server: s, cfg: cfg, shared: shared, admission: admit, services: services,
 		namer:         apiopenapi.NewDefinitionNamer(scheme, extensionsserver.Scheme, aggregatorscheme.Scheme),
-		authorization: authz.New(authz.Defaults()),
-		discovery:     aggregated.NewResourceManager("apis"),
+		authorization: roles, who: who,
+		discovery: aggregated.NewResourceManager("apis"),
 	}
 	if err := c.extensions(cfg.Store, c.notFound(codecs)); err != nil {
 		return nil, fmt.Errorf("apiserver: custom resources: %w", err)

@@ -102,6 +102,12 @@ func (s *System) Ensure(ctx context.Context) error {
 	if err := s.endpointSlices(ctx, addrs); err != nil {
 		return fmt.Errorf("endpoint slices of default/kubernetes: %w", err)
 	}
+	if err := s.roles(ctx); err != nil {
+		return fmt.Errorf("default roles: %w", err)
+	}
+	if err := s.priorities(ctx); err != nil {
+		return fmt.Errorf("priority classes: %w", err)
+	}
 	return nil
 }
 

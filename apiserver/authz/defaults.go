@@ -1,6 +1,9 @@
 package authz
 
 import (
+	"maps"
+	"slices"
+
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -20,6 +23,11 @@ func (t *Table) ClusterRole(name string) (*rbacv1.ClusterRole, bool) {
 
 // ClusterRoleBindings implements Roles.
 func (t *Table) ClusterRoleBindings() []*rbacv1.ClusterRoleBinding { return t.clusterRoleBindings }
+
+// ClusterRoles are all roles of the table, in no order.
+func (t *Table) ClusterRoles() []*rbacv1.ClusterRole {
+	return slices.Collect(maps.Values(t.clusterRoles))
+}
 
 // Role implements Roles.
 func (t *Table) Role(string, string) (*rbacv1.Role, bool) { return nil, false }
@@ -77,6 +85,11 @@ func Defaults() *Table {
 	bind("system:kube-scheduler", userSubject(user.KubeScheduler))
 	role("system:kube-controller-manager", controllerRules()...)
 	bind("system:kube-controller-manager", userSubject(user.KubeControllerManager))
+	for _, r := range append(userRoles(), helperRoles()...) {
+		t.clusterRoles[r.Name] = r
+	}
+	bind("system:monitoring", groupSubject("system:monitoring"))
+	bind("system:service-account-issuer-discovery", groupSubject("system:serviceaccounts"))
 	return t
 }
 

@@ -1,0 +1,140 @@
+package authz
+
+import (
+	"fmt"
+	"slices"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apiserver/pkg/authentication/user"
+	rbacinformers "k8s.io/client-go/informers/rbac/v1"
+	rbaclisters "k8s.io/client-go/listers/rbac/v1"
+)
+
+// Stored are the roles and bindings of the cluster. What the store does not
+// hold (yet) comes from a table: a node authorizes its own components before it
+// has read a single role, and a cluster from whose store somebody has deleted
+// the defaults still works well enough for them to be put back.
+type Stored struct {
+	defaults            *Table
+	clusterRoles        rbaclisters.ClusterRoleLister
+	clusterRoleBindings rbaclisters.ClusterRoleBindingLister
+	roles               rbaclisters.RoleLister
+	roleBindings        rbaclisters.RoleBindingLister
+}
+
+var _ Roles = &Stored{}
+
+// NewStored returns the roles that informers see, over defaults.
+func NewStored(informers rbacinformers.Interface, defaults *Table) *Stored {
+	return &Stored{
+		defaults:            defaults,
+		clusterRoles:        informers.ClusterRoles().Lister(),
+		clusterRoleBindings: informers.ClusterRoleBindings().Lister(),
+		roles:               informers.Roles().Lister(),
+		roleBindings:        informers.RoleBindings().Lister(),
+	}
+}
+
+// ClusterRole implements Roles. An aggregated role is put together anew, so
+// that it is right at once.
+func (s *Stored) ClusterRole(name string) (*rbacv1.ClusterRole, bool) {
+	role, err := s.clusterRoles.Get(name)
+	if err != nil {
+		return s.defaults.ClusterRole(name)
+	}
+	if role.AggregationRule == nil {
+		return role, true
+	}
+	all, err := s.clusterRoles.List(labels.Everything())
+	if err != nil {
+		return role, true
+	}
+	out := *role
+	out.Rules = Aggregate(role, all)
+	return &out, true
+}
+
+// Aggregate returns the rules of the roles that an aggregated role selects, in
+// the order of their names and each once.
+func Aggregate(role *rbacv1.ClusterRole, all []*rbacv1.ClusterRole) []rbacv1.PolicyRule {
+	chosen := map[string]*rbacv1.ClusterRole{}
+	var names []string
+	for _, s := range role.AggregationRule.ClusterRoleSelectors {
+		selector, err := metav1.LabelSelectorAsSelector(&s)
+		if err != nil {
+			continue // validation has refused it
+		}
+		for _, r := range all {
+			if r.Name != role.Name && chosen[r.Name] == nil && selector.Matches(labels.Set(r.Labels)) {
+				chosen[r.Name] = r
+				names = append(names, r.Name)
+			}
+		}
+	}
+	slices.Sort(names)
+	rules := []rbacv1.PolicyRule{}
+	seen := map[string]bool{}
+	for _, name := range names {
+		for _, rule := range chosen[name].Rules {
+			if key := rule.String(); !seen[key] {
+				seen[key] = true
+				rules = append(rules, rule)
+			}
+		}
+	}
+	return rules
+}
+
+// ClusterRoleBindings implements Roles.
+func (s *Stored) ClusterRoleBindings() []*rbacv1.ClusterRoleBinding {
+	stored, err := s.clusterRoleBindings.List(labels.Everything())
+	if err != nil {
+		return s.defaults.ClusterRoleBindings()
+	}
+	out := slices.Clone(stored)
+	for _, b := range s.defaults.ClusterRoleBindings() {
+		if _, err := s.clusterRoleBindings.Get(b.Name); err != nil {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// Role implements Roles.
+func (s *Stored) Role(namespace, name string) (*rbacv1.Role, bool) {
+	role, err := s.roles.Roles(namespace).Get(name)
+	return role, err == nil
+}
+
+// RoleBindings implements Roles.
+func (s *Stored) RoleBindings(namespace string) []*rbacv1.RoleBinding {
+	bindings, err := s.roleBindings.RoleBindings(namespace).List(labels.Everything())
+	if err != nil {
+		return nil
+	}
+	return bindings
+}
+
+// Held returns the rules of u in a namespace.
+func (a *Authorizer) Held(u user.Info, namespace string) []rbacv1.PolicyRule {
+	var rules []rbacv1.PolicyRule
+	a.visit(u, namespace, func(_ string, rule rbacv1.PolicyRule) bool {
+		rules = append(rules, rule)
+		return true
+	})
+	return rules
+}
+
+// Given returns the rules of a role that a binding in namespace refers to.
+func (a *Authorizer) Given(ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, error) {
+	b := &rbacv1.RoleBinding{RoleRef: ref}
+	b.Namespace = namespace
+	rules, ok := a.rulesOf(b)
+	if !ok {
+		what := map[string]string{"Role": "role", "ClusterRole": "clusterrole"}[ref.Kind]
+		return nil, fmt.Errorf("%s.rbac.authorization.k8s.io %q not found", what, ref.Name)
+	}
+	return rules, nil
+}
