@@ -50,6 +50,7 @@ func (n *node) startAdmin(life *lifecycle) error {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.status(), nil) })
+	mux.HandleFunc("GET /net", n.answerNet)
 	for action, change := range map[string]func(context.Context, string) (string, error){
 		"promote": n.promote, "demote": n.demote, "remove": n.remove,
 	} {

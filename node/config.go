@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+
+	"kontiki/overlay"
 )
 
 // Config is what a user says about one node. DataDir is required.
@@ -54,6 +56,8 @@ type Settings struct {
 	ServiceCIDR   netip.Prefix `json:"serviceCIDR"`
 	ClusterDNS    netip.Addr   `json:"clusterDNS"`
 	ClusterDomain string       `json:"clusterDomain"`
+	// PodNetwork is the overlay's backend, vxlan (also when empty) or host-gw.
+	PodNetwork string `json:"podNetwork,omitempty"`
 }
 
 // DefaultSettings are those of a cluster whose founders said nothing.
@@ -125,6 +129,8 @@ func (s Settings) validate() error {
 		return fmt.Errorf("cluster settings: nodePrefixLen %d does not cut clusterCIDR %s into subnets", s.NodePrefixLen, s.ClusterCIDR)
 	case !s.ServiceCIDR.Contains(s.ClusterDNS):
 		return fmt.Errorf("cluster settings: clusterDNS %s is not in serviceCIDR %s", s.ClusterDNS, s.ServiceCIDR)
+	case s.PodNetwork != "" && overlay.CheckBackend(s.PodNetwork) != nil:
+		return overlay.CheckBackend(s.PodNetwork)
 	case s.ClusterDomain == "":
 		return errors.New("cluster settings: clusterDomain is empty")
 	}

@@ -13,6 +13,7 @@ import (
 	"kontiki/apiserver"
 	"kontiki/gossip"
 	"kontiki/internal/port"
+	"kontiki/overlay"
 	"kontiki/pki"
 	"kontiki/raftstore"
 )
@@ -29,6 +30,8 @@ type node struct {
 	charter charter
 	store   *raftstore.Store
 	api     *apiserver.Server
+
+	network atomic.Pointer[overlay.Network] // nil: not yet
 
 	phase   atomic.Value // string: what the node is doing, for people
 	stored  atomic.Bool  // charter and store are there to be read by others than boot

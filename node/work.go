@@ -14,6 +14,7 @@ import (
 
 	"kontiki/internal/port"
 	"kontiki/overlay"
+	"kontiki/overlay/datapath"
 	"kontiki/runtime/agent"
 	"kontiki/runtime/shim"
 )
@@ -37,6 +38,7 @@ func (n *node) startWork(ctx context.Context, life *lifecycle) error {
 		ServiceCIDRs:  []netip.Prefix{settings.ServiceCIDR},
 		ClusterDNS:    settings.ClusterDNS,
 		ClusterDomain: settings.ClusterDomain,
+		Backend:       datapath.Backend(settings.PodNetwork),
 		ReservedPorts: []uint16{n.cfg.Port, n.cfg.RingPort},
 		DataDir:       filepath.Join(n.cfg.DataDir, "overlay"),
 		Logger:        n.log.With("room", "overlay"),
@@ -45,6 +47,7 @@ func (n *node) startWork(ctx context.Context, life *lifecycle) error {
 		return err
 	}
 	life.start("overlay", network.Run)
+	n.network.Store(network)
 	shims, err := shim.Start(ctx, shim.Config{
 		Dir:        filepath.Join(n.cfg.DataDir, "run", "shim"),
 		CgroupRoot: n.cfg.CgroupRoot,

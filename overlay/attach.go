@@ -138,15 +138,20 @@ func (n *Network) Retain(ctx context.Context, uids []string) error {
 	return errors.Join(errs...)
 }
 
-// restoreLinksLocked makes links again that somebody removed. A pod whose
-// namespace is gone is left to the agent, which will attach or detach it.
+// restoreLinksLocked makes links again that somebody removed, and has running
+// pods follow the MTU. A pod whose namespace is gone is left to the agent, which
+// will attach or detach it.
 func (n *Network) restoreLinksLocked() error {
 	if n.mtu == 0 {
 		return nil
 	}
+	links, err := n.kernel.PodLinks()
+	if err != nil {
+		return err
+	}
 	var errs []error
 	for _, rec := range n.book.Records() {
-		if n.detaching[rec.UID] != nil || n.kernel.HasPod(rec.UID) {
+		if n.detaching[rec.UID] != nil || links[datapath.PortName(rec.UID)] == n.mtu {
 			continue
 		}
 		if err := n.linkLocked(rec); err != nil && !errors.Is(err, datapath.ErrNoNamespace) {

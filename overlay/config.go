@@ -17,6 +17,9 @@ import (
 // TunnelPort is the UDP port of the tunnels between nodes.
 const TunnelPort = datapath.Port
 
+// CheckBackend says whether there is a backend of that name.
+func CheckBackend(name string) error { return datapath.Backend(name).Check() }
+
 // Config is what a Network is made of.
 type Config struct {
 	NodeName, NodeID string
@@ -29,8 +32,11 @@ type Config struct {
 	// change, and be zero for a while.
 	Underlay                   func() netip.Addr
 	ClusterCIDRs, ServiceCIDRs []netip.Prefix
-	ClusterDNS                 netip.Addr
-	ClusterDomain              string // "cluster.local" when empty
+	// Backend is how packets get to other nodes, datapath.VXLAN when empty; the same
+	// on all nodes.
+	Backend       datapath.Backend
+	ClusterDNS    netip.Addr
+	ClusterDomain string // "cluster.local" when empty
 	// Upstreams are the DNS servers for names outside the cluster; when nil, those
 	// of ResolvConf, read again when it changes.
 	Upstreams  []netip.AddrPort
@@ -77,6 +83,12 @@ func (c *Config) complete() error {
 	if c.NetNS == nil {
 		none := netns.None()
 		c.NetNS = &none
+	}
+	if c.Backend == "" {
+		c.Backend = datapath.VXLAN
+	}
+	if err := c.Backend.Check(); err != nil {
+		return err
 	}
 	return checkRanges(c.ClusterCIDRs, c.ServiceCIDRs, c.ClusterDNS)
 }

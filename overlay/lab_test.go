@@ -164,12 +164,13 @@ func (r *ring) setDead(names ...string) {
 }
 
 type lab struct {
-	t      *testing.T
-	ring   *ring
-	client kubernetes.Interface
-	under  netns.NsHandle
-	nodes  []*labNode
-	pods   int
+	t       *testing.T
+	backend datapath.Backend
+	ring    *ring
+	client  kubernetes.Interface
+	under   netns.NsHandle
+	nodes   []*labNode
+	pods    int
 }
 
 type labNode struct {
@@ -217,10 +218,15 @@ var (
 // newLab makes n nodes and starts their networks.
 func newLab(t *testing.T, n int) *lab {
 	t.Helper()
+	return newLabWith(t, n, datapath.VXLAN)
+}
+
+func newLabWith(t *testing.T, n int, backend datapath.Backend) *lab {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
-	l := &lab{t: t, ring: &ring{leases: map[string]Lease{}}, client: fake.NewClientset()}
+	l := &lab{t: t, backend: backend, ring: &ring{leases: map[string]Lease{}}, client: fake.NewClientset()}
 	l.under = newNS(t)
 	h := handle(t, l.under)
 	attrs := netlink.NewLinkAttrs()
@@ -301,7 +307,7 @@ func (n *labNode) start() {
 		NodeName: n.name, NodeID: "id-of-" + n.name, Client: n.lab.client, Leases: n.lab.ring, Dead: n.lab.ring,
 		Underlay:     n.address,
 		ClusterCIDRs: []netip.Prefix{labCluster}, ServiceCIDRs: []netip.Prefix{labServices}, ClusterDNS: labDNS,
-		Upstreams: []netip.AddrPort{}, DataDir: n.dir + "/overlay", NetNS: &n.ns, Logger: logger, CheckEvery: 500 * time.Millisecond,
+		Upstreams: []netip.AddrPort{}, DataDir: n.dir + "/overlay", NetNS: &n.ns, Backend: n.lab.backend, Logger: logger, CheckEvery: 500 * time.Millisecond,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -335,7 +341,11 @@ func (n *labNode) hasRoutes(want int) error {
 		return err
 	}
 	defer h.Close()
-	link, err := h.LinkByName(datapath.TunnelName)
+	device := datapath.TunnelName
+	if n.lab.backend == datapath.HostGateway {
+		device = "eth0"
+	}
+	link, err := h.LinkByName(device)
 	if err != nil {
 		return err
 	}

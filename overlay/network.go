@@ -47,6 +47,7 @@ type Network struct {
 	published Lease
 	mtu       int      // of pods; 0: not known yet
 	said      []string // complaints already in the log
+	changes   []string // what the last comparison had to change
 	compared  bool     // at least once since the start
 	// detaching are pods whose link is being removed; closed when that has ended.
 	detaching map[string]chan struct{}
@@ -70,7 +71,7 @@ func New(cfg Config) (*Network, error) {
 	}
 	n.book.SetSubnets(n.grant.Subnets)
 	if n.grant.UnderlayMTU > 0 {
-		n.mtu = datapath.PodMTU(n.grant.UnderlayMTU)
+		n.mtu = datapath.PodMTU(cfg.Backend, n.grant.UnderlayMTU)
 	}
 	if n.kernel, err = datapath.Open(*cfg.NetNS); err != nil {
 		return nil, err
@@ -196,13 +197,14 @@ func (n *Network) reconcileLocked() error {
 		now := n.grant
 		now.UnderlayMTU = under.MTU
 		failed = errors.Join(failed, n.rememberLocked(now))
-		n.mtu = datapath.PodMTU(under.MTU)
+		n.mtu = datapath.PodMTU(n.cfg.Backend, under.MTU)
 	}
 	failed = errors.Join(failed, n.publishLocked(under))
 	wanted, complaints := datapath.Plan(n.inputLocked(under))
 	n.complainLocked(complaints)
 	failed = errors.Join(failed, n.rules.SetBase(n.baseLocked()))
 	changes, err := n.kernel.Apply(wanted)
+	n.changes = changes
 	for _, c := range changes {
 		n.log.Debug("pod network", "change", c)
 	}
@@ -235,7 +237,7 @@ func (n *Network) publishLocked(under datapath.Underlay) error {
 
 func (n *Network) inputLocked(under datapath.Underlay) datapath.Input {
 	in := datapath.Input{
-		NodeID: n.cfg.NodeID, Subnets: n.grant.Subnets, GrantRevision: n.grant.Revision, Underlay: under,
+		NodeID: n.cfg.NodeID, Subnets: n.grant.Subnets, GrantRevision: n.grant.Revision, Backend: n.cfg.Backend, Underlay: under,
 		ClusterCIDRs: n.cfg.ClusterCIDRs, ServiceCIDRs: n.cfg.ServiceCIDRs, ClusterDNS: n.cfg.ClusterDNS,
 	}
 	for _, l := range n.cfg.Leases.Leases() {

@@ -8,10 +8,18 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kontiki/overlay/datapath"
 )
 
 func TestPodsOfAllNodesReachEachOther(t *testing.T) {
-	l := newLab(t, 3)
+	for backend, mtu := range map[datapath.Backend]int{datapath.VXLAN: 1450, datapath.HostGateway: 1500} {
+		t.Run(string(backend), func(t *testing.T) { everyPair(t, newLabWith(t, 3, backend), mtu) })
+	}
+}
+
+// everyPair has two pods on each node talk around the MTU, and to the Service of all.
+func everyPair(t *testing.T, l *lab, mtu int) {
 	var pods []*labPod
 	for _, n := range l.nodes {
 		pods = append(pods, n.pod(), n.pod())
@@ -20,7 +28,7 @@ func TestPodsOfAllNodesReachEachOther(t *testing.T) {
 		echoTCP(t, p.ns, p.uid, 80)
 		echoUDP(t, p.ns, p.uid, 53)
 	}
-	const most = 1450 - 20 - 8 // fits a datagram of the pods' MTU
+	most := mtu - 20 - 8 // fits a datagram of the pods' MTU
 	for _, from := range pods {
 		for _, to := range pods {
 			name := fmt.Sprintf("%s on %s to %s on %s", from.uid, from.node.name, to.uid, to.node.name)
@@ -43,6 +51,38 @@ func TestPodsOfAllNodesReachEachOther(t *testing.T) {
 				t.Errorf("%s, fragmented: got %d, %v", name, got, err)
 			}
 		}
+	}
+}
+
+// TestRunningPodsFollowTheMTU: the underlay's MTU changes under them.
+func TestRunningPodsFollowTheMTU(t *testing.T) {
+	l := newLab(t, 2)
+	a, b := l.nodes[0].pod(), l.nodes[1].pod()
+	echoUDP(t, b.ns, b.uid, 53)
+	for _, mtu := range []int{1400, 1500} {
+		for _, n := range l.nodes {
+			h := handle(t, n.ns)
+			eth, err := h.LinkByName("eth0")
+			if err == nil {
+				err = h.LinkSetMTU(eth, mtu)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		most := mtu - 50 - 28
+		eventually(t, fmt.Sprintf("pods send up to %d bytes", most), func() error {
+			if _, _, got, err := askUDP(a.ns, at(b.addr, 53), most, true); err != nil || got != most {
+				return fmt.Errorf("%d of %d bytes: %w", got, most, err)
+			}
+			if _, _, _, err := askUDP(a.ns, at(b.addr, 53), most+1, true); !errors.Is(err, unix.EMSGSIZE) {
+				return fmt.Errorf("one more gave %w", err)
+			}
+			return nil
+		})
+	}
+	if diff := l.nodes[0].net.Report().Differences; len(diff) > 0 {
+		t.Errorf("differences: %v", diff)
 	}
 }
 

@@ -52,6 +52,8 @@ and form a cluster; a node started later joins the cluster that it meets. Withou
 	flags.StringVar(&advertise, "advertise", "", "address by which others reach this node; that of the default route by default")
 	flags.Uint16Var(&cfg.Port, "port", 6443, "TCP port for everything between nodes and clients")
 	flags.Uint16Var(&cfg.RingPort, "ring-port", 7946, "UDP port of the gossip ring")
+	cfg.Settings = node.DefaultSettings()
+	flags.StringVar(&cfg.Settings.PodNetwork, "pod-network", "", "how a cluster that is founded links pods of different nodes: vxlan (the default), or host-gw for nodes on one segment")
 	flags.StringVar(&cfg.LoadBalancer, "load-balancer", node.LoadBalancerNodes, "who answers for Services of type LoadBalancer: nodes (each at its address) or off; the same on all nodes")
 	flags.StringVar(&cfg.CgroupRoot, "cgroup-root", "/", "cgroup below which pods are placed")
 	flags.BoolVar(&teardown, "teardown", false, "stop the pods and remove the network that a stopped node left on this machine, and exit")

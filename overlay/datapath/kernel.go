@@ -51,7 +51,8 @@ func (k *Kernel) FindUnderlay(addr netip.Addr) (Underlay, error) {
 		if err != nil {
 			return Underlay{}, fmt.Errorf("looking at the device of %s: %w", addr, err)
 		}
-		return Underlay{Addr: addr, Index: a.LinkIndex, MTU: link.Attrs().MTU}, nil
+		segment, _ := prefixOf(a.IPNet)
+		return Underlay{Addr: addr, Segment: segment.Masked(), Index: a.LinkIndex, MTU: link.Attrs().MTU}, nil
 	}
 	return Underlay{}, nil
 }
@@ -73,7 +74,7 @@ func (k *Kernel) Apply(w Wanted) (changes []string, err error) {
 		c.forwards(tunnel, w.Forwards)
 		c.neighbours(tunnel, w.Neighbours)
 	}
-	c.routes(w.Routes, bridge, tunnel)
+	c.routes(w.Routes, bridge, tunnel, w.Underlay)
 	return c.done, errors.Join(c.errs...)
 }
 

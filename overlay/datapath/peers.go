@@ -94,7 +94,7 @@ func (c *change) neighbours(tunnel netlink.Link, want []Neighbour) {
 
 // routes makes the routes of our protocol those wanted. A device that is not
 // there has no routes: the kernel removed them with it.
-func (c *change) routes(want []Route, bridge, tunnel netlink.Link) {
+func (c *change) routes(want []Route, bridge, tunnel netlink.Link, underlay int) {
 	have, err := c.h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: RouteProtocol}, netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
 		c.did(err, "list routes")
@@ -106,6 +106,9 @@ func (c *change) routes(want []Route, bridge, tunnel netlink.Link) {
 	}
 	if tunnel != nil {
 		index[TunnelName] = tunnel.Attrs().Index
+	}
+	if underlay != 0 {
+		index[underlayDevice] = underlay
 	}
 	type key struct {
 		Route
@@ -151,6 +154,17 @@ func (c *change) routes(want []Route, bridge, tunnel netlink.Link) {
 	}
 }
 
+// removeRoutes removes all routes of our protocol, on whatever device.
+func (c *change) removeRoutes() {
+	have, err := c.h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: RouteProtocol}, netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		c.did(err, "list routes")
+	}
+	for i := range have {
+		c.did(c.h.RouteDel(&have[i]), "remove route %s", have[i].Dst)
+	}
+}
+
 // Remove takes away all that Apply and AttachPod ever made.
 func (k *Kernel) Remove() error {
 	c := &change{Kernel: k}
@@ -160,7 +174,7 @@ func (k *Kernel) Remove() error {
 			c.did(k.h.LinkDel(link), "remove device %s", d.name)
 		}
 	}
-	c.routes(nil, nil, nil)
+	c.removeRoutes()
 	if err := errors.Join(c.errs...); err != nil {
 		return fmt.Errorf("taking the pod network down: %w", err)
 	}

@@ -20,15 +20,14 @@ const (
 	// VNI and Port are those of the one VXLAN network of a cluster.
 	VNI  = 1
 	Port = 8472
-	// tunnelOverhead is what VXLAN over IPv4 adds: 14 (inner Ethernet) + 8
-	// (VXLAN) + 8 (UDP) + 20 (IPv4).
-	tunnelOverhead = 50
 	// RouteProtocol marks this program's routes, as the RTPROT_* of iproute2 do.
 	RouteProtocol = 75
 	// portPrefix begins the name of every pod's link on the node's side.
 	portPrefix = "ktk"
-	// minMTU is the least an underlay must carry: IPv4 asks for 576 inside.
-	minMTU = 576 + tunnelOverhead
+	// minPodMTU is what IPv4 asks for.
+	minPodMTU = 576
+	// underlayDevice stands for the device of the node's own address in routes.
+	underlayDevice = "(underlay)"
 )
 
 // Peer is another node: its pods' subnets and where its tunnel ends.
@@ -42,9 +41,10 @@ type Peer struct {
 
 // Underlay is the device the node's own address is on.
 type Underlay struct {
-	Addr  netip.Addr
-	Index int
-	MTU   int
+	Addr    netip.Addr
+	Segment netip.Prefix // of the addresses that are reached on the device itself
+	Index   int
+	MTU     int
 }
 
 // Input is all that the kernel's state follows from.
@@ -52,6 +52,7 @@ type Input struct {
 	NodeID        string
 	Subnets       []netip.Prefix // of this node; none: no pod network yet
 	GrantRevision uint64
+	Backend       Backend
 	Underlay      Underlay // zero: the node's address is on no device now
 	ClusterCIDRs  []netip.Prefix
 	ServiceCIDRs  []netip.Prefix
@@ -104,6 +105,7 @@ type Wanted struct {
 	Neighbours []Neighbour
 	Routes     []Route
 	Ports      []string // names of pod links on the node's side
+	Underlay   int      // index of the device that routes name underlayDevice
 }
 
 // Plan says what the kernel should hold, and what of the input contradicts
@@ -136,17 +138,14 @@ func Plan(in Input) (Wanted, []string) {
 			return w, append(complaints, fmt.Sprintf("the node's own address %s is in the range %s of pods or Services: give the node another, or form the cluster with another range", in.Underlay.Addr, cidr))
 		}
 	}
-	if in.Underlay.MTU < minMTU {
-		return w, append(complaints, fmt.Sprintf("the device with the node's address %s has an MTU of %d: the tunnel needs at least %d, raise it", in.Underlay.Addr, in.Underlay.MTU, minMTU))
-	}
-	w.Bridge.MTU = in.Underlay.MTU - tunnelOverhead
-	w.Tunnel = &Tunnel{MAC: TunnelMAC(in.NodeID), MTU: w.Bridge.MTU, Local: in.Underlay.Addr, Parent: in.Underlay.Index}
-	for _, s := range own {
-		w.Tunnel.Addrs = append(w.Tunnel.Addrs, netip.PrefixFrom(s.Masked().Addr(), 32))
+	w.Bridge.MTU = PodMTU(in.Backend, in.Underlay.MTU)
+	if w.Bridge.MTU < minPodMTU {
+		w.Bridge.MTU = 0
+		return w, append(complaints, fmt.Sprintf("the device with the node's address %s has an MTU of %d: the pod network needs at least %d, raise it", in.Underlay.Addr, in.Underlay.MTU, minPodMTU+in.Backend.way().overhead()))
 	}
 	peers, more := settle(in, own)
-	planPeers(&w, peers)
-	return w, append(complaints, more...)
+	complaints = append(complaints, more...)
+	return w, append(complaints, in.Backend.way().plan(&w, in, own, peers)...)
 }
 
 // share is one subnet of one peer.
@@ -193,20 +192,6 @@ func settle(in Input, own []netip.Prefix) (shares []share, complaints []string) 
 	return kept, complaints
 }
 
-func planPeers(w *Wanted, shares []share) {
-	seen := map[string]bool{}
-	for _, s := range shares {
-		mac := s.peer.MAC.String()
-		via := s.subnet.Addr()
-		w.Neighbours = append(w.Neighbours, Neighbour{Addr: via, MAC: mac})
-		w.Routes = append(w.Routes, Route{Dst: s.subnet, Device: TunnelName, Via: via})
-		if !seen[mac] {
-			seen[mac] = true
-			w.Forwards = append(w.Forwards, Forward{MAC: mac, Addr: s.peer.Addr})
-		}
-	}
-}
-
 // TunnelMAC is the hardware address of a node's tunnel: it follows from the
 // node's id, so that a device that had to be made again is the same to others.
 func TunnelMAC(nodeID string) net.HardwareAddr { return macOf("tunnel", nodeID) }
@@ -242,4 +227,4 @@ func ipv4(in []netip.Prefix) []netip.Prefix {
 }
 
 // PodMTU is what a pod may send over an underlay of the given MTU.
-func PodMTU(underlay int) int { return underlay - tunnelOverhead }
+func PodMTU(b Backend, underlay int) int { return underlay - b.way().overhead() }

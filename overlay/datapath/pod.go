@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -61,6 +62,11 @@ func (k *Kernel) AttachPod(p Pod) error {
 	}
 	if err := k.h.LinkSetHairpin(host, true); err != nil {
 		return fmt.Errorf("letting %s send back what it came from: %w", host.Attrs().Name, err)
+	}
+	if host.Attrs().MTU != p.MTU {
+		if err := k.h.LinkSetMTU(host, p.MTU); err != nil {
+			return fmt.Errorf("setting the MTU of %s to %d: %w", host.Attrs().Name, p.MTU, err)
+		}
 	}
 	return k.h.LinkSetUp(host)
 }
@@ -124,10 +130,19 @@ func configurePod(p Pod, inside *netlink.Handle) error {
 	return nil
 }
 
-// HasPod says whether the node's end of the pod's link is there.
-func (k *Kernel) HasPod(uid string) bool {
-	_, err := k.h.LinkByName(PortName(uid))
-	return err == nil
+// PodLinks returns the MTU of each pod's link on the node's side, by its name.
+func (k *Kernel) PodLinks() (map[string]int, error) {
+	links, err := k.h.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("listing devices: %w", err)
+	}
+	out := map[string]int{}
+	for _, l := range links {
+		if strings.HasPrefix(l.Attrs().Name, portPrefix) {
+			out[l.Attrs().Name] = l.Attrs().MTU
+		}
+	}
+	return out, nil
 }
 
 // DetachPod removes the pod's link. A pod without one is no error.

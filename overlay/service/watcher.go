@@ -302,6 +302,22 @@ func (w *Watcher) SetOwner(owner string, pools map[Frontend]Pool) error {
 // Check repairs what others changed in the kernel, or what failed before, and
 // follows a change of the node's own address.
 func (w *Watcher) Check() error {
+	repaired, err := w.Repair()
+	if repaired {
+		w.cfg.Logger.Warn("somebody changed what Kontiki had programmed for Services, programmed it anew")
+	}
+	return err
+}
+
+// All returns every frontend with what is behind it.
+func (w *Watcher) All() map[Frontend]Pool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.table.All()
+}
+
+// Repair is Check for those who want to know whether anything was repaired.
+func (w *Watcher) Repair() (repaired bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if addr := w.cfg.Address(); addr != w.addr {
@@ -310,11 +326,7 @@ func (w *Watcher) Check() error {
 	}
 	if w.failed {
 		w.replaceLocked()
-		return nil
+		return true, nil
 	}
-	repaired, err := w.cfg.Programmer.Check()
-	if repaired {
-		w.cfg.Logger.Warn("somebody changed what Kontiki had programmed for Services, programmed it anew")
-	}
-	return err
+	return w.cfg.Programmer.Check()
 }
