@@ -12,7 +12,8 @@ import (
 const (
 	batchCommands  = 64      // commands in one log entry
 	batchBytes     = 1 << 20 // of one log entry, unless a single command is larger
-	batchesFlying  = 4       // entries that wait for their commit; meanwhile others gather
+	batchesFlying  = 4       // entries that wait for their commit
+	partialFlying  = 2       // of them before one that is not full
 	enqueueTimeout = time.Second
 )
 
@@ -52,78 +53,128 @@ func (s *Store) proposeHere(ctx context.Context, command []byte) (result, error)
 }
 
 // runBatcher gathers proposals into log entries: what arrives while earlier
-// entries are on their way goes into one.
+// entries are on their way goes into one. Each entry costs a write to disk on
+// every voter, so one that is not full waits for an earlier one to land.
 func (s *Store) runBatcher() {
-	var next *proposal // did not fit into the last batch
+	var b batch
 	for {
-		var batch []proposal
-		if next != nil {
-			batch, next = append(batch, *next), nil
-		} else {
+		if len(b.proposals) == 0 {
 			select {
 			case p := <-s.proposals:
-				batch = append(batch, p)
+				b.add(p)
 			case <-s.closing:
 				return
 			}
 		}
-		select {
-		case s.flying <- struct{}{}:
-		case <-s.closing:
-			fail(batch, fmt.Errorf("%w: %w", errNotProposed, ErrClosed))
+		if !s.gather(&b) {
+			fail(b.proposals, fmt.Errorf("%w: %w", errNotProposed, ErrClosed))
 			return
 		}
-		batch, next = s.gather(batch)
-		commands := make([][]byte, len(batch))
-		for i, p := range batch {
+		select {
+		case s.flying <- struct{}{}: // has room, see gather, unless the store closes
+		case <-s.closing:
+			fail(b.proposals, fmt.Errorf("%w: %w", errNotProposed, ErrClosed))
+			return
+		}
+		sent := b.take()
+		commands := make([][]byte, len(sent))
+		for i, p := range sent {
 			commands[i] = p.command
 		}
 		future := s.raft.Apply(encodeEntry(commands), enqueueTimeout)
 		go func() { // ends with the entry's fate; awaitFlying waits for it
-			deliver(batch, future)
+			deliver(sent, future)
 			<-s.flying
+			select {
+			case s.landed <- struct{}{}:
+			default: // the batcher will look
+			}
 		}()
 	}
 }
 
-// gather adds what waits already, within the bounds of an entry.
-func (s *Store) gather(batch []proposal) ([]proposal, *proposal) {
-	size := len(batch[0].command)
-	for len(batch) < batchCommands {
-		select {
-		case p := <-s.proposals:
-			if size += len(p.command); size > batchBytes {
-				return batch, &p
-			}
-			batch = append(batch, p)
-		default:
-			return batch, nil
-		}
-	}
-	return batch, nil
+// batch is the next log entry in the making.
+type batch struct {
+	proposals []proposal
+	bytes     int
 }
 
-func deliver(batch []proposal, future raft.ApplyFuture) {
+func (b *batch) add(p proposal) {
+	b.proposals = append(b.proposals, p)
+	b.bytes += len(p.command)
+}
+
+// full tells whether no more is added; the last one may go into the next entry.
+func (b *batch) full() bool { return len(b.proposals) >= batchCommands || b.bytes > batchBytes }
+
+// take empties the batch, but for a last proposal that would make it too large.
+func (b *batch) take() []proposal {
+	out := b.proposals
+	*b = batch{}
+	if n := len(out); n > 1 {
+		size := 0
+		for _, p := range out {
+			size += len(p.command)
+		}
+		if size > batchBytes {
+			b.add(out[n-1])
+			out = out[:n-1]
+		}
+	}
+	return out
+}
+
+// gather adds what comes until the batch may leave; false if the store closes.
+func (s *Store) gather(b *batch) bool {
+	for {
+		for !b.full() {
+			select {
+			case p := <-s.proposals:
+				b.add(p)
+				continue
+			default:
+			}
+			break
+		}
+		flying := len(s.flying)
+		if flying < partialFlying || b.full() && flying < batchesFlying {
+			return true
+		}
+		more := s.proposals
+		if b.full() {
+			more = nil
+		}
+		select {
+		case p := <-more:
+			b.add(p)
+		case <-s.landed:
+		case <-s.closing:
+			return false
+		}
+	}
+}
+
+func deliver(sent []proposal, future raft.ApplyFuture) {
 	if err := future.Error(); err != nil {
 		switch {
 		case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
 			err = fmt.Errorf("%w: %w: %w", errNotProposed, ErrNotLeader, err)
 		}
-		fail(batch, err)
+		fail(sent, err)
 		return
 	}
 	results, ok := future.Response().([]result)
-	if !ok || len(results) != len(batch) {
-		fail(batch, ErrHalted)
+	if !ok || len(results) != len(sent) {
+		fail(sent, ErrHalted)
 		return
 	}
-	for i, p := range batch {
+	for i, p := range sent {
 		p.done <- outcome{result: results[i]}
 	}
 }
 
-func fail(batch []proposal, err error) {
-	for _, p := range batch {
+func fail(sent []proposal, err error) {
+	for _, p := range sent {
 		p.done <- outcome{err: err}
 	}
 }

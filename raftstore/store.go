@@ -31,6 +31,7 @@ type Store struct {
 	proposer    proposer
 	proposals   chan proposal
 	flying      chan struct{} // holds a token per log entry that waits for its commit
+	landed      chan struct{} // told when one has got it
 	reads       readRounds
 	incarnation string // of this process
 
@@ -72,7 +73,7 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s := &Store{
 		cfg: cfg, log: cfg.Logger,
-		proposals: make(chan proposal), flying: make(chan struct{}, batchesFlying), incarnation: rand.Text(),
+		proposals: make(chan proposal), flying: make(chan struct{}, batchesFlying), landed: make(chan struct{}, 1), incarnation: rand.Text(),
 		closing: make(chan struct{}), raftDone: make(chan struct{}),
 	}
 	s.leadership.changed = make(chan struct{})
@@ -140,6 +141,7 @@ func (s *Store) raftConfig(log *raftLogger) *raft.Config {
 	c.SnapshotInterval = 30 * time.Second
 	c.ShutdownOnRemove = false
 	c.NoSnapshotRestoreOnStart = true // disk.replay has done it, and more
+	c.BatchApplyCh = true             // entries that arrive together are written together
 	c.NoLegacyTelemetry = true
 	c.Logger = log
 	return c

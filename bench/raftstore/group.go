@@ -17,8 +17,8 @@ import (
 
 // group is three replicas, each a process.
 type group struct {
-	dir   string
-	procs map[string]*process // by node id; nil while one is killed
+	dir, profile string
+	procs        map[string]*process // by node id; nil while one is killed
 }
 
 // process is one replica as the parent sees it.
@@ -30,7 +30,7 @@ type process struct {
 
 var ids = []string{"a", "b", "c"}
 
-func newGroup(dir string) (*group, error) {
+func newGroup(dir, profile string) (*group, error) {
 	if err := writeCertificate(dir); err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func newGroup(dir string) (*group, error) {
 	if err := os.WriteFile(filepath.Join(dir, "peers.json"), b, 0o600); err != nil {
 		return nil, err
 	}
-	g := &group{dir: dir, procs: make(map[string]*process)}
+	g := &group{dir: dir, profile: profile, procs: make(map[string]*process)}
 	for _, id := range ids {
 		if err := g.start(id); err != nil {
 			return nil, errors.Join(err, g.close())
@@ -64,7 +64,7 @@ func (g *group) start(id string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(self, "-replica", id, "-dir", g.dir)
+	cmd := exec.Command(self, "-replica", id, "-dir", g.dir, "-profile", g.profile)
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()

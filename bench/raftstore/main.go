@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"syscall"
 	"time"
@@ -29,6 +31,7 @@ type options struct {
 	watchers int
 	starve   int
 	peer     bool
+	profile  string
 }
 
 func main() {
@@ -43,6 +46,7 @@ func main() {
 	flag.IntVar(&o.watchers, "watchers", 1000, "watches at the fan-out")
 	flag.IntVar(&o.starve, "starve", 60, "seconds of a starved CPU")
 	flag.BoolVar(&o.peer, "peer", true, "measure etcd, too; installed if it is missing and this is root")
+	flag.StringVar(&o.profile, "profile", "", "directory into which each replica writes a CPU profile")
 	flag.StringVar(&replicaID, "replica", "", "internal: be this replica")
 	flag.BoolVar(&spin, "spin", false, "internal: burn a CPU")
 	flag.Parse()
@@ -54,7 +58,7 @@ func main() {
 	case spin:
 		burn(ctx)
 	case replicaID != "":
-		err = runReplica(ctx, o.dir, replicaID, os.Stdin, os.Stdout)
+		err = profiled(o.profile, replicaID, func() error { return runReplica(ctx, o.dir, replicaID, os.Stdin, os.Stdout) })
 	default:
 		err = run(ctx, o)
 	}
@@ -62,6 +66,23 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+// profiled runs a replica under the CPU profiler, if there is a directory for that.
+func profiled(dir, id string, run func() error) error {
+	if dir == "" {
+		return run()
+	}
+	f, err := os.Create(filepath.Join(dir, fmt.Sprintf("%s-%d.prof", id, os.Getpid())))
+	if err != nil {
+		return err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return err
+	}
+	err = run()
+	pprof.StopCPUProfile()
+	return errors.Join(err, f.Close())
 }
 
 func burn(ctx context.Context) {
@@ -91,7 +112,7 @@ func run(ctx context.Context, o options) (err error) {
 	fmt.Printf("load before: %s", load)
 	began := time.Now()
 	t := &table{}
-	g, err := newGroup(o.dir)
+	g, err := newGroup(o.dir, o.profile)
 	if err != nil {
 		return err
 	}
