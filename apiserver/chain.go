@@ -64,6 +64,7 @@ func (c *chain) config(codecs serializer.CodecFactory, getter generic.RESTOption
 	gc.LongRunningFunc = filters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"),
 		sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+	gc.BuildHandlerChainFunc = limited
 	gc.EnableProfiling = false
 	gc.DisabledPostStartHooks.Insert(definitionsHook)
 	gc.AddReadyzChecks(healthz.NamedCheck(definitionsHook, c.definitionsKnown))

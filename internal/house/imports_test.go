@@ -43,6 +43,8 @@ var onlyImportedBy = map[string]struct {
 var banned = map[string]string{
 	"k8s.io/kubernetes":                      "it is not made to be imported; the rooms hold what is needed of it",
 	"go.etcd.io/etcd/client/v3":              "state lives in raftstore; no etcd client is ever opened",
+	"k8s.io/apiserver/pkg/storage/etcd3":     "state lives in raftstore; no etcd client is ever opened",
+	"k8s.io/apiserver/pkg/server/options":    "its EtcdOptions open an etcd client; configure the server as apiserver/chain.go does",
 	"github.com/opencontainers/runc":         "only the shim links libcontainer",
 	"github.com/hashicorp/consul/api":        "membership is gossip's",
 	"log":                                    "structured logs (log/slog) are passed in",
