@@ -35,7 +35,7 @@ import (
 const patience = 20 * time.Second
 
 // eventually waits until check returns nil.
-func eventually(t *testing.T, what string, check func() error) {
+func eventually(t testing.TB, what string, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -53,7 +53,7 @@ func eventually(t *testing.T, what string, check func() error) {
 }
 
 // newNS makes a network namespace with lo up.
-func newNS(t *testing.T) netns.NsHandle {
+func newNS(t testing.TB) netns.NsHandle {
 	t.Helper()
 	type result struct {
 		ns  netns.NsHandle
@@ -81,7 +81,7 @@ func newNS(t *testing.T) netns.NsHandle {
 	return r.ns
 }
 
-func handle(t *testing.T, ns netns.NsHandle) *netlink.Handle {
+func handle(t testing.TB, ns netns.NsHandle) *netlink.Handle {
 	t.Helper()
 	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -164,7 +164,7 @@ func (r *ring) setDead(names ...string) {
 }
 
 type lab struct {
-	t       *testing.T
+	t       testing.TB
 	backend datapath.Backend
 	ring    *ring
 	client  kubernetes.Interface
@@ -216,12 +216,12 @@ var (
 )
 
 // newLab makes n nodes and starts their networks.
-func newLab(t *testing.T, n int) *lab {
+func newLab(t testing.TB, n int) *lab {
 	t.Helper()
 	return newLabWith(t, n, datapath.VXLAN)
 }
 
-func newLabWith(t *testing.T, n int, backend datapath.Backend) *lab {
+func newLabWith(t testing.TB, n int, backend datapath.Backend) *lab {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
@@ -375,7 +375,7 @@ func (n *labNode) pod(hostPorts ...HostPort) *labPod {
 
 // echoTCP serves name on a port in a namespace: first a line with its name and
 // the client's address, then whatever it gets.
-func echoTCP(t *testing.T, ns netns.NsHandle, name string, port uint16) {
+func echoTCP(t testing.TB, ns netns.NsHandle, name string, port uint16) {
 	t.Helper()
 	var l net.Listener
 	err := datapath.Within(ns, func() (err error) {
@@ -404,7 +404,7 @@ func echoTCP(t *testing.T, ns netns.NsHandle, name string, port uint16) {
 }
 
 // echoUDP answers every datagram with "name client-address length".
-func echoUDP(t *testing.T, ns netns.NsHandle, name string, port uint16) {
+func echoUDP(t testing.TB, ns netns.NsHandle, name string, port uint16) {
 	t.Helper()
 	var c net.PacketConn
 	err := datapath.Within(ns, func() (err error) {
