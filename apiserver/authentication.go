@@ -9,8 +9,12 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/group"
 	"k8s.io/apiserver/pkg/authentication/request/anonymous"
+	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
 	"k8s.io/apiserver/pkg/authentication/request/union"
+	"k8s.io/apiserver/pkg/authentication/request/websocket"
 	"k8s.io/apiserver/pkg/authentication/request/x509"
+
+	"kontiki/apiserver/tokens"
 )
 
 // publicPaths are open to everybody, so that load balancers and people without
@@ -18,11 +22,12 @@ import (
 var publicPaths = []string{"/healthz", "/livez", "/readyz", "/version", "/version/"}
 
 // apiAudiences are what a token must be meant for to be one of this API's.
-var apiAudiences = authenticator.Audiences{"https://kubernetes.default.svc.cluster.local"}
+var apiAudiences = authenticator.Audiences{tokens.URL}
 
 // newAuthenticator tells who sends a request: the context of requests made in
-// this process, a client certificate, or nobody, who sees publicPaths only.
-func newAuthenticator(clientCA func() *stdx509.CertPool) authenticator.Request {
+// this process, a client certificate, a
+// token, or nobody, who sees publicPaths only.
+func newAuthenticator(clientCA func() *stdx509.CertPool, bearer authenticator.Token) authenticator.Request {
 	authenticators := []authenticator.Request{authenticator.RequestFunc(fromContext)}
 	if clientCA != nil {
 		verify := func() (stdx509.VerifyOptions, bool) {
@@ -31,6 +36,9 @@ func newAuthenticator(clientCA func() *stdx509.CertPool) authenticator.Request {
 			return options, options.Roots != nil
 		}
 		authenticators = append(authenticators, x509.NewDynamic(verify, x509.CommonNameUserConversion))
+	}
+	if bearer != nil {
+		authenticators = append(authenticators, bearertoken.New(bearer), websocket.NewProtocolAuthenticator(bearer))
 	}
 	known := group.NewAuthenticatedGroupAdder(union.NewFailOnError(authenticators...))
 

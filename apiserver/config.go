@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -33,6 +34,9 @@ type Config struct {
 	// ClientCA returns the certificates that sign clients' certificates. It is
 	// asked for every request with a certificate; nil lets nobody in that way.
 	ClientCA func() *x509.CertPool
+	// ServiceAccountKey signs the tokens of service accounts: ECDSA over P-256.
+	// Nil serves and believes none.
+	ServiceAccountKey crypto.Signer
 	// Transformers encrypt the values of a resource in the store.
 	Transformers map[schema.GroupResource]value.Transformer
 	Settings     Settings

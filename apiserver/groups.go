@@ -3,6 +3,7 @@ package apiserver
 import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/registry/rest"
 
 	"kontiki/apiserver/access"
 	"kontiki/apiserver/allocate"
@@ -24,14 +25,15 @@ import (
 
 // apiGroups is every API group that is served. Core comes first, because the
 // others share kinds with it.
-func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authorizer, roles *authz.Authorizer, who authenticator.Request) []kind.Group {
+func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authorizer, roles *authz.Authorizer, who authenticator.Request, tokenRequests rest.Storage) []kind.Group {
 	return []kind.Group{
 		core.Group(core.Config{
-			Ledger:     ledger,
-			ClusterIPs: allocate.NewIPs(ledger, cfg.Settings.ServiceCIDR),
-			NodePorts:  allocate.NewPorts(ledger, cfg.Settings.NodePorts[0], cfg.Settings.NodePorts[1]),
-			Agents:     cfg.Agents,
-			Authorizer: authorize,
+			Ledger:        ledger,
+			ClusterIPs:    allocate.NewIPs(ledger, cfg.Settings.ServiceCIDR),
+			NodePorts:     allocate.NewPorts(ledger, cfg.Settings.NodePorts[0], cfg.Settings.NodePorts[1]),
+			Agents:        cfg.Agents,
+			Authorizer:    authorize,
+			TokenRequests: tokenRequests,
 		}),
 		apps.Group(),
 		autoscaling.Group(),

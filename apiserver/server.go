@@ -64,10 +64,14 @@ func New(cfg Config) (*Server, error) {
 	}
 	shared := informers.NewSharedInformerFactory(client, 0)
 	roles := authz.New(authz.NewStored(shared.Rbac().V1(), authz.Defaults()))
-	who := newAuthenticator(cfg.ClientCA)
+	issuer, bearer, requests, err := newIssuer(cfg, client)
+	if err != nil {
+		return nil, fmt.Errorf("apiserver: %w", err)
+	}
+	who := newAuthenticator(cfg.ClientCA, bearer)
 	groups := apiGroups(cfg, ledger, authorizer.AuthorizerFunc(func(ctx context.Context, attrs authorizer.Attributes) (authorizer.Decision, string, error) {
 		return s.generic.Authorizer.Authorize(ctx, attrs)
-	}), roles, who)
+	}), roles, who, requests)
 	scheme, err := newScheme(groups)
 	if err != nil {
 		return nil, err
@@ -99,6 +103,9 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("apiserver: %w", err)
 	}
 	if err := install(own, groups, scheme, codecs, getter); err != nil {
+		return nil, fmt.Errorf("apiserver: %w", err)
+	}
+	if err := discoverIssuer(own, issuer); err != nil {
 		return nil, fmt.Errorf("apiserver: %w", err)
 	}
 	if err := c.aggregate(cfg.Store, own); err != nil {

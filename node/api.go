@@ -72,8 +72,9 @@ func serveUntil(ctx context.Context, server *http.Server, serve func() error) er
 func (n *node) apiConfig() apiserver.Config {
 	authority := n.charter.trust.Authority
 	return apiserver.Config{
-		Store:    n.store,
-		ClientCA: authority.Pool,
+		Store:             n.store,
+		ClientCA:          authority.Pool,
+		ServiceAccountKey: n.charter.trust.ServiceAccountKey,
 		Transformers: map[schema.GroupResource]value.Transformer{
 			{Resource: "secrets"}: encryption.New(dataKeys{n.charter.trust.DataKey}),
 		},

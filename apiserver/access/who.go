@@ -3,6 +3,7 @@ package access
 import (
 	"context"
 	"net/http"
+	"net/url"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -68,7 +69,7 @@ func (t tokens) review(ctx context.Context, o runtime.Object) (runtime.Object, e
 		audiences = t.audiences
 	}
 	// A context of its own: the user of this request is not whom it asks about.
-	fake := &http.Request{Header: http.Header{"Authorization": []string{"Bearer " + r.Spec.Token}}}
+	fake := &http.Request{URL: &url.URL{}, Header: http.Header{"Authorization": []string{"Bearer " + r.Spec.Token}}}
 	fake = fake.WithContext(authenticator.WithAudiences(context.Background(), audiences))
 	resp, ok, err := t.who.AuthenticateRequest(fake)
 	r.Status = authenticationv1.TokenReviewStatus{Authenticated: ok && err == nil}

@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/registry/rest"
 
 	"kontiki/apiserver/allocate"
 	"kontiki/apiserver/kind"
@@ -17,6 +18,8 @@ type Config struct {
 	ClusterIPs *allocate.IPs
 	NodePorts  *allocate.Ports
 	Agents     AgentTransport // may be nil
+	// TokenRequests serves serviceaccounts/token; nil leaves it out.
+	TokenRequests rest.Storage
 	// Authorizer is asked where a request's own verb says too little; may be nil.
 	Authorizer authorizer.Authorizer
 }
@@ -35,7 +38,7 @@ func Group(cfg Config) kind.Group {
 			endpoints(),
 			configMaps(),
 			secrets(),
-			serviceAccounts(),
+			serviceAccounts(cfg.TokenRequests),
 			Events(),
 			replicationControllers(),
 			podTemplates(),

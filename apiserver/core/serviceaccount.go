@@ -4,11 +4,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/registry/rest"
 
 	"kontiki/apiserver/kind"
 )
 
-func serviceAccounts() kind.Definition {
+func serviceAccounts(tokens rest.Storage) kind.Definition {
 	return &kind.Kind[*corev1.ServiceAccount]{
 		Resource: "serviceaccounts", Singular: "serviceaccount", ShortNames: []string{"sa"},
 		New:           func() *corev1.ServiceAccount { return &corev1.ServiceAccount{} },
@@ -21,6 +22,12 @@ func serviceAccounts() kind.Definition {
 		},
 		Cells: func(s *corev1.ServiceAccount) []any {
 			return []any{s.Name, int64(len(s.Secrets)), kind.Age(s.CreationTimestamp)}
+		},
+		Extend: func(in kind.Storages) (kind.Storages, error) {
+			if tokens != nil {
+				in["serviceaccounts/token"] = tokens
+			}
+			return in, nil
 		},
 	}
 }
