@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -33,64 +32,77 @@ func installEtcd(ctx context.Context) error {
 	return nil
 }
 
-// measureEtcd runs three etcd processes and the same load with etcd's own client.
-func measureEtcd(ctx context.Context, o options, writers []int, length time.Duration) (_ map[int]latencies, memory string, err error) {
+// etcd is three processes of it, with a connection of its own client to each.
+type etcd struct {
+	procs   []*exec.Cmd
+	clients []*clientv3.Client
+}
+
+func newEtcd(ctx context.Context, dir string) (*etcd, error) {
 	if err := installEtcd(ctx); err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	endpoints, procs, err := startEtcd(o.dir)
-	defer func() {
-		for _, p := range procs {
-			_ = p.Process.Kill()
-			_ = p.Wait()
-		}
-	}()
+	cert, err := readCertificate(dir)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	cert, err := readCertificate(o.dir)
-	if err != nil {
-		return nil, "", err
-	}
-	var clients []*clientv3.Client
-	for i := range endpoints { // one connection to each member
-		c, err := clientv3.New(clientv3.Config{Endpoints: endpoints[i : i+1], TLS: cert, DialTimeout: patience, Logger: zap.NewNop()})
-		if err != nil {
-			return nil, "", err
+	e := &etcd{}
+	endpoints, procs, err := startEtcd(dir)
+	e.procs = procs
+	for i := range endpoints {
+		var c *clientv3.Client
+		if err == nil {
+			c, err = clientv3.New(clientv3.Config{Endpoints: endpoints[i : i+1], TLS: cert, DialTimeout: patience, Logger: zap.NewNop()})
 		}
-		defer c.Close()
-		clients = append(clients, c)
+		if err == nil {
+			e.clients = append(e.clients, c)
+		}
 	}
-	value := string(make([]byte, valueSize))
-	put := func(ctx context.Context, w, n int) error {
-		ctx, cancel := context.WithTimeout(ctx, callTime)
-		defer cancel()
-		_, err := clients[w%len(clients)].Put(ctx, fmt.Sprintf("w/%d/%d", w, n%1000), value)
-		return err
-	}
-	if err := wait(ctx, "etcd to have a leader", func() (bool, error) {
-		for w := range clients {
-			if put(ctx, w, 0) != nil {
-				return false, nil
+	if err == nil {
+		err = wait(ctx, "etcd to have a leader", func() (bool, error) {
+			for w := range e.clients {
+				if e.put(ctx, w, 0) != nil {
+					return false, nil
+				}
 			}
-		}
-		return true, nil
-	}); err != nil {
-		return nil, "", err
+			return true, nil
+		})
 	}
-	out := make(map[int]latencies)
-	for _, n := range writers {
-		out[n] = drive(ctx, n, length, put)
+	if err != nil {
+		e.close()
+		return nil, err
 	}
+	return e, nil
+}
+
+func (e *etcd) put(ctx context.Context, w, n int) error {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	_, err := e.clients[w%len(e.clients)].Put(ctx, fmt.Sprintf("w/%d/%d", w, n%1000), string(make([]byte, valueSize)))
+	return err
+}
+
+// memory is the resident memory of the largest of them.
+func (e *etcd) memory() (string, error) {
 	largest := 0
-	for _, p := range procs {
+	for _, p := range e.procs {
 		kib, err := rss(fmt.Sprint(p.Process.Pid))
 		if err != nil {
-			return nil, "", err
+			return "", err
 		}
 		largest = max(largest, kib)
 	}
-	return out, fmt.Sprintf("%d MiB", largest/1024), nil
+	return fmt.Sprintf("%d MiB", largest/1024), nil
+}
+
+func (e *etcd) close() {
+	for _, c := range e.clients {
+		_ = c.Close()
+	}
+	for _, p := range e.procs {
+		_ = p.Process.Kill()
+		_ = p.Wait() // says that it was killed
+	}
 }
 
 func startEtcd(dir string) (endpoints []string, procs []*exec.Cmd, err error) {

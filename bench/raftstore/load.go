@@ -28,6 +28,20 @@ func summarize(all []time.Duration, took time.Duration, failed int) latencies {
 	return l
 }
 
+// merge joins rounds; of quantiles it takes the median.
+func merge(all []latencies) latencies {
+	var out latencies
+	var p50, p99 []time.Duration
+	for _, l := range all {
+		out.Count, out.Took, out.Failed, out.Max = out.Count+l.Count, out.Took+l.Took, out.Failed+l.Failed, max(out.Max, l.Max)
+		p50, p99 = append(p50, l.P50), append(p99, l.P99)
+	}
+	slices.Sort(p50)
+	slices.Sort(p99)
+	out.P50, out.P99 = p50[len(p50)/2], p99[len(p99)/2]
+	return out
+}
+
 // drive has writers call write in a closed loop for some time; n counts the
 // calls of one writer.
 func drive(ctx context.Context, writers int, length time.Duration, write func(ctx context.Context, writer, n int) error) latencies {

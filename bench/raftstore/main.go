@@ -40,7 +40,7 @@ func main() {
 	var spin bool
 	flag.StringVar(&o.dir, "dir", "", "directory for all data; default: a new one, removed at the end")
 	flag.StringVar(&o.only, "only", "", "comma-separated: writes, lag, failover, starved, fanout, restart; default: all")
-	flag.IntVar(&o.seconds, "seconds", 4, "length of each measurement of writes")
+	flag.IntVar(&o.seconds, "seconds", 8, "length of each measurement of writes")
 	flag.IntVar(&o.kills, "kills", 50, "leaders killed")
 	flag.IntVar(&o.keys, "keys", 100_000, "keys held at the restart")
 	flag.IntVar(&o.watchers, "watchers", 1000, "watches at the fan-out")

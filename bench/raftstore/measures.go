@@ -23,43 +23,56 @@ func describe(l latencies) string {
 	return s
 }
 
+// rounds is how often ours and theirs take turns, so that both see the same
+// moods of the machine.
+const rounds = 4
+
 // measureWrites has writers on a follower, so that each write crosses the
 // network to the leader, as an etcd client's does.
 func measureWrites(ctx context.Context, o options, g *group, t *table) error {
-	targets := map[int]string{16: "≥ 1 ×", 256: "≥ 2 ×"}
-	length := time.Duration(o.seconds) * time.Second
-	ours := make(map[int]latencies)
 	leader, _, err := g.leader(ctx)
 	if err != nil {
 		return err
 	}
-	writers := []int{1, 16, 256}
-	for _, n := range writers {
-		a, err := g.tell(g.follower(leader), order{Do: "write", Writers: n, Size: valueSize, Length: length, Prefix: "w/"})
-		if err != nil {
-			return err
+	var peer *etcd
+	if o.peer {
+		if peer, err = newEtcd(ctx, o.dir); err != nil {
+			return fmt.Errorf("etcd: %w", err)
 		}
-		ours[n] = a.Latencies
+		defer peer.close()
+	}
+	targets := map[int]string{16: "≥ 1 ×", 256: "≥ 2 ×"}
+	length := time.Duration(o.seconds) * time.Second / rounds
+	for _, n := range []int{1, 16, 256} {
+		var ours, theirs []latencies
+		for range rounds {
+			a, err := g.tell(g.follower(leader), order{Do: "write", Writers: n, Size: valueSize, Length: length, Prefix: "w/"})
+			if err != nil {
+				return err
+			}
+			ours = append(ours, a.Latencies)
+			if peer != nil {
+				theirs = append(theirs, drive(ctx, n, length, peer.put))
+			}
+		}
+		our, other, ratio := merge(ours), "", ""
+		if peer != nil {
+			their := merge(theirs)
+			other, ratio = describe(their), fmt.Sprintf("%.2f ×", our.perSecond()/their.perSecond())
+		}
+		t.row(fmt.Sprintf("writes of 1 KiB, %d writers (p50 / p99)", n), targets[n], describe(our), other, ratio)
 	}
 	a, err := g.tell(leader, order{Do: "status"})
 	if err != nil {
 		return err
 	}
-	memory, peerMemory := fmt.Sprintf("%d MiB", a.RSS/1024), ""
-	theirs := make(map[int]latencies)
-	if o.peer {
-		if theirs, peerMemory, err = measureEtcd(ctx, o, writers, length); err != nil {
-			return fmt.Errorf("etcd: %w", err)
+	memory := ""
+	if peer != nil {
+		if memory, err = peer.memory(); err != nil {
+			return err
 		}
 	}
-	for _, n := range writers {
-		peer, ratio := "", ""
-		if l, ok := theirs[n]; ok {
-			peer, ratio = describe(l), fmt.Sprintf("%.2f ×", ours[n].perSecond()/l.perSecond())
-		}
-		t.row(fmt.Sprintf("writes of 1 KiB, %d writers (p50 / p99)", n), targets[n], describe(ours[n]), peer, ratio)
-	}
-	t.row("RSS of the leader after them", "", memory, peerMemory, "")
+	t.row("RSS of the leader after them", "", fmt.Sprintf("%d MiB", a.RSS/1024), memory, "")
 	return nil
 }
 
@@ -171,7 +184,7 @@ func hushAll(g *group) error {
 // measureFailover kills the leader, again and again, under writers on the others.
 func measureFailover(ctx context.Context, o options, g *group, t *table) error {
 	var gaps []time.Duration
-	rounds := 0
+	terms := 0
 	for range o.kills {
 		leader, term, err := g.leader(ctx)
 		if err != nil {
@@ -192,7 +205,7 @@ func measureFailover(ctx context.Context, o options, g *group, t *table) error {
 		if err != nil {
 			return err
 		}
-		rounds += int(after - term)
+		terms += int(after - term)
 		var longest time.Duration
 		for _, id := range g.running() {
 			if err := wait(ctx, "writes after the kill on "+id, func() (bool, error) {
@@ -217,7 +230,7 @@ func measureFailover(ctx context.Context, o options, g *group, t *table) error {
 	slices.Sort(gaps)
 	l := summarize(gaps, time.Second, 0)
 	t.row(fmt.Sprintf("gap of acknowledged writes at %d killed leaders (median / worst)", len(gaps)), "≤ 500 / ≤ 1500 ms",
-		fmt.Sprintf("%s / %s ms, %d terms", ms(l.P50), ms(l.Max), rounds), "", "")
+		fmt.Sprintf("%s / %s ms, %d terms", ms(l.P50), ms(l.Max), terms), "", "")
 	return nil
 }
 
