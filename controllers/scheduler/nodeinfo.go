@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	resourcehelper "k8s.io/component-helpers/resource"
 )
 
@@ -59,6 +60,17 @@ type placed struct {
 	requests resources
 	scoring  resources // cpu and memory, with defaults for containers that request none
 	ports    []hostPort
+	shape    string // namespace and labels: pods of one shape are selected alike
+	near     []term // required affinity
+	far      []term // required anti-affinity
+	wishes   []term // preferred ones
+}
+
+// group is how many pods of one shape a node has, without those on their way out.
+type group struct {
+	shape string
+	pod   *corev1.Pod // one of them
+	count int
 }
 
 func place(pod *corev1.Pod) placed {
@@ -69,6 +81,9 @@ func place(pod *corev1.Pod) placed {
 			UseStatusResources: true, NonMissingContainerRequests: scoringDefaults(),
 		})),
 	}
+	p.shape = pod.Namespace + "/" + labels.FormatLabels(pod.Labels)
+	p.near, p.far = required(pod)
+	p.wishes = preferred(pod)
 	for _, c := range pod.Spec.Containers {
 		p.ports = appendPorts(p.ports, c)
 	}
@@ -104,8 +119,26 @@ type nodeInfo struct {
 	allocatable resources
 	pods        []placed
 	picky       []placed // those of pods with inter-pod affinity or anti-affinity
+	groups      []group
 	requested   resources
 	scoring     resources
+}
+
+// regroup counts a pod in or out.
+func regroup(groups []group, p placed, by int) []group {
+	if p.pod.DeletionTimestamp != nil {
+		return groups
+	}
+	at := slices.IndexFunc(groups, func(g group) bool { return g.shape == p.shape })
+	switch {
+	case at < 0:
+		return append(slices.Clip(groups), group{p.shape, p.pod, by})
+	case groups[at].count+by == 0:
+		return slices.Delete(slices.Clone(groups), at, at+1)
+	}
+	groups = slices.Clone(groups)
+	groups[at].count += by
+	return groups
 }
 
 func (n *nodeInfo) withNode(node *corev1.Node) *nodeInfo {
@@ -124,6 +157,7 @@ func (n *nodeInfo) with(p placed) *nodeInfo {
 	if hasPodAffinity(p.pod) {
 		clone.picky = append(slices.Clip(n.picky), p)
 	}
+	clone.groups = regroup(n.groups, p, 1)
 	clone.requested = n.requested.plus(p.requests, 1)
 	clone.scoring = n.scoring.plus(p.scoring, 1)
 	return &clone
@@ -139,6 +173,7 @@ func (n *nodeInfo) without(pod *corev1.Pod) *nodeInfo {
 	clone := *n
 	clone.pods = slices.DeleteFunc(slices.Clone(n.pods), other)
 	clone.picky = slices.DeleteFunc(slices.Clone(n.picky), other)
+	clone.groups = regroup(n.groups, gone, -1)
 	clone.requested = n.requested.plus(gone.requests, -1)
 	clone.scoring = n.scoring.plus(gone.scoring, -1)
 	return &clone

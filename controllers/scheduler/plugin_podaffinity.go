@@ -1,6 +1,8 @@
 package scheduler
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -104,12 +106,13 @@ func preferred(pod *corev1.Pod) []term {
 func interPodAffinity() filterPlugin {
 	helps := podAdded | podGone | nodeLabelsChanged
 	return filterPlugin{"InterPodAffinity", helps, func(c *cycle) func(*nodeInfo) []string {
-		near, far := required(c.pod)
+		near, far := c.near, c.far
 		rejecting := rejectedBy(c)
 		if len(near) == 0 && len(far) == 0 && len(rejecting) == 0 {
 			return nil
 		}
 		nearCount, farCount := countTerms(c, near, true), countTerms(c, far, false)
+		rejectingKeys := keysOf(rejecting)
 		first := len(nearCount) == 0 && len(near) > 0 && matchesAll(c.snapshot, near, c.pod)
 		return func(n *nodeInfo) []string {
 			for _, t := range near {
@@ -123,8 +126,8 @@ func interPodAffinity() filterPlugin {
 					return []string{"node(s) didn't match pod anti-affinity rules"}
 				}
 			}
-			for where := range rejecting {
-				if value, ok := n.node.Labels[where.key]; ok && value == where.value {
+			for _, key := range rejectingKeys {
+				if value, ok := n.node.Labels[key]; ok && rejecting[topology{key, value}] {
 					return []string{"node(s) didn't satisfy existing pods anti-affinity rules"}
 				}
 			}
@@ -138,8 +141,7 @@ func rejectedBy(c *cycle) map[topology]bool {
 	places := map[topology]bool{}
 	for _, n := range c.snapshot.nodes {
 		for _, p := range n.picky {
-			_, far := required(p.pod)
-			for _, t := range far {
+			for _, t := range p.far {
 				if value, ok := n.node.Labels[t.key]; ok && t.matches(c.snapshot, c.pod) {
 					places[topology{t.key, value}] = true
 				}
@@ -186,7 +188,7 @@ const hardWeight = 1
 
 func scorePodAffinity(c *cycle, nodes []*nodeInfo) []int64 {
 	sums := map[topology]int64{}
-	own := preferred(c.pod)
+	own := c.wishes
 	for _, n := range c.snapshot.nodes {
 		add := func(t term, weight int64, matched *corev1.Pod) {
 			if value, ok := n.node.Labels[t.key]; ok && t.matches(c.snapshot, matched) {
@@ -201,11 +203,10 @@ func scorePodAffinity(c *cycle, nodes []*nodeInfo) []int64 {
 			}
 		}
 		for _, p := range n.picky {
-			near, _ := required(p.pod)
-			for _, t := range near {
+			for _, t := range p.near {
 				add(t, hardWeight, c.pod)
 			}
-			for _, t := range preferred(p.pod) {
+			for _, t := range p.wishes {
 				add(t, t.weight, c.pod)
 			}
 		}
@@ -216,13 +217,25 @@ func scorePodAffinity(c *cycle, nodes []*nodeInfo) []int64 {
 	return placeScores(sums, nodes)
 }
 
+// keysOf are the node labels that the places are values of.
+func keysOf[V any](places map[topology]V) []string {
+	var keys []string
+	for where := range places {
+		if !slices.Contains(keys, where.key) {
+			keys = append(keys, where.key)
+		}
+	}
+	return keys
+}
+
 func placeScores(sums map[topology]int64, nodes []*nodeInfo) []int64 {
 	scores := make([]int64, len(nodes))
 	lowest, highest := int64(0), int64(0)
+	keys := keysOf(sums)
 	for i, n := range nodes {
-		for where, sum := range sums {
-			if value, ok := n.node.Labels[where.key]; ok && value == where.value {
-				scores[i] += sum
+		for _, key := range keys {
+			if value, ok := n.node.Labels[key]; ok {
+				scores[i] += sums[topology{key, value}]
 			}
 		}
 		if i == 0 {

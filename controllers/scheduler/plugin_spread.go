@@ -18,6 +18,8 @@ type spread struct {
 	affinity     bool // nodeAffinityPolicy: Honor
 	taints       bool // nodeTaintsPolicy: Honor
 	requireLabel bool // nodes without the key do not take part
+
+	selected map[string]bool // by shape, as far as asked
 }
 
 // spreads are the pod's constraints of one kind. A pod without any constraint
@@ -33,8 +35,8 @@ func (c *cycle) spreads(when corev1.UnsatisfiableConstraintAction) []spread {
 			return nil
 		}
 		return []spread{
-			{key: corev1.LabelHostname, maxSkew: 3, minDomains: 1, selector: selector, affinity: true},
-			{key: corev1.LabelTopologyZone, maxSkew: 5, minDomains: 1, selector: selector, affinity: true},
+			{key: corev1.LabelHostname, maxSkew: 3, minDomains: 1, selector: selector, affinity: true, selected: map[string]bool{}},
+			{key: corev1.LabelTopologyZone, maxSkew: 5, minDomains: 1, selector: selector, affinity: true, selected: map[string]bool{}},
 		}
 	}
 	var spreads []spread
@@ -50,7 +52,7 @@ func (c *cycle) spreads(when corev1.UnsatisfiableConstraintAction) []spread {
 			key: t.TopologyKey, maxSkew: int(t.MaxSkew), minDomains: 1, selector: c.withMatchLabelKeys(selector, t.MatchLabelKeys),
 			affinity:     t.NodeAffinityPolicy == nil || *t.NodeAffinityPolicy == corev1.NodeInclusionPolicyHonor,
 			taints:       t.NodeTaintsPolicy != nil && *t.NodeTaintsPolicy == corev1.NodeInclusionPolicyHonor,
-			requireLabel: true,
+			requireLabel: true, selected: map[string]bool{},
 		}
 		if t.MinDomains != nil {
 			s.minDomains = int(*t.MinDomains)
@@ -83,9 +85,14 @@ func (s spread) counts(c *cycle, n *nodeInfo, required nodeaffinity.RequiredNode
 
 func (s spread) matching(c *cycle, n *nodeInfo) int {
 	count := 0
-	for _, p := range n.pods {
-		if p.pod.DeletionTimestamp == nil && p.pod.Namespace == c.pod.Namespace && s.selector.Matches(labels.Set(p.pod.Labels)) {
-			count++
+	for _, g := range n.groups {
+		yes, known := s.selected[g.shape]
+		if !known {
+			yes = g.pod.Namespace == c.pod.Namespace && s.selector.Matches(labels.Set(g.pod.Labels))
+			s.selected[g.shape] = yes
+		}
+		if yes {
+			count += g.count
 		}
 	}
 	return count

@@ -1,0 +1,79 @@
+package scheduler
+
+import (
+	"fmt"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// BenchmarkPlan plans batches on 1,000 nodes that fill up to 30 pods each: of a
+// ReplicaSet, with spreading by default; and with a spread constraint of their own.
+func BenchmarkPlan(b *testing.B) {
+	for _, kind := range []string{"plain", "replicaset", "spread", "antiaffinity"} {
+		b.Run(kind, func(b *testing.B) { benchPlan(b, kind) })
+	}
+}
+
+func benchPlan(b *testing.B, kind string) {
+	const nodes, perNode = 1000, 30
+	cache := newCache()
+	for i := range nodes {
+		name := fmt.Sprintf("node-%d", i)
+		room := corev1.ResourceList{"cpu": resource.MustParse("64"), "memory": resource.MustParse("256Gi"), "pods": resource.MustParse("110")}
+		cache.setNode(&corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelHostname: name, corev1.LabelTopologyZone: fmt.Sprint(i % 3)}},
+			Status:     corev1.NodeStatus{Allocatable: room},
+		})
+	}
+	pod := func(i int) *corev1.Pod {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprint(i), UID: types.UID(fmt.Sprint(i)), Labels: map[string]string{"app": "web"}}}
+		p.Spec.Containers = []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse("100m"), "memory": resource.MustParse("64Mi")}}}}
+		match := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+		switch kind {
+		case "spread":
+			p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 5, TopologyKey: corev1.LabelTopologyZone, WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: match}}
+		case "antiaffinity":
+			p.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{{
+				Weight: 1, PodAffinityTerm: corev1.PodAffinityTerm{TopologyKey: corev1.LabelHostname, LabelSelector: match},
+			}}}}
+		}
+		return p
+	}
+	selector := func(*corev1.Pod) labels.Selector { return nil }
+	if kind == "replicaset" {
+		selector = func(*corev1.Pod) labels.Selector { return labels.SelectorFromSet(labels.Set{"app": "web"}) }
+	}
+	s := Snapshot{selector: selector, namespace: func(string) labels.Set { return nil }}
+	next, placed := 0, 0
+	b.ResetTimer()
+	for b.Loop() {
+		if placed >= nodes*perNode {
+			b.StopTimer()
+			for i := next - placed; i < next; i++ {
+				cache.removePod(types.UID(fmt.Sprint(i)))
+			}
+			placed = 0
+			b.StartTimer()
+		}
+		var batch []*corev1.Pod
+		for range maxBatch {
+			batch = append(batch, pod(next))
+			next++
+		}
+		s.nodes = cache.infos()
+		for _, d := range plan(s, batch) {
+			if d.node == "" {
+				b.Fatal(d.message)
+			}
+			cache.assume(d.pod, d.node)
+		}
+		placed += maxBatch
+		s.start = (s.start + maxBatch) % nodes
+	}
+	b.ReportMetric(float64(next)/b.Elapsed().Seconds(), "pods/s")
+}
