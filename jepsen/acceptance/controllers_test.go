@@ -13,10 +13,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"kontiki/jepsen/lab"
 )
 
 // TestControllers walks through what each controller of pods promises, with real
-// containers, and once more with the leader killed in the middle of a rollout.
+// containers, and once more with the leader killed, and paused, in a rollout.
 func TestControllers(t *testing.T) {
 	c := newCluster(t, "ctl", 3)
 	n1 := c.Hosts()[0]
@@ -55,6 +57,9 @@ func TestControllers(t *testing.T) {
 		c.kubectl(t, n1, "scale", "statefulset/db", "--replicas=3")
 		c.kubectl(t, n1, "rollout", "restart", "daemonset/agent", "statefulset/db")
 		c.leaderKilledInRollout(t)
+	})
+	t.Run("a leader that was paused in a rollout does no harm when it goes on", func(t *testing.T) {
+		c.leaderPausedInRollout(t)
 	})
 }
 
@@ -133,5 +138,49 @@ func (c *cluster) leaderKilledInRollout(t *testing.T) {
 		c.kubectl(t, h, "rollout", "status", "statefulset/db", "--timeout=80s")
 		c.kubectl(t, h, "rollout", "status", "daemonset/agent", "--timeout=80s")
 		return
+	}
+}
+
+// leaderPausedInRollout stops the leader in its tracks in the middle of rollouts,
+// lets another leader end them, and resumes the old one: its controllers still hold
+// plans of a term that is over. The rollouts must end as the last change wants, and no
+// Job be counted anew.
+func (c *cluster) leaderPausedInRollout(t *testing.T) {
+	t.Helper()
+	old := c.leader(t, c.Hosts()[0])
+	var other *lab.Host
+	for _, h := range c.Hosts() {
+		if h.Name != old.Name {
+			other = h
+		}
+	}
+	c.kubectl(t, other, "rollout", "restart", "daemonset/agent", "statefulset/db")
+	if err := old.Signal(t.Context(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually(t, "another leader", func(context.Context) error {
+		if now := c.leader(t, other); now.Name == old.Name {
+			return errors.New("the paused node is still said to lead")
+		}
+		return nil
+	})
+	client := c.client(t, other)
+	// The paused node's own pods cannot be stopped, so the rollouts wait at them. A
+	// second change makes sure that what the old leader planned is out of date.
+	c.kubectl(t, other, "rollout", "restart", "daemonset/agent", "statefulset/db")
+	if err := old.Signal(t.Context(), syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	c.kubectl(t, other, "rollout", "status", "statefulset/db", "--timeout=80s")
+	c.kubectl(t, other, "rollout", "status", "daemonset/agent", "--timeout=80s")
+	db, agent := c.waitFor(t, client, "app=db", 3), c.waitFor(t, client, "app=agent", 3)
+	if len(db) != 3 || len(agent) != 3 {
+		t.Errorf("left are %v and %v", db, agent)
+	}
+	for _, name := range []string{"count", "fails"} {
+		job, err := client.BatchV1().Jobs("default").Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil || job.Status.Succeeded+job.Status.Failed != map[string]int32{"count": 5, "fails": 1}[name] {
+			t.Errorf("Job %s: %+v (%v)", name, job.Status, err)
+		}
 	}
 }
