@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -79,7 +80,8 @@ func (t *memoryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		ctx = storage.WithTerm(ctx, t.term)
 	}
 	in := req.Clone(ctx)
-	in.RequestURI = req.URL.RequestURI()
+	fromReplica(in)
+	in.RequestURI = in.URL.RequestURI()
 	in.RemoteAddr = "127.0.0.1:0"
 	in.Proto, in.ProtoMajor, in.ProtoMinor = "HTTP/2.0", 2, 0
 	if in.Host == "" {
@@ -122,6 +124,21 @@ func (t *memoryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		Header: w.snapshot, ContentLength: -1, Request: req,
 		Body: &memoryBody{pipe: w.pipe, cancel: cancel, ctx: req.Context()},
 	}, nil
+}
+
+// fromReplica lets a component that starts to watch, and asks for all objects
+// first, begin with what this node's replica holds instead of the latest state:
+// it becomes ready without a quorum, and hears of the rest as it arrives. A
+// replica never goes back, so that nobody sees what is older than he has seen.
+func fromReplica(req *http.Request) {
+	if req.Method != http.MethodGet || !strings.Contains(req.URL.RawQuery, "sendInitialEvents=true") {
+		return
+	}
+	query := req.URL.Query()
+	if query.Get("watch") == "true" && query.Get("sendInitialEvents") == "true" && query.Get("resourceVersion") == "" {
+		query.Set("resourceVersion", "0")
+		req.URL.RawQuery = query.Encode()
+	}
 }
 
 // memoryResponse is the http.ResponseWriter of one request.
