@@ -4,6 +4,7 @@ import (
 	stdx509 "crypto/x509"
 	"net/http"
 	"slices"
+	"time"
 
 	apiserverapi "k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -27,12 +28,15 @@ var apiAudiences = authenticator.Audiences{tokens.URL}
 // newAuthenticator tells who sends a request: the context of requests made in
 // this process, a client certificate, a
 // token, or nobody, who sees publicPaths only.
-func newAuthenticator(clientCA func() *stdx509.CertPool, bearer authenticator.Token) authenticator.Request {
+func newAuthenticator(clientCA func() *stdx509.CertPool, now func() time.Time, bearer authenticator.Token) authenticator.Request {
 	authenticators := []authenticator.Request{authenticator.RequestFunc(fromContext)}
 	if clientCA != nil {
 		verify := func() (stdx509.VerifyOptions, bool) {
 			options := x509.DefaultVerifyOptions()
 			options.Roots = clientCA()
+			if now != nil {
+				options.CurrentTime = now()
+			}
 			return options, options.Roots != nil
 		}
 		authenticators = append(authenticators, x509.NewDynamic(verify, x509.CommonNameUserConversion))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/storage/value"
@@ -34,6 +35,8 @@ type Config struct {
 	// ClientCA returns the certificates that sign clients' certificates. It is
 	// asked for every request with a certificate; nil lets nobody in that way.
 	ClientCA func() *x509.CertPool
+	// Now is the clock that clients' certificates are checked with; time.Now when nil.
+	Now func() time.Time
 	// ServiceAccountKey signs the tokens of service accounts: ECDSA over P-256.
 	// Nil serves and believes none.
 	ServiceAccountKey crypto.Signer

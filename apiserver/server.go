@@ -68,7 +68,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("apiserver: %w", err)
 	}
-	who := newAuthenticator(cfg.ClientCA, bearer)
+	who := newAuthenticator(cfg.ClientCA, cfg.Now, bearer)
 	groups := apiGroups(cfg, ledger, authorizer.AuthorizerFunc(func(ctx context.Context, attrs authorizer.Attributes) (authorizer.Decision, string, error) {
 		return s.generic.Authorizer.Authorize(ctx, attrs)
 	}), roles, who, requests)

@@ -75,6 +75,7 @@ func (n *node) apiConfig() apiserver.Config {
 		Store:             n.store,
 		ClientCA:          authority.Pool,
 		ServiceAccountKey: n.charter.trust.ServiceAccountKey,
+		Now:               n.now,
 		Transformers: map[schema.GroupResource]value.Transformer{
 			{Resource: "secrets"}: encryption.New(dataKeys{n.charter.trust.DataKey}),
 		},

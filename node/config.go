@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"time"
 
 	"kontiki/overlay"
 )
@@ -40,6 +41,7 @@ type Config struct {
 	Settings   Settings
 	CgroupRoot string // parent of the pods' cgroups; "/" when empty
 	Logger     *slog.Logger
+	Clock      func() time.Time // the machine's clock; time.Now when nil
 }
 
 // What LoadBalancer may be.
@@ -110,6 +112,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Settings == (Settings{}) {
 		c.Settings = DefaultSettings()
+	}
+	if c.Clock == nil {
+		c.Clock = time.Now
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

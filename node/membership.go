@@ -67,6 +67,9 @@ func (n *node) renewCertificates() (at time.Time, addr netip.Addr, err error) {
 	if err != nil {
 		return at, addr, err
 	}
+	if err := n.clock.Store(); err != nil { // now, since this is rare
+		n.log.Error("the time cannot be stored; a start with a wrong clock would be taken for an earlier one", "err", err)
+	}
 	n.port.SetMembership(port.Membership{Authority: n.charter.trust.Authority, Cert: cert})
 	if err := n.writeKubeconfig(); err != nil {
 		return at, addr, fmt.Errorf("certificates: %w", err)

@@ -33,10 +33,10 @@ type node struct {
 
 	network atomic.Pointer[overlay.Network] // nil: not yet
 
-	phase   atomic.Value // string: what the node is doing, for people
-	stored  atomic.Bool  // charter and store are there to be read by others than boot
-	founded atomic.Int64 // Unix seconds at which the cluster was founded, 0 before that is known
+	phase  atomic.Value // string: what the node is doing, for people
+	stored atomic.Bool  // charter and store are there to be read by others than boot
 
+	clock    *pki.Clock
 	problems *problems
 }
 
@@ -55,6 +55,9 @@ func Run(ctx context.Context, cfg Config) error {
 	n := &node{cfg: cfg, log: cfg.Logger, problems: newProblems(cfg.Logger)}
 	n.phase.Store("starting")
 	routeKlog(cfg.Logger)
+	if n.clock, err = pki.OpenClock(cfg.DataDir, cfg.Clock); err != nil {
+		return err
+	}
 	if _, removed, err := loadFarewell(cfg.DataDir); err != nil {
 		return err
 	} else if !removed {
@@ -109,6 +112,7 @@ func (n *node) boot(ctx context.Context, life *lifecycle) (err error) {
 		Secret:   n.secret,
 		Now:      n.now,
 		Logger:   n.log.With("room", "port"),
+		Follow:   n.clock.Follow,
 		Refused:  n.secretRefused,
 	})
 	if err != nil {
@@ -125,7 +129,7 @@ func (n *node) boot(ctx context.Context, life *lifecycle) (err error) {
 	if n.charter, err = n.becomeMember(ctx); err != nil {
 		return err
 	}
-	n.founded.Store(n.charter.trust.Founded().Unix())
+	n.clock.Raise(n.charter.trust.Founded())
 	if err := n.startMembership(life); err != nil {
 		return err
 	}
@@ -151,15 +155,8 @@ func (n *node) boot(ctx context.Context, life *lifecycle) (err error) {
 	return nil
 }
 
-// now is the time that certificates are made and checked with: never before the
-// cluster was founded, whatever the machine's clock says.
-func (n *node) now() time.Time {
-	now, floor := time.Now(), time.Unix(n.founded.Load(), 0)
-	if now.Before(floor) {
-		return floor
-	}
-	return now
-}
+// now is the time that certificates are made and checked with.
+func (n *node) now() time.Time { return n.clock.Now() }
 
 // joinSecret reads the secret that the user gave, or the node's own, which is
 // made when the user gave none.

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strings"
+	"time"
 
 	"kontiki/gossip"
 	"kontiki/raftstore"
@@ -39,6 +41,10 @@ type Member struct {
 // status tells what boot has finished so far.
 func (n *node) status() Status {
 	s := Status{ID: n.id.ID, Name: n.cfg.Name, Version: n.cfg.Version, Phase: n.phase.Load().(string), Members: []Member{}, Problems: n.problems.list()}
+	if behind := n.clock.Behind(); behind > time.Minute {
+		s.Problems = append(s.Problems, fmt.Sprintf("the machine's clock is %v behind what this node knows: certificates are made and checked at %s; set the clock, or, if it is right, stop the node and delete %s",
+			behind.Round(time.Minute), n.now().UTC().Format(time.RFC3339), filepath.Join(n.cfg.DataDir, "pki", "clock")))
+	}
 	if s.Problems == nil {
 		s.Problems = []string{}
 	}

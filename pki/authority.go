@@ -140,6 +140,9 @@ func (a *Authority) VerifyNode(cert *x509.Certificate, now time.Time) (nodeID st
 	return "", errors.New("its certificate is not a node's")
 }
 
+// MadeAt is the time at which a certificate was signed, by the signer's clock.
+func MadeAt(cert *x509.Certificate) time.Time { return cert.NotBefore.Add(clockSlack) }
+
 func nodeURI(clusterID, nodeID string) *url.URL {
 	return &url.URL{Scheme: "kontiki", Host: clusterID, Path: "/node/" + nodeID}
 }

@@ -15,6 +15,7 @@ package port
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -71,6 +72,10 @@ type Config struct {
 	Secret   pki.Secret
 	Now      func() time.Time // the clock that certificates are checked with
 	Logger   *slog.Logger
+
+	// Follow, if set, is told when a member's certificate is from the future; it
+	// says whether this node's clock is the wrong one, and was set to that time.
+	Follow func(time.Time) bool
 
 	// Refused, if set, is told of every node that fails to prove the join secret, or
 	// that finds this one failing; it must return quickly.
@@ -181,7 +186,7 @@ func (p *Port) welcome(ctx context.Context, raw net.Conn) {
 		}
 	}
 	if slices.Contains(memberProtocols, protocol) {
-		guest, err := p.guests.welcome(conn, p.membership.Load(), p.cfg.Now())
+		guest, err := p.guests.welcome(conn, p.membership.Load(), p.verify)
 		if err != nil {
 			p.cfg.Logger.Debug("refused a member", "peer", raw.RemoteAddr(), "protocol", protocol, "err", err)
 			conn.Close()
@@ -253,7 +258,7 @@ func (p *Port) memberConfig(proto, peer string) (*tls.Config, error) {
 		ClientAuth:         tls.RequireAnyClientCert,
 		InsecureSkipVerify: true, // addresses change, so VerifyConnection checks the node id in place of a host name
 		VerifyConnection: func(state tls.ConnectionState) error {
-			got, err := m.Authority.VerifyNode(state.PeerCertificates[0], p.cfg.Now())
+			got, err := p.verify(m, state.PeerCertificates[0])
 			if err != nil {
 				return err
 			}
@@ -263,6 +268,17 @@ func (p *Port) memberConfig(proto, peer string) (*tls.Config, error) {
 			return p.guests.check(got)
 		},
 	}, nil
+}
+
+// verify checks a member's certificate and returns its node id.
+func (p *Port) verify(m *Membership, cert *x509.Certificate) (string, error) {
+	if p.cfg.Follow != nil && p.cfg.Now().Before(cert.NotBefore) {
+		id, err := m.Authority.VerifyNode(cert, cert.NotBefore)
+		if err == nil && p.cfg.Follow(pki.MadeAt(cert)) {
+			return id, nil
+		}
+	}
+	return m.Authority.VerifyNode(cert, p.cfg.Now())
 }
 
 // DialProven connects to a node by address and proves the join secret.

@@ -178,6 +178,46 @@ func TestBarredMemberIsShutOut(t *testing.T) {
 	roundTrip(t, conn)
 }
 
+// TestMemberWithoutAClock has a node whose clock stands where it stopped months ago
+// dial members that have renewed their certificates since, and be dialled.
+func TestMemberWithoutAClock(t *testing.T) {
+	secret, trust := pki.NewSecret(), newTrust(t)
+	now := time.Now().AddDate(0, 6, 0)
+	lateDir := t.TempDir()
+	clock, err := pki.OpenClock(lateDir, func() time.Time { return time.Unix(60, 0) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock.Raise(time.Now())
+	late := newHost(t, secret, trust, func(c *Config) { c.Now, c.Follow = clock.Now, clock.Follow })
+	member := newHost(t, secret, trust, func(c *Config) { c.Now = func() time.Time { return now } })
+	cert, err := trust.Authority.Node(member.id, "n", nil, nil, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	member.SetMembership(Membership{Authority: trust.Authority, Cert: cert})
+	echo(t, member.Listener(Raft))
+	conn, err := late.DialMember(t.Context(), Raft, member.id.ID, member.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	roundTrip(t, conn)
+	if clock.Now().Before(now.Add(-time.Minute)) {
+		t.Errorf("the clock shows %v after the node met a member at %v", clock.Now(), now)
+	}
+	echo(t, late.Listener(Raft))
+	if conn, err = member.DialMember(t.Context(), Raft, late.id.ID, late.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	roundTrip(t, conn)
+
+	// A node whose clock is not known to be wrong believes itself.
+	right := newHost(t, secret, trust, func(c *Config) { c.Follow = func(time.Time) bool { return false } })
+	if _, err := right.DialMember(t.Context(), Raft, member.id.ID, member.Addr().String()); err == nil || !strings.Contains(err.Error(), "not yet valid") {
+		t.Errorf("a certificate from the future: %v, want a refusal", err)
+	}
+}
+
 func TestBothEndsTellOfAWrongSecret(t *testing.T) {
 	told := make(chan error, 2)
 	tell := func(c *Config) { c.Refused = func(_ net.Addr, err error) { told <- err } }
