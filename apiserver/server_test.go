@@ -20,7 +20,7 @@ import (
 var admin = &user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}}
 
 // startServer runs a server over store until the test ends.
-func startServer(t *testing.T, store storage.Backend, change ...func(*Config)) *Server {
+func startServer(t testing.TB, store storage.Backend, change ...func(*Config)) *Server {
 	t.Helper()
 	cfg := Config{
 		Store:    store,
@@ -47,7 +47,7 @@ func startServer(t *testing.T, store storage.Backend, change ...func(*Config)) *
 	return s
 }
 
-func clientOf(t *testing.T, s *Server, u user.Info, opts ...ClientOption) kubernetes.Interface {
+func clientOf(t testing.TB, s *Server, u user.Info, opts ...ClientOption) kubernetes.Interface {
 	t.Helper()
 	c, err := kubernetes.NewForConfig(s.Client(u, opts...))
 	if err != nil {
