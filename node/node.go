@@ -55,6 +55,7 @@ func Run(ctx context.Context, cfg Config) error {
 	n := &node{cfg: cfg, log: cfg.Logger, problems: newProblems(cfg.Logger)}
 	n.phase.Store("starting")
 	routeKlog(cfg.Logger)
+	localLists()
 	if n.clock, err = pki.OpenClock(cfg.DataDir, cfg.Clock); err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 // linearize returns a view that is not older than any write acknowledged before
 // the call. what names what is read, for the error.
 func (s *Storage) linearize(ctx context.Context, what string) (raftstore.View, error) {
-	quorum, cancel := context.WithTimeout(ctx, s.quorumTimeout)
+	quorum, cancel := s.awaitQuorum(ctx)
 	defer cancel()
 	view, err := s.store.Linearize(quorum)
 	return view, s.quorumStatus(ctx, err, "read", what)

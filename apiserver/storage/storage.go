@@ -151,10 +151,22 @@ func (s *Storage) key(key string, recursive bool) (string, error) {
 // apply proposes txn, guarded by the term that ctx may carry.
 func (s *Storage) apply(ctx context.Context, txn raftstore.Txn, key string) (raftstore.TxnResult, error) {
 	txn.Term = TermFrom(ctx)
-	quorum, cancel := context.WithTimeout(ctx, s.quorumTimeout)
+	quorum, cancel := s.awaitQuorum(ctx)
 	defer cancel()
 	result, err := s.store.Apply(quorum, txn)
 	return result, s.quorumStatus(ctx, err, "write", key)
+}
+
+// awaitQuorum bounds a wait for a quorum. Of the time that a client gave its
+// request a part is kept for the answer: at its very end the connection would be
+// cut instead, and the client would not hear why.
+func (s *Storage) awaitQuorum(ctx context.Context) (context.Context, context.CancelFunc) {
+	wait := s.quorumTimeout
+	if end, ok := ctx.Deadline(); ok {
+		left := time.Until(end)
+		wait = min(wait, left-left/8)
+	}
+	return context.WithTimeout(ctx, wait)
 }
 
 // quorumStatus is statusOf for calls under the quorum's own deadline: its end means

@@ -201,6 +201,13 @@ func TestIsolatedNode(t *testing.T) {
 	if err := f.Get(t.Context(), podKey, storage.GetOptions{ResourceVersion: "0"}, &example.Pod{}); err != nil {
 		t.Errorf("get at 0 on a node that is cut off: %v", err)
 	}
+	// A request with less time than that is answered within its own.
+	patient := newFixture(t, cluster.Stores[cut])
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if err := patient.Get(ctx, podKey, storage.GetOptions{}, &example.Pod{}); !apierrors.IsServiceUnavailable(err) || ctx.Err() != nil {
+		t.Errorf("get by a client with little time: %v (its time was over: %v)", err, ctx.Err())
+	}
 	cluster.Rejoin(cut)
 	raftstoretest.Eventually(t, "the node to be back", func() bool {
 		return f.Get(t.Context(), podKey, storage.GetOptions{}, &example.Pod{}) == nil
