@@ -34,6 +34,14 @@ deps: ## install what building needs (Debian and Ubuntu)
 test: build ## run every test; without root, those that need none
 	test/run
 
+ROUNDS ?= 50
+jepsen: build ## prove it at length: ROUNDS=50 faults each, in clusters of 3 and of 5 (KONTIKI_SEED=n repeats a run's order)
+	@for nodes in 3 5; do \
+		echo "== clusters of $$nodes, $(ROUNDS) rounds"; \
+		KONTIKI_BIN="$(CURDIR)/bin/kontiki" KONTIKI_ROUNDS=$(ROUNDS) KONTIKI_NODES=$$nodes \
+			$(GO) test -tags seccomp -count=1 -timeout 4h -v -run '^(TestGround|TestFormation.*|TestReaddressing)$$' ./jepsen/acceptance || exit 1; \
+	done
+
 up: build ## start a cluster of three virtual hosts on this machine
 	bin/kontiki lab up
 

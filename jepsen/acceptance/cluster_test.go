@@ -78,6 +78,21 @@ type cluster struct {
 // newCluster starts a lab and removes it when the test ends.
 func newCluster(t *testing.T, name string, nodes int) *cluster {
 	t.Helper()
+	c := newLab(t, lab.Config{Name: name}, nodes)
+	var progress bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	err := c.Up(ctx, &progress)
+	t.Logf("lab up:\n%s", progress.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// newLab makes the hosts of a lab and removes it when the test ends.
+func newLab(t *testing.T, cfg lab.Config, nodes int) *cluster {
+	t.Helper()
 	bin := os.Getenv("KONTIKI_BIN")
 	if bin == "" {
 		t.Skip("needs the built program: run make test")
@@ -85,7 +100,7 @@ func newCluster(t *testing.T, name string, nodes int) *cluster {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: a lab makes network and mount namespaces")
 	}
-	cfg := lab.Config{Name: name, Binary: bin}
+	cfg.Binary = bin
 	if err := lab.Down(cfg); err != nil { // of a run that was cut off
 		t.Fatal(err)
 	}
@@ -101,14 +116,6 @@ func newCluster(t *testing.T, name string, nodes int) *cluster {
 			t.Error(err)
 		}
 	})
-	var progress bytes.Buffer
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	err = l.Up(ctx, &progress)
-	t.Logf("lab up:\n%s", progress.String())
-	if err != nil {
-		t.Fatal(err)
-	}
 	return &cluster{l, bin}
 }
 

@@ -31,6 +31,16 @@ func rounds(t *testing.T, few int) int {
 	return n
 }
 
+// size is how many nodes a cluster under proof has: three, or KONTIKI_NODES.
+func size(t *testing.T) int {
+	t.Helper()
+	n, err := strconv.Atoi(os.Getenv("KONTIKI_NODES"))
+	if err != nil {
+		return 3
+	}
+	return n
+}
+
 // seeded is a source of chance whose seed is printed, and taken from KONTIKI_SEED.
 // It fixes the order of faults; what the machine does meanwhile is its own.
 func seeded(t *testing.T) *rand.Rand {
@@ -90,7 +100,7 @@ func (c *cluster) others(but *lab.Host) (others []*lab.Host) {
 // through the other nodes.
 func TestGround(t *testing.T) {
 	chance := seeded(t)
-	c := newCluster(t, "ground", 3)
+	c := newCluster(t, "ground", size(t))
 	w := newWorkload(t, c)
 	strikes := rounds(t, len(nemeses))
 	for i := range strikes {

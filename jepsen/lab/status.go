@@ -14,7 +14,8 @@ import (
 type HostStatus struct {
 	Host     string     `json:"host"`
 	Address  netip.Addr `json:"address"`
-	State    string     `json:"state"` // down, paused, running, or why it does not answer
+	State    string     `json:"state"`           // down, paused, running, or why it does not answer
+	Phase    string     `json:"phase,omitempty"` // what the node is doing, in its words
 	Role     string     `json:"role,omitempty"`
 	Cluster  string     `json:"cluster,omitempty"`
 	Leader   string     `json:"leader,omitempty"` // name of the node that leads, as this node sees it
@@ -52,7 +53,7 @@ func (h *Host) summary(ctx context.Context) HostStatus {
 		s.State = "garbled"
 		return s
 	}
-	s.Role, s.Cluster, s.Revision = n.Role, n.Cluster, n.Revision
+	s.Phase, s.Role, s.Cluster, s.Revision = n.Phase, n.Role, n.Cluster, n.Revision
 	for _, m := range n.Members {
 		if m.ID == n.Leader {
 			s.Leader = m.Name

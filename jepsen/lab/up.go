@@ -17,6 +17,7 @@ import (
 
 // nodeStatus is what the lab reads of a node's own account of itself.
 type nodeStatus struct {
+	Phase    string `json:"phase"`
 	Cluster  string `json:"cluster"`
 	Role     string `json:"role"`
 	Leader   string `json:"leader"`
