@@ -125,6 +125,7 @@ func (c *cluster) strike(t *testing.T, w *workload, n nemesis) {
 	others := c.others(leader)
 	stop := w.start(t, others)
 	defer stop()
+	defer w.read(t, leader)()
 	w.progress(t, 2)
 	struck := time.Now()
 	if err := n.strike(t, c, leader); err != nil {

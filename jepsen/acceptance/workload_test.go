@@ -2,6 +2,7 @@ package acceptance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -46,6 +47,8 @@ type workload struct {
 	turns   [writerCount]int // finished turns of each writer
 	failed  []error
 }
+
+var errStale = errors.New("a stale read")
 
 func counterName(i int) string { return "counter-" + strconv.Itoa(i) }
 
@@ -170,9 +173,35 @@ func (w *workload) readLatest(ctx context.Context, client kubernetes.Interface, 
 		return nil, fmt.Errorf("read %s: %w", counterName(i), err)
 	}
 	if n < acknowledged {
-		return nil, fmt.Errorf("a stale read: %s is said to be %d, and had been acknowledged as %d or more before", cm.Name, n, acknowledged)
+		return nil, fmt.Errorf("%w: %s is said to be %d, and had been acknowledged as %d or more before", errStale, cm.Name, n, acknowledged)
 	}
 	return cm, nil
+}
+
+// read reads through a host that is going to be struck, one counter after the other.
+// It may be refused or not be answered, but never be told what is old. It returns
+// what stops it.
+func (w *workload) read(t *testing.T, h *lab.Host) (stop func()) {
+	t.Helper()
+	client := w.cluster.client(t, h)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		pace := time.NewTicker(5 * time.Millisecond)
+		defer pace.Stop()
+		for i := 0; ctx.Err() == nil; i++ {
+			once, cancel := context.WithTimeout(ctx, 2*time.Second)
+			_, err := w.readLatest(once, client, i%counters)
+			cancel()
+			if errors.Is(err, errStale) {
+				w.fail(fmt.Errorf("through %s, which was struck: %w", h.Name, err))
+				return
+			}
+			<-pace.C
+		}
+	}()
+	return sync.OnceFunc(func() { cancel(); <-done })
 }
 
 func (w *workload) acknowledge(record func()) {
