@@ -77,6 +77,14 @@ var nemeses = []nemesis{
 			return c.Partition(h.Name+">"+strings.Join(names(c.others(h)), ","), "")
 		},
 		func(_ *testing.T, c *cluster, _ *lab.Host) error { return c.Heal() }},
+	{"losing a tenth of its packets",
+		func(_ *testing.T, c *cluster, h *lab.Host) error { return c.Lose(h.Name, 0.1) },
+		func(_ *testing.T, c *cluster, _ *lab.Host) error { return c.Heal() }},
+	{"deaf to UDP, in which the ring asks who is alive",
+		func(_ *testing.T, c *cluster, h *lab.Host) error {
+			return c.Partition(h.Name+"|"+strings.Join(names(c.others(h)), ","), "udp")
+		},
+		func(_ *testing.T, c *cluster, _ *lab.Host) error { return c.Heal() }},
 }
 
 func names(hosts []*lab.Host) (names []string) {
@@ -102,11 +110,9 @@ func TestGround(t *testing.T) {
 	chance := seeded(t)
 	c := newCluster(t, "ground", size(t))
 	w := newWorkload(t, c)
-	strikes := rounds(t, len(nemeses))
-	for i := range strikes {
-		// Each fault as often as any other, in an order by chance.
-		n := nemeses[i%len(nemeses)]
-		if strikes > len(nemeses) {
+	for i := range rounds(t, 4) {
+		n := nemeses[i%len(nemeses)] // each fault once, and then by chance
+		if i >= len(nemeses) {
 			n = nemeses[chance.IntN(len(nemeses))]
 		}
 		t.Run(fmt.Sprintf("%d leader %s", i, n.name), func(t *testing.T) { c.strike(t, w, n) })
