@@ -51,7 +51,7 @@ func labUp(cfg *lab.Config) *cobra.Command {
 	var nodes int
 	cmd := &cobra.Command{
 		Use:   "up",
-		Short: "Make the hosts, start their nodes, and wait for the cluster",
+		Short: "Make the hosts unless they are there, start their nodes, and wait for the cluster",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			self, err := os.Executable()
@@ -60,6 +60,9 @@ func labUp(cfg *lab.Config) *cobra.Command {
 			}
 			cfg.Binary = self
 			l, err := lab.Create(*cfg, nodes)
+			if errors.Is(err, lab.ErrExists) {
+				l, err = lab.Open(*cfg) // as it was made, whatever the flags say now
+			}
 			if err != nil {
 				return err
 			}

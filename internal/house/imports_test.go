@@ -22,7 +22,7 @@ var rooms = map[string]struct {
 	"apiserver":   {[]string{"raftstore", "pki"}, "the API is a view of the store; what nodes do reaches it through interfaces that it declares"},
 	"controllers": {nil, "controllers decide and write through the API, as any client would"},
 	"runtime":     {nil, "the agent speaks to an API client, never to the store, so that nodes without a replica can run it"},
-	"overlay":     {[]string{"gossip"}, "the data plane takes leases from the ring (the type only) and objects from an API client"},
+	"overlay":     {[]string{"gossip", "internal"}, "the data plane takes leases from the ring (the type only) and objects from an API client"},
 	"node":        {[]string{"raftstore", "gossip", "pki", "apiserver", "controllers", "runtime", "overlay", "internal"}, "node composes the rooms; nothing else does"},
 	"jepsen":      {[]string{"internal"}, "the proof drives real binaries; if it shared their code it would share their errors"},
 	"bench":       {[]string{"raftstore"}, "a bench measures what it imports, and processes of the real program"},

@@ -30,6 +30,9 @@ const (
 // ErrNoLab is returned for a lab that does not exist.
 var ErrNoLab = errors.New("there is no such lab; start one with: kontiki lab up")
 
+// ErrExists is returned for a lab that was made before.
+var ErrExists = errors.New("the lab is there already")
+
 // validName keeps interface names (15 characters) and paths simple.
 var validName = regexp.MustCompile(`^[a-z0-9]{1,8}$`)
 
@@ -70,7 +73,7 @@ func Create(cfg Config, n int) (*Lab, error) {
 	defer unlock()
 	l := &Lab{cfg: cfg, expect: n}
 	if _, err := os.Stat(l.recordPath()); err == nil {
-		return nil, fmt.Errorf("lab %q is there already: use it, or remove it with: kontiki lab down --name %s", cfg.Name, cfg.Name)
+		return nil, fmt.Errorf("%w; use it, or remove it with: kontiki lab down --name %s", ErrExists, cfg.Name)
 	}
 	if err := l.remove(); err != nil { // what a crash left
 		return nil, err

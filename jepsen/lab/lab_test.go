@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"kontiki/internal/dump"
 )
 
 // TestMain lets the test binary stand for the program on a host: as "node" it
@@ -62,7 +64,7 @@ func makeLab(t *testing.T, cfg Config, n int) *Lab {
 
 func nothingLeft(t *testing.T, l *Lab) {
 	t.Helper()
-	links, err := netlink.LinkList()
+	links, err := dump.All(netlink.LinkList)
 	if err != nil {
 		t.Fatal(err)
 	}

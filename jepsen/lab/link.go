@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"kontiki/internal/dump"
 )
 
 // labNet is where labs take their bridges' subnets (a /24 each) from.
@@ -105,7 +107,7 @@ func (h *Host) plug(netns int) error {
 
 // removeLinks removes the lab's bridge and the cables on it.
 func (l *Lab) removeLinks() error {
-	links, err := netlink.LinkList()
+	links, err := dump.All(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}

@@ -28,7 +28,7 @@ type nodeStatus struct {
 	} `json:"members"`
 }
 
-// Up starts every host's node at once and waits until one cluster has formed
+// Up starts the node of every host that has none running, and waits until one cluster has formed
 // and all its nodes are Ready, telling progress a line each with the time since
 // the nodes were started.
 func (l *Lab) Up(ctx context.Context, progress io.Writer) error {
@@ -36,12 +36,17 @@ func (l *Lab) Up(ctx context.Context, progress io.Writer) error {
 	say := func(format string, args ...any) {
 		fmt.Fprintf(progress, "%6.2fs  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
 	}
+	started := 0
 	for _, h := range l.hosts {
+		if _, err := h.Pid(); err == nil {
+			continue
+		}
 		if err := h.Start(); err != nil {
 			return err
 		}
+		started++
 	}
-	say("started %d nodes on %s", len(l.hosts), l.subnet)
+	say("started %d of %d nodes on %s", started, len(l.hosts), l.subnet)
 	cluster, err := l.WaitFormed(ctx)
 	if err != nil {
 		return err

@@ -13,6 +13,8 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"kontiki/internal/dump"
 )
 
 // Kernel changes the network configuration of one network namespace.
@@ -39,7 +41,7 @@ func (k *Kernel) FindUnderlay(addr netip.Addr) (Underlay, error) {
 	if !addr.IsValid() {
 		return Underlay{}, nil
 	}
-	addrs, err := k.h.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := dump.All(func() ([]netlink.Addr, error) { return k.h.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return Underlay{}, fmt.Errorf("listing addresses: %w", err)
 	}
@@ -225,7 +227,7 @@ func (c *change) attrs(link netlink.Link, mac net.HardwareAddr, mtu int) {
 
 // addrs makes the device hold exactly the wanted IPv4 addresses.
 func (c *change) addrs(link netlink.Link, want []netip.Prefix) {
-	have, err := c.h.AddrList(link, netlink.FAMILY_V4)
+	have, err := dump.All(func() ([]netlink.Addr, error) { return c.h.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil {
 		c.did(err, "list addresses of %s", link.Attrs().Name)
 		return
@@ -252,7 +254,7 @@ func (c *change) addrs(link netlink.Link, want []netip.Prefix) {
 // ports hangs the pods' links on the bridge and removes links of pods that are
 // no more. Links that are missing are made by whoever knows the pod's namespace.
 func (c *change) ports(bridge netlink.Link, want []string) {
-	links, err := c.h.LinkList()
+	links, err := dump.All(c.h.LinkList)
 	if err != nil {
 		c.did(err, "list devices")
 		return

@@ -15,6 +15,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"kontiki/internal/dump"
 )
 
 func mustMAC(s string) net.HardwareAddr {
@@ -27,7 +29,7 @@ func mustMAC(s string) net.HardwareAddr {
 
 func (c *change) forwards(tunnel netlink.Link, want []Forward) {
 	index := tunnel.Attrs().Index
-	have, err := c.h.NeighList(index, unix.AF_BRIDGE)
+	have, err := dump.All(func() ([]netlink.Neigh, error) { return c.h.NeighList(index, unix.AF_BRIDGE) })
 	if err != nil {
 		c.did(err, "list forwarding entries of %s", TunnelName)
 		return
@@ -58,7 +60,7 @@ func (c *change) forwards(tunnel netlink.Link, want []Forward) {
 
 func (c *change) neighbours(tunnel netlink.Link, want []Neighbour) {
 	index := tunnel.Attrs().Index
-	have, err := c.h.NeighList(index, netlink.FAMILY_V4)
+	have, err := dump.All(func() ([]netlink.Neigh, error) { return c.h.NeighList(index, netlink.FAMILY_V4) })
 	if err != nil {
 		c.did(err, "list neighbours of %s", TunnelName)
 		return
@@ -95,7 +97,7 @@ func (c *change) neighbours(tunnel netlink.Link, want []Neighbour) {
 // routes makes the routes of our protocol those wanted. A device that is not
 // there has no routes: the kernel removed them with it.
 func (c *change) routes(want []Route, bridge, tunnel netlink.Link, underlay int) {
-	have, err := c.h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: RouteProtocol}, netlink.RT_FILTER_PROTOCOL)
+	have, err := ownRoutes(c.h)
 	if err != nil {
 		c.did(err, "list routes")
 		return
@@ -156,7 +158,7 @@ func (c *change) routes(want []Route, bridge, tunnel netlink.Link, underlay int)
 
 // removeRoutes removes all routes of our protocol, on whatever device.
 func (c *change) removeRoutes() {
-	have, err := c.h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: RouteProtocol}, netlink.RT_FILTER_PROTOCOL)
+	have, err := ownRoutes(c.h)
 	if err != nil {
 		c.did(err, "list routes")
 	}
@@ -179,4 +181,11 @@ func (k *Kernel) Remove() error {
 		return fmt.Errorf("taking the pod network down: %w", err)
 	}
 	return nil
+}
+
+// ownRoutes are the routes that carry this room's mark.
+func ownRoutes(h *netlink.Handle) ([]netlink.Route, error) {
+	return dump.All(func() ([]netlink.Route, error) {
+		return h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: RouteProtocol}, netlink.RT_FILTER_PROTOCOL)
+	})
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"kontiki/internal/dump"
 )
 
 // podDevice is the name of the pod's end.
@@ -132,7 +134,7 @@ func configurePod(p Pod, inside *netlink.Handle) error {
 
 // PodLinks returns the MTU of each pod's link on the node's side, by its name.
 func (k *Kernel) PodLinks() (map[string]int, error) {
-	links, err := k.h.LinkList()
+	links, err := dump.All(k.h.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("listing devices: %w", err)
 	}
