@@ -58,6 +58,9 @@ func (c *chain) aggregate(store storage.Backend, next *genericapiserver.GenericA
 	if c.aggregator, err = config.Complete().NewWithDelegate(next); err != nil {
 		return err
 	}
+	if err := c.forgetKinds(); err != nil {
+		return err
+	}
 	return c.registerOwn(next.ListedPaths())
 }
 

@@ -20,9 +20,15 @@ import (
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
 	"k8s.io/apiserver/pkg/util/notfoundhandler"
 	"k8s.io/apiserver/pkg/util/webhook"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/cache"
 	aggregatorserver "k8s.io/kube-aggregator/pkg/apiserver"
 
+	admit "kontiki/apiserver/admission"
 	"kontiki/apiserver/authz"
 	"kontiki/apiserver/openapi"
 	"kontiki/apiserver/storage"
@@ -43,9 +49,47 @@ type chain struct {
 	discovery     aggregated.ResourceManager
 	services      webhook.ServiceResolver
 	namer         *apiopenapi.DefinitionNamer
+	mapper        *restmapper.DeferredDiscoveryRESTMapper // the kinds of policies' parameters
 
 	custom     *extensionsserver.CustomResourceDefinitions // the last of the chain
 	aggregator *aggregatorserver.APIAggregator             // the first
+}
+
+// admit puts the admission plugins together.
+func (c *chain) admit(client kubernetes.Interface) error {
+	untyped, err := dynamic.NewForConfig(c.server.jsonClient())
+	if err != nil {
+		return err
+	}
+	c.mapper = restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(client.Discovery()))
+	c.admission, err = admit.New(admit.Config{
+		Client: client, Dynamic: untyped, Shared: c.shared,
+		Authorizer: c.authorization,
+		Mapper:     c.mapper,
+		Version:    newAPIVersion(c.cfg.Version),
+		Services:   c.services,
+		Clients:    c.server.webhookClients(),
+		Stopped:    c.server.stopped,
+	})
+	return err
+}
+
+// forgetKinds lets policies find a kind that has come or changed: the mapper never
+// looks again by itself.
+func (c *chain) forgetKinds() error {
+	reset := func() { c.mapper.Reset() }
+	handler := cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { reset() }, UpdateFunc: func(any, any) { reset() }, DeleteFunc: func(any) { reset() },
+	}
+	for _, informer := range []cache.SharedIndexInformer{
+		c.custom.Informers.Apiextensions().V1().CustomResourceDefinitions().Informer(),
+		c.aggregator.APIRegistrationInformers.Apiregistration().V1().APIServices().Informer(),
+	} {
+		if _, err := informer.AddEventHandler(handler); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // config is a new configuration of one server.

@@ -6,6 +6,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	"kontiki/apiserver/access"
+	"kontiki/apiserver/admissionregistration"
 	"kontiki/apiserver/allocate"
 	"kontiki/apiserver/apps"
 	"kontiki/apiserver/authz"
@@ -35,6 +36,7 @@ func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authori
 			Authorizer:    authorize,
 			TokenRequests: tokenRequests,
 		}),
+		admissionregistration.Group(),
 		apps.Group(),
 		autoscaling.Group(),
 		batch.Group(),

@@ -22,7 +22,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
 
-	"kontiki/apiserver/admission"
 	"kontiki/apiserver/allocate"
 	"kontiki/apiserver/authz"
 	"kontiki/apiserver/core"
@@ -40,6 +39,7 @@ type Server struct {
 	servers  []*genericapiserver.GenericAPIServer // all of the chain
 	stop     func()                               // waits for informers
 	stopping atomic.Bool
+	stopped  chan struct{} // closed when Run stops
 	log      *slog.Logger
 }
 
@@ -56,7 +56,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	s := &Server{log: cfg.Logger}
+	s := &Server{log: cfg.Logger, stopped: make(chan struct{})}
 	ledger := allocate.NewLedger(cfg.Store)
 	client, err := kubernetes.NewForConfig(s.Client(self))
 	if err != nil {
@@ -81,19 +81,17 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	admit, err := admission.New(client, shared)
-	if err != nil {
-		return nil, err
-	}
-	services, err := newServiceResolver(shared)
-	if err != nil {
-		return nil, err
-	}
 	c := &chain{
-		server: s, cfg: cfg, shared: shared, admission: admit, services: services,
+		server: s, cfg: cfg, shared: shared,
 		namer:         apiopenapi.NewDefinitionNamer(scheme, extensionsserver.Scheme, aggregatorscheme.Scheme),
 		authorization: roles, who: who,
 		discovery: aggregated.NewResourceManager("apis"),
+	}
+	if c.services, err = newServiceResolver(shared); err != nil {
+		return nil, err
+	}
+	if err := c.admit(client); err != nil {
+		return nil, err
 	}
 	if err := c.extensions(cfg.Store, c.notFound(codecs)); err != nil {
 		return nil, fmt.Errorf("apiserver: custom resources: %w", err)
@@ -185,6 +183,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.generic.RunPostStartHooks(ctx)
 	<-ctx.Done()
 	s.stopping.Store(true)
+	close(s.stopped)
 	s.stop()
 	s.generic.NonLongRunningRequestWaitGroup.Wait()
 	for _, server := range s.servers {

@@ -5,9 +5,11 @@ import (
 	"net/url"
 
 	"go.opentelemetry.io/otel/trace/noop"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/util/proxy"
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/rest"
 	aggregatorserver "k8s.io/kube-aggregator/pkg/apiserver"
 )
 
@@ -19,6 +21,13 @@ func newServiceResolver(shared informers.SharedInformerFactory) (webhook.Service
 		return nil, err
 	}
 	return aggregatorserver.NewEndpointServiceResolver(shared.Core().V1().Services().Lister(), slices), nil
+}
+
+// jsonClient is for clients of any kind: custom resources have no protobuf.
+func (s *Server) jsonClient() *rest.Config {
+	config := s.Client(self)
+	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
+	return config
 }
 
 // webhookClients is how webhooks are called: directly, never through a proxy of

@@ -17,6 +17,9 @@ func SocketPath(dataDir string) string { return filepath.Join(dataDir, "run", "k
 // adminTimeout bounds what an operator's command waits for, such as a quorum.
 const adminTimeout = 15 * time.Second
 
+// adminLimit is the largest request, in bytes: a value of the store, in base64.
+const adminLimit = 4 << 20
+
 // errNotYet is returned for what needs the store while the node has none.
 var errNotYet = errors.New("the node has no part in its cluster's store now; see kontiki status")
 
@@ -65,6 +68,7 @@ func (n *node) startAdmin(life *lifecycle) error {
 			answer(w, Message{text}, err)
 		})
 	}
+	n.adminStore(mux)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	life.start("admin socket", func(ctx context.Context) error {
 		return serveUntil(ctx, server, func() error { return server.Serve(listener) })
@@ -78,7 +82,7 @@ func (n *node) question(w http.ResponseWriter, r *http.Request, body any) bool {
 		answer(w, nil, errNotYet)
 		return false
 	}
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, joinLimit)).Decode(body); err != nil {
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, adminLimit)).Decode(body); err != nil {
 		answer(w, nil, err)
 		return false
 	}

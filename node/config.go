@@ -2,7 +2,6 @@ package node
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,8 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"time"
-
-	"kontiki/overlay"
 )
 
 // Config is what a user says about one node. DataDir is required.
@@ -49,30 +46,6 @@ const (
 	LoadBalancerNodes = "nodes" // every node, at its own address
 	LoadBalancerOff   = "off"   // something else writes the Services' status
 )
-
-// Settings are fixed when a cluster is formed and are the same on every node.
-type Settings struct {
-	Voters        int          `json:"voters"`        // how many nodes vote at most; odd
-	ClusterCIDR   netip.Prefix `json:"clusterCIDR"`   // pods; a subnet of it for each node
-	NodePrefixLen int          `json:"nodePrefixLen"` // length of a node's subnet
-	ServiceCIDR   netip.Prefix `json:"serviceCIDR"`
-	ClusterDNS    netip.Addr   `json:"clusterDNS"`
-	ClusterDomain string       `json:"clusterDomain"`
-	// PodNetwork is the overlay's backend, vxlan (also when empty) or host-gw.
-	PodNetwork string `json:"podNetwork,omitempty"`
-}
-
-// DefaultSettings are those of a cluster whose founders said nothing.
-func DefaultSettings() Settings {
-	return Settings{
-		Voters:        5,
-		ClusterCIDR:   netip.MustParsePrefix("10.42.0.0/16"),
-		NodePrefixLen: 24,
-		ServiceCIDR:   netip.MustParsePrefix("10.43.0.0/16"),
-		ClusterDNS:    netip.MustParseAddr("10.43.0.10"),
-		ClusterDomain: "cluster.local",
-	}
-}
 
 // nodeName is a DNS subdomain (RFC 1123), as the API wants names of Nodes.
 var nodeName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
@@ -120,41 +93,4 @@ func (c Config) withDefaults() (Config, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return c, c.Settings.validate()
-}
-
-func (s Settings) validate() error {
-	switch {
-	case s.Voters < 1 || s.Voters > 9 || s.Voters%2 == 0:
-		return fmt.Errorf("cluster settings: voters is %d; it must be 1, 3, 5, 7 or 9 (an even number survives no more losses than the odd one below it)", s.Voters)
-	case !s.ClusterCIDR.IsValid() || !s.ServiceCIDR.IsValid():
-		return errors.New("cluster settings: clusterCIDR and serviceCIDR must be prefixes like 10.42.0.0/16")
-	case s.ClusterCIDR.Overlaps(s.ServiceCIDR):
-		return fmt.Errorf("cluster settings: clusterCIDR %s and serviceCIDR %s overlap", s.ClusterCIDR, s.ServiceCIDR)
-	case s.NodePrefixLen <= s.ClusterCIDR.Bits() || s.NodePrefixLen > s.ClusterCIDR.Addr().BitLen()-2:
-		return fmt.Errorf("cluster settings: nodePrefixLen %d does not cut clusterCIDR %s into subnets", s.NodePrefixLen, s.ClusterCIDR)
-	case !s.ServiceCIDR.Contains(s.ClusterDNS):
-		return fmt.Errorf("cluster settings: clusterDNS %s is not in serviceCIDR %s", s.ClusterDNS, s.ServiceCIDR)
-	case s.PodNetwork != "" && overlay.CheckBackend(s.PodNetwork) != nil:
-		return overlay.CheckBackend(s.PodNetwork)
-	case s.ClusterDomain == "":
-		return errors.New("cluster settings: clusterDomain is empty")
-	}
-	return nil
-}
-
-// encode gives equal settings equal bytes: founders compare them.
-func (s Settings) encode() []byte {
-	data, err := json.Marshal(s)
-	if err != nil {
-		panic("node: settings of plain fields do not encode: " + err.Error())
-	}
-	return data
-}
-
-func decodeSettings(data []byte) (Settings, error) {
-	var s Settings
-	if err := json.Unmarshal(data, &s); err != nil {
-		return s, fmt.Errorf("cluster settings: %w", err)
-	}
-	return s, s.validate()
 }

@@ -17,6 +17,7 @@ const (
 // None of it has a ticker: an idle store does nothing.
 func (s *Store) startChores() {
 	s.spawn(s.runPush)
+	s.spawn(s.runProgress)
 	s.spawn(s.runCommitMark)
 	s.spawn(s.runExpiry)
 	if s.cfg.EventAge > 0 {
@@ -29,6 +30,32 @@ func (f *fsm) snapshotState() (*state, <-chan struct{}) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	return f.current.Load(), f.changed
+}
+
+// progressPace is how often watches are told, under writes, of a revision that
+// does not concern them.
+const progressPace = 100 * time.Millisecond
+
+func (s *Store) runProgress() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		st, changed := s.fsm.snapshotState()
+		s.fsm.watchers.tellAll(false)
+		for told := st.revision; st.revision == told; st, changed = s.fsm.snapshotState() {
+			select {
+			case <-changed:
+			case <-s.closing:
+				return
+			}
+		}
+		timer.Reset(progressPace)
+		select {
+		case <-timer.C:
+		case <-s.closing:
+			return
+		}
+	}
 }
 
 // runCommitMark tells the disk what has been applied, and has it written once

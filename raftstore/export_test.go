@@ -55,3 +55,7 @@ func (s *Store) LinearizeByVerifyLeader(ctx context.Context, asked func()) (View
 
 // WithDisk puts a disk of the test's around all writes of a store.
 func WithDisk(cfg *Config, around func(write func() error) error) { cfg.aroundWrite = around }
+
+func logOf(index uint64, commands ...[]byte) *raft.Log {
+	return &raft.Log{Index: index, Term: 1, Data: encodeEntry(commands)}
+}

@@ -22,13 +22,15 @@ type fsm struct {
 	history history
 	changed chan struct{} // closed and replaced whenever current changes
 
+	watchers *watchers
+
 	haltOnce sync.Once
 	halted   chan struct{} // closed when the replica can not go on
 	haltErr  error         // set before halted is closed
 }
 
 func newFSM(log *slog.Logger, eventBytes int) *fsm {
-	f := &fsm{log: log, changed: make(chan struct{}), halted: make(chan struct{})}
+	f := &fsm{log: log, changed: make(chan struct{}), watchers: newWatchers(), halted: make(chan struct{})}
 	f.history.limit, f.history.floor = eventBytes, firstRevision
 	f.current.Store(newState())
 	return f
@@ -63,6 +65,7 @@ func (f *fsm) publish(next *state, events []Event) {
 	f.current.Store(next)
 	f.history.add(events, next.view())
 	f.history.compact(next.compacted)
+	f.watchers.tell(events)
 	close(f.changed)
 	f.changed = make(chan struct{})
 }
@@ -100,6 +103,7 @@ func (f *fsm) Restore(source io.ReadCloser) error {
 	}
 	f.current.Store(next)
 	f.history.reset(next.revision)
+	f.watchers.tellAll(true)
 	close(f.changed)
 	f.changed = make(chan struct{})
 	return nil

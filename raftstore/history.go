@@ -94,12 +94,12 @@ func (h *history) after(prefix string, after uint64) (events []Event, through ui
 	}
 	through = after
 	for i := after - h.floor; i < uint64(len(h.events)); i++ {
-		e := h.events[i]
+		e := &h.events[i]
 		if strings.HasPrefix(e.KV.Key, prefix) {
 			if len(events) == eventsPerNext {
 				break
 			}
-			events = append(events, e)
+			events = append(events, *e)
 		}
 		through = e.Revision()
 	}

@@ -13,16 +13,40 @@ import (
 
 func nodeCommand() *cobra.Command {
 	cfg := node.Config{Version: version}
-	var advertise, logLevel string
+	var advertise, logLevel, configFile, clusterFile string
 	var teardown bool
 	cmd := &cobra.Command{
 		Use:   "node",
 		Short: "Run a node on this machine",
 		Long: `Run a node on this machine. Nodes started with one join secret find each other
 and form a cluster; a node started later joins the cluster that it meets. Without
---secret-file the node makes a secret and forms a cluster of one.`,
+--secret-file the node makes a secret and forms a cluster of one.
+
+Each option can also be given by a variable (KONTIKI_DATA_DIR for --data-dir) or in
+the file named by --config (data-dir: /srv/kontiki). The command line counts before
+the variables, and these before the file.
+
+Settings of the cluster as a whole stand in the file named by --cluster-config. They
+are fixed when the cluster is founded, and must be equal on all of its founders:
+
+  voters: 5                      # how many nodes vote at most
+  clusterCIDR: 10.42.0.0/16      # addresses of pods
+  nodePrefixLen: 24              # length of each node's part of it
+  serviceCIDR: 10.43.0.0/16      # addresses of Services
+  clusterDNS: 10.43.0.10
+  clusterDomain: cluster.local`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := fillFlags(cmd.Flags(), &configFile, os.LookupEnv); err != nil {
+				return err
+			}
+			if clusterFile != "" {
+				settings, err := node.ReadSettings(clusterFile)
+				if err != nil {
+					return err
+				}
+				cfg.Settings = settings
+			}
 			if advertise != "" {
 				addr, err := netip.ParseAddr(advertise)
 				if err != nil {
@@ -42,6 +66,8 @@ and form a cluster; a node started later joins the cluster that it meets. Withou
 		},
 	}
 	flags := cmd.Flags()
+	flags.StringVar(&configFile, "config", "", "YAML file with options of this node, named as here")
+	flags.StringVar(&clusterFile, "cluster-config", "", "YAML file with the settings of a cluster that this node helps to found")
 	flags.StringVar(&cfg.DataDir, "data-dir", dataDir(), "directory for all that the node keeps")
 	flags.StringVar(&cfg.Name, "name", "", "name of the Node object; the host name by default")
 	flags.StringVar(&cfg.Zone, "zone", "", "failure zone of this node (topology.kubernetes.io/zone)")
