@@ -34,7 +34,8 @@ are fixed when the cluster is founded, and must be equal on all of its founders:
   nodePrefixLen: 24              # length of each node's part of it
   serviceCIDR: 10.43.0.0/16      # addresses of Services
   clusterDNS: 10.43.0.10
-  clusterDomain: cluster.local`,
+  clusterDomain: cluster.local
+  podNetwork: vxlan              # or host-gw`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := fillFlags(cmd.Flags(), &configFile, os.LookupEnv); err != nil {
@@ -44,6 +45,9 @@ are fixed when the cluster is founded, and must be equal on all of its founders:
 				settings, err := node.ReadSettings(clusterFile)
 				if err != nil {
 					return err
+				}
+				if cmd.Flags().Changed("pod-network") {
+					settings.PodNetwork = cfg.Settings.PodNetwork
 				}
 				cfg.Settings = settings
 			}
