@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -55,12 +56,22 @@ func TestControllers(t *testing.T) {
 	})
 	t.Run("a rollout goes on when the leader is killed", func(t *testing.T) {
 		c.kubectl(t, n1, "scale", "statefulset/db", "--replicas=3")
-		c.kubectl(t, n1, "rollout", "restart", "daemonset/agent", "statefulset/db")
+		c.rollOut(t, n1, "daemonset/agent", "statefulset/db")
 		c.leaderKilledInRollout(t)
 	})
 	t.Run("a leader that was paused in a rollout does no harm when it goes on", func(t *testing.T) {
 		c.leaderPausedInRollout(t)
 	})
+}
+
+// rollOut gives each workload a pod template that it has not had. "kubectl rollout
+// restart" refuses to do so twice within a second: its mark counts seconds.
+func (c *cluster) rollOut(t *testing.T, host *lab.Host, workloads ...string) {
+	t.Helper()
+	patch := fmt.Sprintf(`{"spec":{"template":{"metadata":{"annotations":{"rolled-out":%q}}}}}`, time.Now().Format(time.RFC3339Nano))
+	for _, workload := range workloads {
+		c.kubectl(t, host, "patch", workload, "--patch", patch)
+	}
 }
 
 // waitFor waits until exactly n pods with the label are there, all ready, and answers
@@ -154,7 +165,7 @@ func (c *cluster) leaderPausedInRollout(t *testing.T) {
 			other = h
 		}
 	}
-	c.kubectl(t, other, "rollout", "restart", "daemonset/agent", "statefulset/db")
+	c.rollOut(t, other, "daemonset/agent", "statefulset/db")
 	if err := old.Signal(t.Context(), syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +178,7 @@ func (c *cluster) leaderPausedInRollout(t *testing.T) {
 	client := c.client(t, other)
 	// The paused node's own pods cannot be stopped, so the rollouts wait at them. A
 	// second change makes sure that what the old leader planned is out of date.
-	c.kubectl(t, other, "rollout", "restart", "daemonset/agent", "statefulset/db")
+	c.rollOut(t, other, "daemonset/agent", "statefulset/db")
 	if err := old.Signal(t.Context(), syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
