@@ -60,7 +60,6 @@ type fixture struct {
 	server *Server
 	client dynamic.Interface
 	mapper meta.RESTMapper
-	rest   *rest.RESTClient
 }
 
 func newFixture(t *testing.T) *fixture {

@@ -257,11 +257,11 @@ func TestScale(t *testing.T) {
 	if _, err := deployments.UpdateScale(t.Context(), "sample", scale, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	d, err := deployments.Patch(t.Context(), "sample", types.MergePatchType, []byte(`{"spec":{"replicas":3}}`), metav1.PatchOptions{}, "scale")
-	if err != nil {
+	if _, err := deployments.Patch(t.Context(), "sample", types.MergePatchType, []byte(`{"spec":{"replicas":3}}`), metav1.PatchOptions{}, "scale"); err != nil {
 		t.Fatal(err)
 	}
-	if d, err = deployments.Get(t.Context(), "sample", metav1.GetOptions{}); err != nil || *d.Spec.Replicas != 3 || d.Generation != 3 {
+	d, err := deployments.Get(t.Context(), "sample", metav1.GetOptions{})
+	if err != nil || *d.Spec.Replicas != 3 || d.Generation != 3 {
 		t.Errorf("%v %v", d, err)
 	}
 	scale.Spec.Replicas, scale.ResourceVersion = -1, ""

@@ -41,6 +41,7 @@ func (n *node) startAPI(ctx context.Context, life *lifecycle) (err error) {
 		ReadHeaderTimeout: 30 * time.Second,
 		ErrorLog:          slog.NewLogLogger(n.log.With("room", "apiserver").Handler(), slog.LevelDebug),
 	}
+	//lint:ignore SA1019 connections come with their handshake done, and Protocols alone does not make net/http look at them
 	if err := http2.ConfigureServer(server, &http2.Server{IdleTimeout: 5 * time.Minute}); err != nil {
 		return fmt.Errorf("set up HTTP/2: %w", err)
 	}

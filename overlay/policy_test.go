@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -137,7 +138,7 @@ func TestExternalPolicyLocal(t *testing.T) {
 		t.Helper()
 		eventually(t, "the health check of "+n.name, func() error {
 			var conn net.Conn
-			client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Dial: func(_, to string) (_ net.Conn, err error) {
+			client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(_ context.Context, _, to string) (_ net.Conn, err error) {
 				conn, err = dialIn(outside, "tcp4", to, time.Second)
 				return conn, err
 			}}}

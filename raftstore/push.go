@@ -104,8 +104,9 @@ func (s *Store) push(server raft.Server) {
 func (s *Store) pushOnce(server raft.Server, index, term uint64) bool {
 	self := s.transport.EncodePeer(raft.ServerID(s.cfg.NodeID), s.transport.LocalAddr())
 	req := &raft.AppendEntriesRequest{
-		RPCHeader:    raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.cfg.NodeID), Addr: self},
-		Term:         term,
+		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.cfg.NodeID), Addr: self},
+		Term:      term,
+		//lint:ignore SA1019 Raft itself still sends it, for followers that read no header
 		Leader:       self,
 		PrevLogEntry: index, PrevLogTerm: term,
 		LeaderCommitIndex: index,

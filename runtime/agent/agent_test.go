@@ -384,6 +384,23 @@ func TestRestartsAndTheirReasons(t *testing.T) {
 	l.clean()
 }
 
+func TestStatusThatOthersChangedIsSaidAgain(t *testing.T) {
+	l := newLab(t)
+	l.pod("seen", nil, "run")
+	p := l.wait("seen", "to be ready", ready).DeepCopy()
+	for i := range p.Status.Conditions {
+		if p.Status.Conditions[i].Type == corev1.PodReady {
+			p.Status.Conditions[i].Status = corev1.ConditionFalse // as for a node that seemed dead
+		}
+	}
+	if _, err := l.client.CoreV1().Pods("default").UpdateStatus(t.Context(), p, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	l.wait("seen", "to be ready again", ready)
+	l.delete("seen", 1)
+	l.clean()
+}
+
 func TestProbesDecide(t *testing.T) {
 	l := newLab(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

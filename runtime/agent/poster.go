@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 )
 
 // poster carries one pod's status to the API: always the newest, one write at a time.
@@ -31,7 +32,15 @@ func newPoster(a *Agent, p *corev1.Pod) *poster {
 
 func (p *poster) seen(pod *corev1.Pod) {
 	p.mu.Lock()
-	p.pod, p.known = pod, true
+	p.known = true
+	if order, err := resourceversion.CompareResourceVersion(pod.ResourceVersion, p.pod.ResourceVersion); err != nil || order >= 0 || pod.UID != p.pod.UID {
+		p.pod = pod
+	}
+	// Others write to the status, too: a node that seemed dead finds its pods
+	// called unready. What only this node knows is said again.
+	if p.latest != nil && !equality.Semantic.DeepEqual(p.pod.Status, mergeStatus(&p.pod.Status, p.latest)) {
+		p.dirty = true
+	}
 	p.mu.Unlock()
 	p.wake()
 }
