@@ -5,8 +5,7 @@
 //
 // Concurrency: New starts nothing. Run owns every goroutine of the agent and
 // returns when all of them have exited; containers keep running, they belong to
-// the shim. Handler may be called before Run and answers 503 until Run has
-// listed its pods.
+// the shim. Handler may be called before Run; /healthz says when Run has begun.
 //
 // Only node and cmd import this package; the agent speaks to an API client,
 // never to the store.
@@ -114,6 +113,8 @@ type Shim interface {
 	List(ctx context.Context) ([]shim.Container, error)
 	ListSandboxes(ctx context.Context) ([]shim.Sandbox, error)
 	Exits(ctx context.Context, cursor shim.Cursor) ([]shim.Exit, shim.Cursor, error)
+	Usage(ctx context.Context) (shim.Usage, error)
+	Info(ctx context.Context) (shim.Info, error)
 }
 
 // Agent runs the pods of one node.
@@ -124,31 +125,41 @@ type Agent struct {
 	deps    *pod.Deps
 	events  record.EventRecorder
 	objects *objects
+	metrics *metrics
+	meter   meter
+	disks   disks
+	host    hostFacts // read by New
+	began   time.Time
 
 	streams  sync.WaitGroup // exec, attach and port-forward under way
 	stopping chan struct{}  // closed when Run ends
 
 	mu      sync.Mutex          // protects what follows
 	pods    map[string]*running // by uid
-	ready   bool                // the API's pods were listed once
+	resumed bool                // the pods on disk have their workers
 	stopped bool                // no stream may begin
 }
 
-// New checks the configuration. It touches nothing on disk.
+// New checks the configuration and reads the machine's facts.
 func New(cfg Config) (*Agent, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	return &Agent{cfg: cfg, log: cfg.Logger.With("node", cfg.NodeName), podsDir: filepath.Join(cfg.DataDir, "pods"), pods: map[string]*running{}, stopping: make(chan struct{})}, nil
+	host, err := readHost(cfg.DataDir)
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	a := &Agent{
+		cfg: cfg, log: cfg.Logger.With("node", cfg.NodeName), podsDir: filepath.Join(cfg.DataDir, "pods"), pods: map[string]*running{}, stopping: make(chan struct{}),
+		meter: meter{shim: cfg.Shim}, host: host, began: time.Now(),
+	}
+	a.metrics = newMetrics(a)
+	return a, nil
 }
 
 // Run works until ctx ends, then stops every goroutine it started and returns
 // nil. It returns an error only when the node cannot run pods at all.
 func (a *Agent) Run(ctx context.Context) error {
-	host, err := readHost(a.cfg.DataDir)
-	if err != nil {
-		return fmt.Errorf("agent: %w", err)
-	}
 	if err := os.MkdirAll(a.podsDir, 0o755); err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
@@ -176,9 +187,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		Shim: a.cfg.Shim, Images: images, Network: network{a.cfg.Network}, NetworkReady: a.cfg.NetworkReady, API: api{a}, Objects: a.objects,
 		StartReady: func() bool { return servicesSynced() || time.Now().After(patience) },
 		Services:   func(ns string) []*corev1.Service { return servicesFor(services, ns) },
-		HostIPs:    a.hostIPs, Allocatable: func() corev1.ResourceList { return allocatable(host) },
+		HostIPs:    a.hostIPs, Allocatable: func() corev1.ResourceList { return allocatable(a.host) },
 		DNS: pod.DNS{Servers: a.cfg.ClusterDNS, Domain: a.cfg.ClusterDomain, Host: "/etc/resolv.conf"},
-		Dir: a.podsDir, Now: time.Now, Log: a.log,
+		Dir: a.podsDir, Now: time.Now, Log: a.log, Counter: a.metrics,
 	}
 
 	var children sync.WaitGroup
@@ -187,7 +198,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer podInformers.Shutdown()
 	defer serviceInformers.Shutdown()
 	defer cancel()
-	children.Go(func() { a.keepNode(ctx, host) })
+	children.Go(func() { a.keepNode(ctx) })
 	serviceInformers.Start(ctx.Done())
 	if err := a.resume(ctx, &children); err != nil {
 		if ctx.Err() != nil {

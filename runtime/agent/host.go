@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,6 +23,7 @@ type hostFacts struct {
 	KernelVersion string
 	OSImage       string
 	OS, Arch      string
+	Boot          time.Time // when it was started, to the second
 }
 
 // readHost reads the machine's facts; storage is measured where pods will lie.
@@ -46,6 +48,11 @@ func readHost(dataDir string) (hostFacts, error) {
 	if err := unix.Uname(&uts); err != nil {
 		return h, fmt.Errorf("uname: %w", err)
 	}
+	var up unix.Sysinfo_t
+	if err := unix.Sysinfo(&up); err != nil {
+		return h, fmt.Errorf("sysinfo: %w", err)
+	}
+	h.Boot = time.Now().Add(-time.Duration(up.Uptime) * time.Second).Truncate(time.Second)
 	h.KernelVersion = unix.ByteSliceToString(uts.Release[:])
 	// None of these four must exist: containers and virtual machines lack some.
 	h.MachineID = firstLine("/etc/machine-id")

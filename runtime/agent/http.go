@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,18 +20,44 @@ import (
 )
 
 // Handler serves the agent's endpoint in kubelet's URL shapes. Who may call it
-// is decided before it, by the port's TLS and the API server.
+// is decided before it: the port lets in members of the cluster alone, and their API
+// servers ask RBAC about each user's request (pods/log, pods/exec, nodes/proxy).
 func (a *Agent) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write([]byte("ok"))
-	})
+	mux.HandleFunc("GET /healthz", a.serveHealth)
+	mux.HandleFunc("GET /stats/summary", a.serveSummary)
+	mux.Handle("GET /metrics", serveMetrics(a.metrics.own))
+	mux.Handle("GET /metrics/resource", serveMetrics(a.metrics.resources))
 	mux.HandleFunc("GET /pods", a.servePods)
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", a.serveLogs)
 	mux.HandleFunc("/exec/{namespace}/{pod}/{container}", a.serveExec)
 	mux.HandleFunc("/attach/{namespace}/{pod}/{container}", a.serveAttach)
 	mux.HandleFunc("/portForward/{namespace}/{pod}", a.servePortForward)
 	return mux
+}
+
+// healthPatience is how long the shim may take to say that it lives.
+const healthPatience = 5 * time.Second
+
+// serveHealth says "ok" when the agent has begun its pods and the shim answers.
+func (a *Agent) serveHealth(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), healthPatience)
+	defer cancel()
+	var err error
+	if a.mu.Lock(); !a.resumed {
+		err = errors.New("the agent has not taken up its pods yet")
+	}
+	a.mu.Unlock()
+	if err == nil {
+		_, err = a.cfg.Shim.Info(ctx)
+	}
+	if err != nil {
+		http.Error(w, "healthz check failed: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	_, _ = w.Write([]byte("ok"))
 }
 
 func (a *Agent) snapshots() []*corev1.Pod {

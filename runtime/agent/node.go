@@ -131,7 +131,7 @@ func setNodeCondition(st *corev1.NodeStatus, c corev1.NodeCondition, now metav1.
 }
 
 // keepNode registers the Node and keeps it as planNode wants it, until ctx ends.
-func (a *Agent) keepNode(ctx context.Context, host hostFacts) {
+func (a *Agent) keepNode(ctx context.Context) {
 	delay := time.Duration(0)
 	failing := false
 	for {
@@ -140,7 +140,7 @@ func (a *Agent) keepNode(ctx context.Context, host hostFacts) {
 			return
 		case <-time.After(delay):
 		}
-		ready, err := a.syncNode(ctx, host)
+		ready, err := a.syncNode(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -158,8 +158,8 @@ func (a *Agent) keepNode(ctx context.Context, host hostFacts) {
 }
 
 // syncNode brings the Node object to the plan once.
-func (a *Agent) syncNode(ctx context.Context, host hostFacts) (ready bool, err error) {
-	f := nodeFacts{Config: &a.cfg, Host: host, Addrs: a.cfg.Address(), NotReady: a.cfg.NetworkReady(), Now: metav1.Now().Rfc3339Copy()}
+func (a *Agent) syncNode(ctx context.Context) (ready bool, err error) {
+	f := nodeFacts{Config: &a.cfg, Host: a.host, Addrs: a.cfg.Address(), NotReady: a.cfg.NetworkReady(), Now: metav1.Now().Rfc3339Copy()}
 	if f.NotReady != nil {
 		f.NotReady = fmt.Errorf("container runtime network not ready: %w", f.NotReady)
 	}

@@ -32,6 +32,7 @@ const refreshInterval = time.Minute
 type running struct {
 	worker *pod.Worker
 	poster *poster
+	seen   time.Time // when a new pod came; zero once it ran, and of an old one. The worker's alone
 }
 
 // resume starts the workers of pods that are on disk, and removes what belongs to none.
@@ -72,8 +73,11 @@ func (a *Agent) resume(ctx context.Context, children *sync.WaitGroup) error {
 		a.log.Warn("cannot detach pods that are gone from the network", "error", err)
 	}
 	for uid, rec := range known {
-		a.start(ctx, children, rec, byPod[uid])
+		a.start(ctx, children, rec, byPod[uid], time.Time{})
 	}
+	a.mu.Lock()
+	a.resumed = true
+	a.mu.Unlock()
 	return nil
 }
 
@@ -100,10 +104,10 @@ func (a *Agent) removeOrphan(ctx context.Context, uid string) {
 	}
 }
 
-// start runs a worker and its poster.
-func (a *Agent) start(ctx context.Context, children *sync.WaitGroup, rec *pod.Record, known []shim.Container) *running {
+// start runs a worker and its poster. seen is when a new pod came, zero for an old one.
+func (a *Agent) start(ctx context.Context, children *sync.WaitGroup, rec *pod.Record, known []shim.Container, seen time.Time) *running {
 	uid := string(rec.Pod.UID)
-	r := &running{worker: pod.NewWorker(a.deps, rec, known), poster: newPoster(a, rec.Pod)}
+	r := &running{worker: pod.NewWorker(a.deps, rec, known), poster: newPoster(a, rec.Pod), seen: seen}
 	a.mu.Lock()
 	a.pods[uid] = r
 	a.mu.Unlock()
@@ -163,7 +167,6 @@ func (a *Agent) watchPods(ctx context.Context, factory informers.SharedInformerF
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.ready = true
 	for uid, r := range a.pods {
 		if !inAPI[uid] {
 			r.worker.Gone()
@@ -186,9 +189,10 @@ func (a *Agent) seen(ctx context.Context, children *sync.WaitGroup, p *corev1.Po
 			}
 			return
 		}
-		rec := pod.NewRecord(p, time.Now())
+		now := time.Now()
+		rec := pod.NewRecord(p, now)
 		a.admit(rec)
-		r = a.start(ctx, children, rec, nil)
+		r = a.start(ctx, children, rec, nil, now)
 	}
 	r.poster.seen(p)
 	r.worker.Update(p)
@@ -258,6 +262,10 @@ type api struct{ a *Agent }
 
 func (x api) Publish(p *corev1.Pod, s corev1.PodStatus) {
 	if r := x.a.running(string(p.UID)); r != nil {
+		if s.Phase == corev1.PodRunning && !r.seen.IsZero() {
+			x.a.metrics.podStart.Observe(time.Since(r.seen).Seconds())
+			r.seen = time.Time{}
+		}
 		r.poster.post(s)
 	}
 }

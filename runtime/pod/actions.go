@@ -119,6 +119,7 @@ func (w *Worker) doSandbox(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
+	w.deps.Counter.PodStarted(err)
 	if err != nil {
 		p.fail(err, w.deps.Now())
 		w.event("", corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+err.Error())
@@ -178,6 +179,21 @@ func (w *Worker) doStart(ctx context.Context, name string) {
 		w.event(name, corev1.EventTypeWarning, "Failed", "Error: "+err.Error())
 		w.commit()
 	}
+	failure := ""
+	if err != nil {
+		if failure = c.CreateWhy; failure == "" {
+			failure = "RunContainerError"
+		}
+	}
+	w.deps.Counter.ContainerStarted(w.kindOf(name), failure)
+}
+
+// kindOf is what a container is to the pod, in the words of upstream's metrics.
+func (w *Worker) kindOf(name string) string {
+	if isMain(&w.rec.Pod.Spec, name) {
+		return "container"
+	}
+	return "init_container"
 }
 
 func (w *Worker) start(ctx context.Context, c *Container, spec *corev1.Container) error {
@@ -232,6 +248,12 @@ func (w *Worker) start(ctx context.Context, c *Container, spec *corev1.Container
 
 func (w *Worker) rootDir(name string, attempt int) string {
 	return filepath.Join(w.containerDir(name), "root."+strconv.Itoa(attempt))
+}
+
+// WrittenDir is where what a container writes into its root lies.
+func WrittenDir(podsDir string, c shim.Container) string {
+	attempt := c.ID[strings.LastIndexByte(c.ID, '.')+1:]
+	return filepath.Join(podsDir, c.SandboxID, c.Labels[LabelContainer], "root."+attempt, "upper")
 }
 
 func (w *Worker) doTerminate(ctx context.Context, a Action) {

@@ -60,6 +60,12 @@ type API interface {
 	Event(pod *corev1.Pod, container, eventType, reason, message string)
 }
 
+// Counter counts what is started; of a container with its kind, and why not.
+type Counter interface {
+	PodStarted(err error)
+	ContainerStarted(kind, failure string)
+}
+
 // Deps are what all workers of a node share.
 type Deps struct {
 	Shim    Shim
@@ -70,6 +76,7 @@ type Deps struct {
 	// StartReady: what containers are told when they start (Services) is known.
 	StartReady  func() bool
 	API         API
+	Counter     Counter
 	Objects     Objects
 	Services    func(namespace string) []*corev1.Service
 	HostIPs     func() []string

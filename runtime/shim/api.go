@@ -251,8 +251,47 @@ type Stats struct {
 	MemoryLimit       uint64    `json:"memoryLimit,omitempty"` // 0: none
 	PageFaults        uint64    `json:"pageFaults"`
 	MajorPageFaults   uint64    `json:"majorPageFaults"`
+	Swap              *Swap     `json:"swap,omitempty"` // nil: the kernel does not count it
 	Pids              uint64    `json:"pids"`
 	OOMKills          uint64    `json:"oomKills"`
+	Pressure          *Pressure `json:"pressure,omitempty"` // nil on cgroup v1
+}
+
+// Swap is how much of a cgroup is swapped out, and may be.
+type Swap struct {
+	Bytes uint64 `json:"bytes"`
+	Limit uint64 `json:"limit,omitempty"` // 0: none
+}
+
+// Pressure is what processes waited for, of all three kinds of resources that
+// the kernel tells of (Documentation/accounting/psi.rst).
+type Pressure struct {
+	CPU    Stall `json:"cpu"`
+	Memory Stall `json:"memory"`
+	IO     Stall `json:"io"`
+}
+
+// Stall is the share of time in which some, or all, processes waited.
+type Stall struct {
+	Some StallTime `json:"some"`
+	Full StallTime `json:"full"`
+}
+
+// StallTime is averaged over 10, 60 and 300 seconds, in per cent; Total in microseconds.
+type StallTime struct {
+	Avg10  float64 `json:"avg10"`
+	Avg60  float64 `json:"avg60"`
+	Avg300 float64 `json:"avg300"`
+	Total  uint64  `json:"total"`
+}
+
+// Usage is what all cgroups of a node say at one moment.
+type Usage struct {
+	Machine    Stats            `json:"machine"` // the root of the hierarchy: everything that runs
+	Shim       Stats            `json:"shim"`
+	Pods       Stats            `json:"pods"`       // all pods together
+	Sandboxes  map[string]Stats `json:"sandboxes"`  // by id: a pod's cgroup, with all containers in it
+	Containers map[string]Stats `json:"containers"` // by id, of those that run
 }
 
 // Info is what a living shim says of itself.

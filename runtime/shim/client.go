@@ -183,6 +183,13 @@ func (c *Client) Stats(ctx context.Context, id string) (Stats, error) {
 	return s, err
 }
 
+// Usage reads all cgroups of the node: some 0.2 ms for each on v1. Groups that go meanwhile are left out.
+func (c *Client) Usage(ctx context.Context) (Usage, error) {
+	var u Usage
+	_, err := c.call(ctx, "Usage", nil, &u)
+	return u, err
+}
+
 // Exits returns the exits after cursor that were not acknowledged, in order,
 // and the cursor after them; it waits until there is one. From the zero Cursor, and again
 // after a new shim took over, it returns every exit that is not acknowledged.

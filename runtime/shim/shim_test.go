@@ -360,3 +360,27 @@ func TestStats(t *testing.T) {
 		t.Errorf("after Update: %+v, %v", st, err)
 	}
 }
+
+func TestUsage(t *testing.T) {
+	e := shimtest.New(t)
+	e.Sandbox("a")
+	e.Sandbox("idle")
+	c := e.Run(e.Spec("a", "c1", "tick"))
+	waitForLine(t, c.IO.Stdout, "tick 3")
+	e.Run(e.Spec("a", "c2", "exit", "0"))
+	e.Wait("c2")
+	u, err := e.Client.Usage(e.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, pod := u.Containers["c1"], u.Sandboxes["a"]
+	if one.CPUNanos == 0 || one.MemoryUsage == 0 || pod.CPUNanos < one.CPUNanos || pod.MemoryUsage < one.MemoryUsage {
+		t.Errorf("container %+v, its pod %+v", one, pod)
+	}
+	if u.Pods.CPUNanos < pod.CPUNanos || u.Machine.CPUNanos < u.Pods.CPUNanos || u.Machine.MemoryUsage == 0 || u.Shim.Pids == 0 && u.Shim.MemoryUsage == 0 {
+		t.Errorf("machine %+v, pods %+v, shim %+v", u.Machine, u.Pods, u.Shim)
+	}
+	if _, there := u.Containers["c2"]; there || len(u.Sandboxes) != 2 {
+		t.Errorf("containers %v, sandboxes %v: what has ended uses nothing", u.Containers, u.Sandboxes)
+	}
+}

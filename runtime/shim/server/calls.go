@@ -77,6 +77,8 @@ func (s *Server) plain(ctx context.Context, req shim.Request) (any, error) {
 		return with(req, func(b shim.UpdateBody) (any, error) { return nil, s.update(b.ID, b.Resources) })
 	case "Stats":
 		return with(req, func(b shim.IDBody) (any, error) { return s.stats(b.ID) })
+	case "Usage":
+		return s.usage(ctx)
 	case "Exits":
 		return with(req, func(c shim.Cursor) (any, error) { return s.waitForExits(ctx, c) })
 	case "Acknowledge":

@@ -1,15 +1,25 @@
 package server
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path"
 
 	"github.com/opencontainers/cgroups"
+	"golang.org/x/sys/unix"
 
 	"kontiki/runtime/shim"
 )
 
-// unlimited: v1 shows a missing limit as the largest multiple of the page size.
+// unlimited: v1 shows a missing limit as the largest multiple of the page size,
+// v2 as the largest number.
 const unlimited = 1 << 62
+
+// counted are the controllers that statistics are read of. The library reads
+// several files for each.
+const counted = cgroups.CPU | cgroups.Memory | cgroups.Pids
 
 func (s *Server) stats(id string) (shim.Stats, error) {
 	c, err := s.find(id)
@@ -22,15 +32,104 @@ func (s *Server) stats(id string) (shim.Stats, error) {
 		return shim.Stats{}, fmt.Errorf("stats of container %s: %w", id, shim.ErrNotRunning)
 	default:
 	}
-	m, err := cgroupAt(c.rec.Cgroup, &cgroups.Resources{})
-	if err != nil {
-		return shim.Stats{}, err
-	}
-	raw, err := m.GetStats()
+	st, err := readStats(c.rec.Cgroup)
 	if err != nil {
 		return shim.Stats{}, fmt.Errorf("stats of container %s: %w", id, err)
 	}
-	return convertStats(raw, oomKills(c.rec.Cgroup)), nil
+	return st, nil
+}
+
+// usage reads every group of the node. It takes no container's lock: a group
+// that is removed meanwhile cannot be read, and is left out.
+func (s *Server) usage(ctx context.Context) (shim.Usage, error) {
+	u := shim.Usage{Shim: ownStats(), Sandboxes: map[string]shim.Stats{}, Containers: map[string]shim.Stats{}}
+	for _, group := range []struct {
+		path string
+		into *shim.Stats
+	}{{"/", &u.Machine}, {s.tree.kubepods(), &u.Pods}} {
+		st, err := readStats(group.path)
+		if err != nil {
+			return shim.Usage{}, err
+		}
+		*group.into = st
+	}
+	s.mu.Lock()
+	groups := make(map[string]string, len(s.containers))
+	for id, c := range s.containers {
+		if c.exit == nil && c.pid != 0 {
+			groups[id] = path.Join(s.groupOfLocked(c.spec.SandboxID), id)
+		}
+	}
+	pods := make(map[string]string, len(s.sandboxes))
+	for id, sb := range s.sandboxes {
+		pods[id] = sb.cgroup
+	}
+	s.mu.Unlock()
+	for _, set := range []struct {
+		groups map[string]string
+		into   map[string]shim.Stats
+	}{{pods, u.Sandboxes}, {groups, u.Containers}} {
+		for id, group := range set.groups {
+			if ctx.Err() != nil {
+				return shim.Usage{}, ctx.Err()
+			}
+			if st, err := readStats(group); err == nil {
+				set.into[id] = st
+			} else if !errors.Is(err, errNoGroup) {
+				s.log.Debug("cannot read a cgroup", "cgroup", group, "error", err)
+			}
+		}
+	}
+	return u, nil
+}
+
+func (s *Server) groupOfLocked(sandbox string) string {
+	if sb := s.sandboxes[sandbox]; sb != nil {
+		return sb.cgroup
+	}
+	return ""
+}
+
+// ownStats is what this process uses. Its cgroup would not tell: on v1 it is in one only where that matters.
+func ownStats() shim.Stats {
+	st := shim.Stats{At: now(), Pids: 1}
+	var ru unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &ru) == nil {
+		st.CPUNanos = uint64(ru.Utime.Nano() + ru.Stime.Nano())
+	}
+	var pages uint64
+	if b, err := os.ReadFile("/proc/self/statm"); err == nil {
+		if _, err := fmt.Sscanf(string(b), "%d %d", new(uint64), &pages); err == nil {
+			st.MemoryRSS = pages * uint64(os.Getpagesize())
+			st.MemoryUsage, st.MemoryWorkingSet = st.MemoryRSS, st.MemoryRSS
+		}
+	}
+	return st
+}
+
+// errNoGroup: the group is not, or no more, there.
+var errNoGroup = errors.New("there is no such cgroup")
+
+func readStats(group string) (shim.Stats, error) {
+	m, err := cgroupAt(group, &cgroups.Resources{})
+	if err != nil {
+		return shim.Stats{}, err
+	}
+	if !cgroups.PathExists(m.Path("memory")) { // not m.Exists: a parent is in no devices group on v1
+		return shim.Stats{}, fmt.Errorf("cgroup %s: %w", group, errNoGroup)
+	}
+	opts := cgroups.StatsOptions{Controllers: counted}
+	if group == "/" {
+		opts.Controllers &^= cgroups.Pids // the root counts none
+	}
+	if cgroups.IsCgroup2UnifiedMode() {
+		opts.Controllers |= cgroups.IO // for its pressure
+	}
+	raw, err := m.Stats(&opts)
+	if err != nil {
+		return shim.Stats{}, fmt.Errorf("read cgroup %s: %w", group, err)
+	}
+	return convertStats(raw, oomKills(group)), nil
 }
 
 func convertStats(raw *cgroups.Stats, oom uint64) shim.Stats {
@@ -54,6 +153,7 @@ func convertStats(raw *cgroups.Stats, oom uint64) shim.Stats {
 		MajorPageFaults:   first("total_pgmajfault", "pgmajfault"),
 		Pids:              raw.PidsStats.Current,
 		OOMKills:          oom,
+		Pressure:          convertPressure(raw),
 	}
 	if inactive := first("total_inactive_file", "inactive_file"); inactive < st.MemoryUsage {
 		st.MemoryWorkingSet = st.MemoryUsage - inactive
@@ -61,7 +161,23 @@ func convertStats(raw *cgroups.Stats, oom uint64) shim.Stats {
 	if mem.Usage.Limit < unlimited {
 		st.MemoryLimit = mem.Usage.Limit
 	}
+	if swapIsAccounted() {
+		st.Swap = &shim.Swap{Bytes: mem.SwapOnlyUsage.Usage}
+		if limit := mem.SwapOnlyUsage.Limit; limit < unlimited {
+			st.Swap.Limit = limit
+		}
+	}
 	return st
+}
+
+func convertPressure(raw *cgroups.Stats) *shim.Pressure {
+	if raw.CpuStats.PSI == nil || raw.MemoryStats.PSI == nil || raw.BlkioStats.PSI == nil {
+		return nil
+	}
+	stall := func(p *cgroups.PSIStats) shim.Stall {
+		return shim.Stall{Some: shim.StallTime(p.Some), Full: shim.StallTime(p.Full)}
+	}
+	return &shim.Pressure{CPU: stall(raw.CpuStats.PSI), Memory: stall(raw.MemoryStats.PSI), IO: stall(raw.BlkioStats.PSI)}
 }
 
 // update changes the limits of a container; what is zero stays.
