@@ -48,11 +48,11 @@ up: build ## start a cluster of three virtual hosts on this machine
 down: ## stop it and remove everything it made
 	bin/kontiki lab down
 
-bench: ## measure the pod network and the store, beside etcd-server (installed if missing and root)
-	@mkdir -p bin
-	$(GO) build -trimpath -o bin/bench-raftstore ./bench/raftstore
-	bin/bench-raftstore
-	$(GO) test -run '^$$' -bench . -benchtime 1s ./overlay ./overlay/nft ./overlay/dns
+ONLY ?=
+LENGTH ?= normal
+bench: build ## measure everything beside its peers: one table (ONLY=store,api for a part, LENGTH=quick or long)
+	$(GO) build -trimpath -o bin/bench ./bench
+	bin/bench -only '$(ONLY)' -length '$(LENGTH)' -json bin/bench.json
 
 lint: ## gofmt, vet, staticcheck, and the rules of this house
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w on these'; exit 1; }

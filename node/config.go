@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"time"
+
+	"kontiki/raftstore"
 )
 
 // Config is what a user says about one node. DataDir is required.
@@ -29,6 +31,9 @@ type Config struct {
 	Advertise netip.Addr // address by which others reach this node; found out when zero
 	Port      uint16     // TCP, everything between nodes and clients; 6443 when 0
 	RingPort  uint16     // UDP, the ring; 7946 when 0
+
+	// LogStore is what a blank DataDir keeps Raft's log in, a raftstore.LogStore.
+	LogStore string
 
 	// LoadBalancer says who answers for Services of that type: LoadBalancerNodes (the
 	// default) or LoadBalancerOff. The leader's word counts: say the same everywhere.
@@ -78,6 +83,9 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("--expect %d: a cluster is founded by one node or more", c.Expect)
 	}
 	c.Port, c.RingPort = cmp.Or(c.Port, 6443), cmp.Or(c.RingPort, 7946)
+	if _, err := raftstore.ParseLogStore(c.LogStore); err != nil {
+		return c, fmt.Errorf("--log-store: %w", err)
+	}
 	c.CgroupRoot = cmp.Or(c.CgroupRoot, "/")
 	c.LoadBalancer = cmp.Or(c.LoadBalancer, LoadBalancerNodes)
 	if c.LoadBalancer != LoadBalancerNodes && c.LoadBalancer != LoadBalancerOff {

@@ -229,6 +229,7 @@ func (n *node) openStore(life *lifecycle) (err error) {
 		NodeID:    n.id.ID,
 		ClusterID: n.charter.ClusterID,
 		Dir:       filepath.Join(n.cfg.DataDir, "raft"),
+		Log:       raftstore.LogStore(n.cfg.LogStore),
 		Raft:      n.member(port.Raft),
 		Calls:     n.member(port.Call),
 		Founders:  n.charter.Founders,

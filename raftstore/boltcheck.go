@@ -197,12 +197,20 @@ func (b *boltFile) entry(key, value []byte, flags uint32) error {
 	if err := decodeLog(value, &l); err != nil {
 		return fmt.Errorf("log entry %d: %w", index, err)
 	}
+	if err := checkEntry(index, &l); err != nil {
+		return fmt.Errorf("log entry %d of term %d: %w", index, l.Term, err)
+	}
+	return nil
+}
+
+// checkEntry tells whether an entry is what was stored at index.
+func checkEntry(index uint64, l *raft.Log) error {
 	if l.Index != index {
-		return fmt.Errorf("log entry %d says that it is %d", index, l.Index)
+		return fmt.Errorf("it says that it is %d", l.Index)
 	}
 	if l.Type == raft.LogCommand {
 		if _, err := entryBody(l.Data); err != nil && !errors.Is(err, errUnknownVersion) {
-			return fmt.Errorf("log entry %d of term %d: %w", index, l.Term, err)
+			return err
 		}
 	}
 	return nil

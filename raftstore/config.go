@@ -14,6 +14,10 @@ type Config struct {
 	ClusterID string
 	Dir       string // directory of the store; made if it is missing
 
+	// Log is what a blank Dir keeps its log in; LogBolt when empty. One that is in
+	// use is opened as what it is, and refused if another is named here.
+	Log LogStore
+
 	// The store closes both when it is closed.
 	Raft  Streams // Raft's own RPCs
 	Calls Streams // forwarded transactions, read-index, changes of members
@@ -74,6 +78,9 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("raftstore: Config.Dir is empty")
 	case c.Raft == nil || c.Calls == nil:
 		return c, errors.New("raftstore: Config.Raft and Config.Calls must be set")
+	}
+	if _, err := ParseLogStore(string(c.Log)); err != nil {
+		return c, fmt.Errorf("raftstore: Config.Log: %w", err)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()

@@ -14,17 +14,17 @@ import (
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
-	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // The directory of a store holds
 //
 //	identity.json  whose data this is, and the format of all of it
-//	raft.db        log and stable store (bbolt)
+//	raft.db        log and stable store (bbolt), or
+//	raft-wal/      the same in segment files, if that was chosen
 //	snapshots/     Raft's snapshots
 const (
-	dirFormat     = 1
+	dirFormat     = 1 // with raft.db
+	dirFormatWAL  = 2 // with raft-wal/: programs that do not know it see no log
 	identityFile  = "identity.json"
 	snapshotsKept = 2
 )
@@ -37,45 +37,64 @@ var (
 const probeSize = 256 << 10
 
 type identity struct {
-	Format    int    `json:"format"`
-	NodeID    string `json:"nodeID"`
-	ClusterID string `json:"clusterID"`
+	Format    int      `json:"format"`
+	NodeID    string   `json:"nodeID"`
+	ClusterID string   `json:"clusterID"`
+	Log       LogStore `json:"log,omitempty"` // empty: LogBolt
 }
 
-// claimDir makes the directory ours or says whose it is. It must run before
-// anything else in the directory is opened.
-func claimDir(dir, nodeID, clusterID string) error {
+// claimDir makes the directory ours or says whose it is, and returns what keeps
+// its log: wanted, if that is given. It must run before anything else in the
+// directory is opened.
+func claimDir(dir, nodeID, clusterID string, wanted LogStore) (LogStore, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("raftstore: %w", err)
+		return "", fmt.Errorf("raftstore: %w", err)
 	}
 	path := filepath.Join(dir, identityFile)
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Stat(filepath.Join(dir, "raft.db")); err == nil {
-			return fmt.Errorf("raftstore: %s holds a log, but no %s that says whose it is: restore that file or begin with an empty directory", dir, identityFile)
-		}
-		b, err := json.MarshalIndent(identity{dirFormat, nodeID, clusterID}, "", "  ")
-		if err != nil {
-			return err
-		}
-		return writeDurably(path, append(b, '\n'))
+		return newIdentity(path, identity{dirFormat, nodeID, clusterID, wanted})
 	}
 	if err != nil {
-		return fmt.Errorf("raftstore: %w", err)
+		return "", fmt.Errorf("raftstore: %w", err)
 	}
 	var is identity
 	if err := json.Unmarshal(b, &is); err != nil {
-		return fmt.Errorf("raftstore: %s: %w", path, err)
+		return "", fmt.Errorf("raftstore: %s: %w", path, err)
 	}
+	orDefault(&is.Log, LogBolt)
 	switch {
-	case is.Format > dirFormat:
-		return fmt.Errorf("raftstore: %s has format %d, this program knows %d: run the newer program", dir, is.Format, dirFormat)
+	case is.Format > dirFormatWAL:
+		return "", fmt.Errorf("raftstore: %s has format %d, this program knows %d: run the newer program", dir, is.Format, dirFormatWAL)
 	case is.NodeID != nodeID:
-		return fmt.Errorf("raftstore: %s belongs to node %s, this is node %s: give each node a directory of its own", dir, is.NodeID, nodeID)
+		return "", fmt.Errorf("raftstore: %s belongs to node %s, this is node %s: give each node a directory of its own", dir, is.NodeID, nodeID)
 	case is.ClusterID != clusterID:
-		return fmt.Errorf("raftstore: %s belongs to cluster %s, this node is of cluster %s: reset the directory to join", dir, is.ClusterID, clusterID)
+		return "", fmt.Errorf("raftstore: %s belongs to cluster %s, this node is of cluster %s: reset the directory to join", dir, is.ClusterID, clusterID)
+	case wanted != "" && is.Log != wanted:
+		return "", fmt.Errorf("raftstore: %s keeps its log in %s, not in %s: start the node without that choice, or remove it from the cluster, empty its directory, and let it join again", dir, is.Log, wanted)
 	}
-	return nil
+	return is.Log, nil
+}
+
+// newIdentity writes the identity of a blank directory.
+func newIdentity(path string, is identity) (LogStore, error) {
+	for _, log := range []string{boltFileName, walDir} {
+		if _, err := os.Stat(filepath.Join(filepath.Dir(path), log)); err == nil {
+			return "", fmt.Errorf("raftstore: %s holds a log, but no %s that says whose it is: restore that file or begin with an empty directory", filepath.Dir(path), identityFile)
+		}
+	}
+	orDefault(&is.Log, LogBolt)
+	kind := is.Log
+	if kind == LogWAL {
+		is.Format = dirFormatWAL
+	} else {
+		is.Log = "" // as programs wrote it before there was a choice
+	}
+	b, err := json.MarshalIndent(is, "", "  ")
+	if err != nil {
+		return "", err
+	}
+	return kind, writeDurably(path, append(b, '\n'))
 }
 
 // writeDurably replaces a file so that a crash leaves the old or the new one.
@@ -105,7 +124,7 @@ func writeDurably(path string, b []byte) error {
 //
 // Raft's own mechanism for this (RestoreCommittedLogs) is not used; DESIGN.md says why.
 type disk struct {
-	*raftboltdb.BoltStore
+	logStore
 	dir       string
 	log       *slog.Logger
 	committed atomic.Uint64 // an index known to be committed, i.e. applied here
@@ -118,26 +137,19 @@ type disk struct {
 	stalled    func() // called when a write to the log takes longer
 }
 
-func openDisk(dir string, log *slog.Logger) (*disk, error) {
-	path := filepath.Join(dir, "raft.db")
-	if err := checkBolt(path); err != nil {
+func openDisk(dir string, kind LogStore, log *slog.Logger) (*disk, error) {
+	store, err := openLog(dir, kind, log)
+	if err != nil {
 		return nil, err
 	}
-	bolt, err := raftboltdb.New(raftboltdb.Options{
-		Path: path,
-		BoltOptions: &bbolt.Options{
-			NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, Timeout: time.Second,
-		},
-		MsgpackUseNewTimeFormat: true,
-	})
-	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("raftstore: %s is in use by another process", path)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("raftstore: open %s: %w", path, err)
-	}
-	return &disk{BoltStore: bolt, dir: dir, log: log, closing: make(chan struct{}), stallAfter: time.Hour, stalled: func() {},
+	return &disk{logStore: store, dir: dir, log: log, closing: make(chan struct{}), stallAfter: time.Hour, stalled: func() {},
 		around: func(write func() error) error { return write() }}, nil
+}
+
+// IsMonotonic tells Raft whether the log must not have gaps.
+func (d *disk) IsMonotonic() bool {
+	m, ok := d.logStore.(raft.MonotonicLogStore)
+	return ok && m.IsMonotonic()
 }
 
 // StoreLogs stores entries together with the commit index known now.
@@ -146,7 +158,7 @@ func (d *disk) StoreLogs(logs []*raft.Log) error {
 		logs[n-1].Extensions = binary.BigEndian.AppendUint64(nil, d.committed.Load())
 	}
 	watchdog := time.AfterFunc(d.stallAfter, d.stalled)
-	err := d.around(func() error { return d.BoltStore.StoreLogs(logs) })
+	err := d.around(func() error { return d.logStore.StoreLogs(logs) })
 	watchdog.Stop()
 	d.note("the log", err)
 	return err
@@ -160,12 +172,12 @@ func (d *disk) StoreLog(l *raft.Log) error { return d.StoreLogs([]*raft.Log{l}) 
 // do. Close ends the wait; the transport is closed by then, so that nothing
 // that was promised on top of the missing write leaves this node.
 func (d *disk) Set(k, v []byte) error {
-	return d.persist(func() error { return d.BoltStore.Set(k, v) })
+	return d.persist(func() error { return d.logStore.Set(k, v) })
 }
 
 // SetUint64 is Set for numbers.
 func (d *disk) SetUint64(k []byte, v uint64) error {
-	return d.persist(func() error { return d.BoltStore.SetUint64(k, v) })
+	return d.persist(func() error { return d.logStore.SetUint64(k, v) })
 }
 
 func (d *disk) persist(write func() error) error {
@@ -189,9 +201,9 @@ func (d *disk) canWrite() bool {
 	if !d.full.Load() {
 		return true
 	}
-	err := d.around(func() error { return d.BoltStore.Set(keyProbe, make([]byte, probeSize)) })
+	err := d.around(func() error { return d.logStore.Set(keyProbe, make([]byte, probeSize)) })
 	if err == nil {
-		err = d.around(func() error { return d.BoltStore.Set(keyProbe, nil) })
+		err = d.around(func() error { return d.logStore.Set(keyProbe, nil) })
 	}
 	d.note("a probe", err)
 	return err == nil
@@ -214,7 +226,7 @@ func (d *disk) markCommitted() error {
 	if c == d.marked {
 		return nil
 	}
-	if err := d.around(func() error { return d.BoltStore.SetUint64(keyCommit, c) }); err != nil {
+	if err := d.around(func() error { return d.logStore.SetUint64(keyCommit, c) }); err != nil {
 		return err
 	}
 	d.marked = c

@@ -11,7 +11,7 @@ import (
 func TestCommitIndexIsStoredWithEntries(t *testing.T) {
 	dir := t.TempDir()
 	open := func() *disk {
-		d, err := openDisk(dir, slog.New(slog.DiscardHandler))
+		d, err := openDisk(dir, LogBolt, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
 // ProposeRaw puts bytes into the log as one entry.
@@ -15,9 +16,9 @@ func FutureEntry() []byte { return encodeEntry([][]byte{{commandVersion + 1, 0xc
 // FirstLogIndex is the beginning of what is left of the log.
 func (s *Store) FirstLogIndex() (uint64, error) { return s.disk.FirstIndex() }
 
-// DiskWrites counts the transactions that have written to the log and stable store.
+// DiskWrites counts the transactions that have written to a log and stable store of LogBolt.
 func (s *Store) DiskWrites() int64 {
-	stats := s.disk.Stats()
+	stats := s.disk.logStore.(*raftboltdb.BoltStore).Stats()
 	return stats.TxStats.GetWrite()
 }
 

@@ -39,7 +39,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64m"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -47,12 +47,14 @@ func TestFullDisk(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	fullDisk(t, dir)
+	eachLog(t, func(t *testing.T, log func(*raftstore.Config)) { fullDisk(t, dir, log) })
 }
 
-func fullDisk(t *testing.T, dir string) {
-	c := raftstoretest.NewCluster(t, 1, func(cfg *raftstore.Config) { cfg.Dir = filepath.Join(dir, "store") })
-	t.Cleanup(func() { c.Stop(0) }) // before the unmount
+func fullDisk(t *testing.T, dir string, log func(*raftstore.Config)) {
+	dir = filepath.Join(dir, filepath.Base(t.Name()))
+	c := raftstoretest.NewCluster(t, 1, log, func(cfg *raftstore.Config) { cfg.Dir = filepath.Join(dir, "store") })
+	t.Cleanup(func() { os.RemoveAll(dir) }) // room for the next
+	t.Cleanup(func() { c.Stop(0) })         // before the unmount
 	s := c.Stores[0]
 	mustApply(t, s, put("before", "v"))
 	ballast := filepath.Join(dir, "ballast")
@@ -74,7 +76,7 @@ func fullDisk(t *testing.T, dir string) {
 		if err == nil {
 			acknowledged++
 		}
-		if acknowledged > 100 {
+		if acknowledged > 200 {
 			t.Fatal("a full disk takes everything")
 		}
 	}

@@ -13,10 +13,19 @@ import (
 	"kontiki/raftstore/raftstoretest"
 )
 
+// eachLog runs a test with each log store.
+func eachLog(t *testing.T, test func(*testing.T, func(*raftstore.Config))) {
+	for _, kind := range []raftstore.LogStore{raftstore.LogBolt, raftstore.LogWAL} {
+		t.Run(string(kind), func(t *testing.T) { test(t, func(cfg *raftstore.Config) { cfg.Log = kind }) })
+	}
+}
+
 // A rebooted node that reaches nobody stands where it stood: its commit index is
 // on disk, either with the last entries or as a marker.
-func TestOfflineStartShowsWhatWasCommitted(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 3)
+func TestOfflineStartShowsWhatWasCommitted(t *testing.T) { eachLog(t, offlineStart) }
+
+func offlineStart(t *testing.T, log func(*raftstore.Config)) {
+	c := raftstoretest.NewCluster(t, 3, log)
 	var last raftstore.TxnResult
 	for i := range 20 {
 		last = mustApply(t, c.Stores[i%3], put(fmt.Sprintf("k%d", i), "v"))
@@ -46,8 +55,10 @@ func TestOfflineStartShowsWhatWasCommitted(t *testing.T) {
 }
 
 // A log with a snapshot in its middle, taken while writers go on.
-func TestRestartAfterSnapshotUnderWrites(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 1)
+func TestRestartAfterSnapshotUnderWrites(t *testing.T) { eachLog(t, restartAfterSnapshot) }
+
+func restartAfterSnapshot(t *testing.T, log func(*raftstore.Config)) {
+	c := raftstoretest.NewCluster(t, 1, log)
 	s := c.Stores[0]
 	const writers, each = 64, 20
 	done := make(chan error, writers)
@@ -80,8 +91,10 @@ func TestRestartAfterSnapshotUnderWrites(t *testing.T) {
 	mustApply(t, s, put("more", "v"))
 }
 
-func TestLaggingFollowerCatchesUpBySnapshot(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 3, func(cfg *raftstore.Config) { cfg.TrailingLogs = 1 })
+func TestLaggingFollowerCatchesUpBySnapshot(t *testing.T) { eachLog(t, laggingFollower) }
+
+func laggingFollower(t *testing.T, log func(*raftstore.Config)) {
+	c := raftstoretest.NewCluster(t, 3, log, func(cfg *raftstore.Config) { cfg.TrailingLogs = 1 })
 	leader := c.Leader()
 	lagging := (leader + 1) % 3
 	mustApply(t, c.Stores[lagging], put("before", "v"))
@@ -133,8 +146,10 @@ func TestLaggingFollowerCatchesUpBySnapshot(t *testing.T) {
 	}
 }
 
-func TestForeignDirectoryIsRefused(t *testing.T) {
-	c := raftstoretest.NewCluster(t, 1)
+func TestForeignDirectoryIsRefused(t *testing.T) { eachLog(t, foreignDirectory) }
+
+func foreignDirectory(t *testing.T, log func(*raftstore.Config)) {
+	c := raftstoretest.NewCluster(t, 1, log)
 	if _, err := raftstore.Open(c.Config(0)); err == nil || !strings.Contains(err.Error(), "in use by another process") {
 		t.Errorf("a directory in use: %v", err)
 	}
@@ -145,6 +160,9 @@ func TestForeignDirectoryIsRefused(t *testing.T) {
 	}{
 		{"belongs to node node-0, this is node other", func(cfg *raftstore.Config) { cfg.NodeID = "other" }},
 		{"belongs to cluster test, this node is of cluster other", func(cfg *raftstore.Config) { cfg.ClusterID = "other" }},
+		{"keeps its log in", func(cfg *raftstore.Config) {
+			cfg.Log = map[raftstore.LogStore]raftstore.LogStore{raftstore.LogBolt: raftstore.LogWAL, raftstore.LogWAL: raftstore.LogBolt}[cfg.Log]
+		}},
 		{"has format 99", func(cfg *raftstore.Config) {
 			if err := os.WriteFile(filepath.Join(cfg.Dir, "identity.json"), []byte(`{"format":99}`), 0o600); err != nil {
 				t.Fatal(err)

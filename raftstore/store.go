@@ -68,7 +68,8 @@ func Open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := claimDir(cfg.Dir, cfg.NodeID, cfg.ClusterID); err != nil {
+	kept, err := claimDir(cfg.Dir, cfg.NodeID, cfg.ClusterID, cfg.Log)
+	if err != nil {
 		return nil, err
 	}
 	s := &Store{
@@ -79,7 +80,7 @@ func Open(cfg Config) (*Store, error) {
 	s.leadership.changed = make(chan struct{})
 	s.life, s.endLife = context.WithCancel(context.Background())
 	s.fsm = newFSM(s.log, cfg.EventBytes)
-	if s.disk, err = openDisk(cfg.Dir, s.log); err != nil {
+	if s.disk, err = openDisk(cfg.Dir, kept, s.log); err != nil {
 		return nil, err
 	}
 	if cfg.aroundWrite != nil {

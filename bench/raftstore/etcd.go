@@ -9,9 +9,12 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"kontiki/bench/proc"
 )
 
 // installEtcd gets Debian's package, without starting its service.
@@ -40,6 +43,12 @@ type etcd struct {
 
 func newEtcd(ctx context.Context, dir string) (*etcd, error) {
 	if err := installEtcd(ctx); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := writeCertificate(dir); err != nil {
 		return nil, err
 	}
 	cert, err := readCertificate(dir)
@@ -82,17 +91,27 @@ func (e *etcd) put(ctx context.Context, w, n int) error {
 	return err
 }
 
-// memory is the resident memory of the largest of them.
-func (e *etcd) memory() (string, error) {
-	largest := 0
+// memory is the resident memory of the largest of them, in MB.
+func (e *etcd) memory() (float64, error) {
+	largest := 0.0
 	for _, p := range e.procs {
-		kib, err := rss(fmt.Sprint(p.Process.Pid))
+		m, err := proc.Memory(p.Process.Pid)
 		if err != nil {
-			return "", err
+			return 0, err
 		}
-		largest = max(largest, kib)
+		largest = max(largest, m.RSS)
 	}
-	return fmt.Sprintf("%d MiB", largest/1024), nil
+	return largest, nil
+}
+
+// cpu is the CPU time of all of them and of this process, which holds the clients.
+func (e *etcd) cpu() (time.Duration, error) {
+	sum, err := proc.CPU(os.Getpid())
+	for _, p := range e.procs {
+		used, perr := proc.CPU(p.Process.Pid)
+		sum, err = sum+used, errors.Join(err, perr)
+	}
+	return sum, err
 }
 
 func (e *etcd) close() {

@@ -13,11 +13,15 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"kontiki/bench/proc"
+	"kontiki/raftstore"
 )
 
 // group is three replicas, each a process.
 type group struct {
 	dir, profile string
+	log          raftstore.LogStore
 	procs        map[string]*process // by node id; nil while one is killed
 }
 
@@ -30,7 +34,10 @@ type process struct {
 
 var ids = []string{"a", "b", "c"}
 
-func newGroup(dir, profile string) (*group, error) {
+func newGroup(dir, profile string, log raftstore.LogStore) (*group, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
 	if err := writeCertificate(dir); err != nil {
 		return nil, err
 	}
@@ -50,7 +57,7 @@ func newGroup(dir, profile string) (*group, error) {
 	if err := os.WriteFile(filepath.Join(dir, "peers.json"), b, 0o600); err != nil {
 		return nil, err
 	}
-	g := &group{dir: dir, profile: profile, procs: make(map[string]*process)}
+	g := &group{dir: dir, profile: profile, log: log, procs: make(map[string]*process)}
 	for _, id := range ids {
 		if err := g.start(id); err != nil {
 			return nil, errors.Join(err, g.close())
@@ -64,7 +71,7 @@ func (g *group) start(id string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(self, "-replica", id, "-dir", g.dir, "-profile", g.profile)
+	cmd := exec.Command(self, "-replica", id, "-dir", g.dir, "-profile", g.profile, "-log", string(g.log))
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()
@@ -129,6 +136,19 @@ func (g *group) tell(id string, o order) (answer, error) {
 		return a, fmt.Errorf("replica %s, %s: %w", id, o.Do, err)
 	}
 	return a, nil
+}
+
+// cpu is the CPU time that all replicas have used.
+func (g *group) cpu() (time.Duration, error) {
+	var sum time.Duration
+	for _, id := range g.running() {
+		used, err := proc.CPU(g.procs[id].cmd.Process.Pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += used
+	}
+	return sum, nil
 }
 
 // running are the replicas that are up.

@@ -1,13 +1,14 @@
 // Command raftstore measures the replicated store: three real processes on this
 // machine, over TLS on loopback, beside Debian's etcd-server as three processes
-// with its own client, on the same disk, in the same run. It prints a table of
-// target, measured value, peer and ratio.
+// with its own client, on the same disk, in the same run. It is the section
+// "store" of the bench.
 //
 // The parent process drives; each replica is this program again, told what to do
 // by one line of JSON at a time (replica.go). Nothing imports it.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -18,38 +19,60 @@ import (
 	"runtime/pprof"
 	"strings"
 	"syscall"
-	"time"
+
+	"kontiki/bench/report"
+	"kontiki/raftstore"
 )
 
 // options are the command line.
 type options struct {
-	dir      string
-	only     string
-	seconds  int
-	kills    int
-	keys     int
+	dir     string
+	only    string
+	peer    bool
+	profile string
+	json    bool
+	extent
+}
+
+// extent is how much is measured.
+type extent struct {
+	seconds  int // of each measurement of writes
+	kills    int // of leaders
+	keys     int // at the restart
 	watchers int
-	starve   int
-	peer     bool
-	profile  string
+	starve   int // seconds of a starved CPU
+}
+
+var extents = map[string]extent{
+	"quick":  {seconds: 2, kills: 5, keys: 10_000, watchers: 1000, starve: 10},
+	"normal": {seconds: 8, kills: 50, keys: 100_000, watchers: 1000, starve: 60},
+	"long":   {seconds: 20, kills: 50, keys: 100_000, watchers: 1000, starve: 300},
 }
 
 func main() {
 	var o options
-	var replicaID string
+	var replicaID, length, log string
 	var spin bool
 	flag.StringVar(&o.dir, "dir", "", "directory for all data; default: a new one, removed at the end")
-	flag.StringVar(&o.only, "only", "", "comma-separated: writes, lag, failover, starved, fanout, restart; default: all")
-	flag.IntVar(&o.seconds, "seconds", 8, "length of each measurement of writes")
-	flag.IntVar(&o.kills, "kills", 50, "leaders killed")
-	flag.IntVar(&o.keys, "keys", 100_000, "keys held at the restart")
-	flag.IntVar(&o.watchers, "watchers", 1000, "watches at the fan-out")
-	flag.IntVar(&o.starve, "starve", 60, "seconds of a starved CPU")
+	flag.StringVar(&o.only, "only", "", "comma-separated: writes, lag, fanout, failover, starved, restart; default: all")
+	flag.StringVar(&length, "length", "normal", "quick, normal or long")
+	flag.IntVar(&o.seconds, "seconds", 0, "length of each measurement of writes, if not that of -length")
+	flag.IntVar(&o.kills, "kills", 0, "leaders killed, if not those of -length")
 	flag.BoolVar(&o.peer, "peer", true, "measure etcd, too; installed if it is missing and this is root")
 	flag.StringVar(&o.profile, "profile", "", "directory into which each replica writes a CPU profile")
+	flag.BoolVar(&o.json, "json", false, "write rows for the driver of the bench")
+	flag.String("bin", "", "not used: this program drives itself")
 	flag.StringVar(&replicaID, "replica", "", "internal: be this replica")
+	flag.StringVar(&log, "log", "", "internal: its log store")
 	flag.BoolVar(&spin, "spin", false, "internal: burn a CPU")
 	flag.Parse()
+	chosen, ok := extents[length]
+	if !ok {
+		fmt.Fprintf(os.Stderr, "bench: -length %s: use quick, normal or long\n", length)
+		os.Exit(2)
+	}
+	chosen.seconds, chosen.kills = cmp.Or(o.seconds, chosen.seconds), cmp.Or(o.kills, chosen.kills)
+	o.extent = chosen
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -58,7 +81,10 @@ func main() {
 	case spin:
 		burn(ctx)
 	case replicaID != "":
-		err = profiled(o.profile, replicaID, func() error { return runReplica(ctx, o.dir, replicaID, os.Stdin, os.Stdout) })
+		// The parent ends its replicas; an interrupt at the terminal is for it.
+		err = profiled(o.profile, replicaID, func() error {
+			return runReplica(context.WithoutCancel(ctx), o.dir, replicaID, raftstore.LogStore(log), os.Stdin, os.Stdout)
+		})
 	default:
 		err = run(ctx, o)
 	}
@@ -105,21 +131,15 @@ func run(ctx context.Context, o options) (err error) {
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(o.dir)) }()
 	}
-	load, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return err
-	}
-	fmt.Printf("load before: %s", load)
-	began := time.Now()
-	t := &table{}
-	g, err := newGroup(o.dir, o.profile)
+	out := report.New(os.Stdout, o.json)
+	g, err := newGroup(filepath.Join(o.dir, "boltdb"), o.profile, raftstore.LogBolt)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, g.close()) }()
 	for _, m := range []struct {
 		name string
-		run  func(context.Context, options, *group, *table) error
+		run  func(context.Context, options, *group, *report.Report) error
 	}{
 		{"writes", measureWrites},
 		{"lag", measureLag},
@@ -131,14 +151,9 @@ func run(ctx context.Context, o options) (err error) {
 		if !o.wants(m.name) {
 			continue
 		}
-		if err := m.run(ctx, o, g, t); err != nil {
+		if err := m.run(ctx, o, g, out); err != nil {
 			return fmt.Errorf("%s: %w", m.name, err)
 		}
 	}
-	if load, err = os.ReadFile("/proc/loadavg"); err != nil {
-		return err
-	}
-	t.print(os.Stdout)
-	fmt.Printf("took %v, load after: %s", time.Since(began).Round(time.Second), load)
 	return nil
 }

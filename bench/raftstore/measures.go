@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,76 +10,13 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"kontiki/bench/report"
 )
-
-const valueSize = 1024
-
-func ms(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d)/1e6) }
-
-func describe(l latencies) string {
-	s := fmt.Sprintf("%.0f/s (%s / %s ms)", l.perSecond(), ms(l.P50), ms(l.P99))
-	if l.Failed > 0 {
-		s += fmt.Sprintf(", %d failed", l.Failed)
-	}
-	return s
-}
-
-// rounds is how often ours and theirs take turns, so that both see the same
-// moods of the machine.
-const rounds = 4
-
-// measureWrites has writers on a follower, so that each write crosses the
-// network to the leader, as an etcd client's does.
-func measureWrites(ctx context.Context, o options, g *group, t *table) error {
-	leader, _, err := g.leader(ctx)
-	if err != nil {
-		return err
-	}
-	var peer *etcd
-	if o.peer {
-		if peer, err = newEtcd(ctx, o.dir); err != nil {
-			return fmt.Errorf("etcd: %w", err)
-		}
-		defer peer.close()
-	}
-	targets := map[int]string{16: "≥ 1 ×", 256: "≥ 2 ×"}
-	length := time.Duration(o.seconds) * time.Second / rounds
-	for _, n := range []int{1, 16, 256} {
-		var ours, theirs []latencies
-		for range rounds {
-			a, err := g.tell(g.follower(leader), order{Do: "write", Writers: n, Size: valueSize, Length: length, Prefix: "w/"})
-			if err != nil {
-				return err
-			}
-			ours = append(ours, a.Latencies)
-			if peer != nil {
-				theirs = append(theirs, drive(ctx, n, length, peer.put))
-			}
-		}
-		our, other, ratio := merge(ours), "", ""
-		if peer != nil {
-			their := merge(theirs)
-			other, ratio = describe(their), fmt.Sprintf("%.2f ×", our.perSecond()/their.perSecond())
-		}
-		t.row(fmt.Sprintf("writes of 1 KiB, %d writers (p50 / p99)", n), targets[n], describe(our), other, ratio)
-	}
-	a, err := g.tell(leader, order{Do: "status"})
-	if err != nil {
-		return err
-	}
-	memory := ""
-	if peer != nil {
-		if memory, err = peer.memory(); err != nil {
-			return err
-		}
-	}
-	t.row("RSS of the leader after them", "", fmt.Sprintf("%d MiB", a.RSS/1024), memory, "")
-	return nil
-}
 
 // measureLag compares the times at which the leader and its followers show a
 // revision to a watch.
-func measureLag(ctx context.Context, o options, g *group, t *table) error {
+func measureLag(ctx context.Context, o options, g *group, out *report.Report) error {
 	leader, _, err := g.leader(ctx)
 	if err != nil {
 		return err
@@ -128,11 +66,12 @@ func measureLag(ctx context.Context, o options, g *group, t *table) error {
 		}
 	}
 	l := summarize(lags, time.Second, 0)
-	t.row("commit on the leader to apply on a follower (p50 / p99)", "p99 ≤ 5 ms", fmt.Sprintf("%s / %s ms", ms(l.P50), ms(l.P99)), "", "")
-	return nil
+	return out.Add(report.Row{
+		What: "commit on the leader to apply on a follower, p99", Value: inMS(l.P99), Unit: "ms", Detail: "p50 " + ms(l.P50), Target: "≤ 5 ms",
+	})
 }
 
-func measureFanout(ctx context.Context, o options, g *group, t *table) error {
+func measureFanout(ctx context.Context, o options, g *group, out *report.Report) error {
 	leader, _, err := g.leader(ctx)
 	if err != nil {
 		return err
@@ -141,9 +80,10 @@ func measureFanout(ctx context.Context, o options, g *group, t *table) error {
 	if err != nil {
 		return err
 	}
-	t.row(fmt.Sprintf("write on a follower to %d watches there (p50 / p99)", o.watchers), "",
-		fmt.Sprintf("%s / %s ms", ms(a.Latencies.P50), ms(a.Latencies.P99)), "", "")
-	return nil
+	return out.Add(report.Row{
+		What:  fmt.Sprintf("write on a follower until %d watches there have it, p99", o.watchers),
+		Value: inMS(a.Latencies.P99), Unit: "ms", Detail: "p50 " + ms(a.Latencies.P50),
+	})
 }
 
 // hammerAll has every running replica write and waits until all get through.
@@ -182,7 +122,7 @@ func hushAll(g *group) error {
 }
 
 // measureFailover kills the leader, again and again, under writers on the others.
-func measureFailover(ctx context.Context, o options, g *group, t *table) error {
+func measureFailover(ctx context.Context, o options, g *group, out *report.Report) error {
 	var gaps []time.Duration
 	terms := 0
 	for range o.kills {
@@ -229,9 +169,11 @@ func measureFailover(ctx context.Context, o options, g *group, t *table) error {
 	}
 	slices.Sort(gaps)
 	l := summarize(gaps, time.Second, 0)
-	t.row(fmt.Sprintf("gap of acknowledged writes at %d killed leaders (median / worst)", len(gaps)), "≤ 500 / ≤ 1500 ms",
-		fmt.Sprintf("%s / %s ms, %d terms", ms(l.P50), ms(l.Max), terms), "", "")
-	return nil
+	what := fmt.Sprintf("gap of acknowledged writes at %d killed leaders", len(gaps))
+	return errors.Join(
+		out.Add(report.Row{What: what + ", median", Value: inMS(l.P50), Unit: "ms", Target: "≤ 500 ms"}),
+		out.Add(report.Row{What: what + ", worst", Value: inMS(l.Max), Unit: "ms", Detail: fmt.Sprintf("%d terms", terms), Target: "≤ 1500 ms"}),
+	)
 }
 
 // caughtUp waits until all replicas have the revision that one has now.
@@ -252,7 +194,7 @@ func (g *group) caughtUp(ctx context.Context, with string) error {
 }
 
 // measureStarved burns twice the CPUs that there are, with a few writers.
-func measureStarved(ctx context.Context, o options, g *group, t *table) error {
+func measureStarved(ctx context.Context, o options, g *group, out *report.Report) error {
 	_, before, err := g.leader(ctx)
 	if err != nil {
 		return err
@@ -287,11 +229,12 @@ func measureStarved(ctx context.Context, o options, g *group, t *table) error {
 	if err != nil {
 		return err
 	}
-	t.row(fmt.Sprintf("elections in %d s of a starved CPU", o.starve), "0", fmt.Sprint(after-before), "", "")
-	return nil
+	return out.Add(report.Row{
+		What: fmt.Sprintf("elections in %d s of a starved CPU", o.starve), Value: float64(after - before), Unit: "elections", Target: "= 0 elections",
+	})
 }
 
-func measureRestart(ctx context.Context, o options, g *group, t *table) error {
+func measureRestart(ctx context.Context, o options, g *group, out *report.Report) error {
 	leader, _, err := g.leader(ctx)
 	if err != nil {
 		return err
@@ -324,8 +267,9 @@ func measureRestart(ctx context.Context, o options, g *group, t *table) error {
 		return err
 	}
 	what := fmt.Sprintf("%d keys of 1 KiB", o.keys)
-	t.row("snapshot of "+what, "", ms(snapshot)+" ms", "", "")
-	t.row("start with "+what, "", ms(took)+" ms", "", "")
-	t.row("RSS after the start with "+what, "", fmt.Sprintf("%d MiB", a.RSS/1024), "", "")
-	return nil
+	return errors.Join(
+		out.Add(report.Row{What: "snapshot of " + what, Value: inMS(snapshot), Unit: "ms"}),
+		out.Add(report.Row{What: "start with " + what, Value: inMS(took), Unit: "ms"}),
+		out.Add(report.Row{What: "resident memory after the start with " + what, Value: a.RSS, Unit: "MB"}),
+	)
 }

@@ -4,17 +4,16 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"kontiki/bench/proc"
 	"kontiki/raftstore"
 )
 
@@ -32,7 +31,7 @@ type answer struct {
 	Leader    string
 	Term      uint64
 	Revision  uint64
-	RSS       int // KiB
+	RSS       float64 // MB
 	Latencies latencies
 	Gap       time.Duration
 	Acks      int
@@ -51,7 +50,7 @@ type replica struct {
 
 const callTime = 30 * time.Second
 
-func runReplica(ctx context.Context, dir, id string, in io.Reader, out io.Writer) error {
+func runReplica(ctx context.Context, dir, id string, log raftstore.LogStore, in io.Reader, out io.Writer) error {
 	var peers map[string]map[string]string
 	b, err := os.ReadFile(filepath.Join(dir, "peers.json"))
 	if err == nil {
@@ -61,7 +60,7 @@ func runReplica(ctx context.Context, dir, id string, in io.Reader, out io.Writer
 		return err
 	}
 	cfg := raftstore.Config{
-		NodeID: id, ClusterID: "bench", Dir: filepath.Join(dir, id), EventBytes: 64 << 20,
+		NodeID: id, ClusterID: "bench", Dir: filepath.Join(dir, id), Log: log, EventBytes: 64 << 20,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 	}
 	for peer := range peers["raft"] {
@@ -101,7 +100,9 @@ func (r *replica) obey(ctx context.Context, o order) (a answer, err error) {
 	case "status":
 		l := r.store.Leadership()
 		a.Leader, a.Term, a.Revision = l.LeaderID, l.Term, r.store.View().Revision()
-		a.RSS, err = rss("self")
+		var m proc.Use
+		m, err = proc.Memory(os.Getpid())
+		a.RSS = m.RSS
 	case "write":
 		value := make([]byte, o.Size)
 		a.Latencies = drive(ctx, o.Writers, o.Length, func(ctx context.Context, w, n int) error {
@@ -247,19 +248,4 @@ func (r *replica) fanout(ctx context.Context, o order) (latencies, error) {
 		all = append(all, time.Since(start))
 	}
 	return summarize(all, time.Since(began), 0), nil
-}
-
-// rss is a process's resident memory in KiB.
-func rss(pid string) (int, error) {
-	b, err := os.ReadFile(filepath.Join("/proc", pid, "status"))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		var kib int
-		if _, err := fmt.Sscanf(line, "VmRSS: %d kB", &kib); err == nil {
-			return kib, nil
-		}
-	}
-	return 0, errors.New("no VmRSS in /proc/" + pid + "/status")
 }

@@ -85,6 +85,7 @@ are fixed when the cluster is founded, and must be equal on all of its founders:
 	cfg.Settings = node.DefaultSettings()
 	flags.StringVar(&cfg.Settings.PodNetwork, "pod-network", "", "how a cluster that is founded links pods of different nodes: vxlan (the default), or host-gw for nodes on one segment")
 	flags.StringVar(&cfg.LoadBalancer, "load-balancer", node.LoadBalancerNodes, "who answers for Services of type LoadBalancer: nodes (each at its address) or off; the same on all nodes")
+	flags.StringVar(&cfg.LogStore, "log-store", "", "what a blank data directory keeps the Raft log in: boltdb (the default), or wal, which writes faster and is called experimental by its makers")
 	flags.StringVar(&cfg.CgroupRoot, "cgroup-root", "/", "cgroup below which pods are placed")
 	flags.BoolVar(&teardown, "teardown", false, "stop the pods and remove the network that a stopped node left on this machine, and exit")
 	flags.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")

@@ -1,0 +1,90 @@
+// Package proc reads from /proc what processes use: memory, CPU time, bytes
+// written. Functions may be called from any goroutine. Only the bench imports it.
+package proc
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Use is memory in MB (10⁶ bytes).
+type Use struct {
+	RSS       float64 // resident, shared pages and mapped files included
+	Anonymous float64 // of it what is the process's own
+}
+
+// Add sums up.
+func (u Use) Add(v Use) Use { return Use{u.RSS + v.RSS, u.Anonymous + v.Anonymous} }
+
+// Memory is what a process has resident now.
+func Memory(pid int) (Use, error) {
+	fields, err := fieldsOf(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return Use{}, err
+	}
+	rss, err := kilobytes(fields["VmRSS"])
+	if err != nil {
+		return Use{}, fmt.Errorf("memory of process %d: %w", pid, err)
+	}
+	anonymous, err := kilobytes(fields["RssAnon"])
+	if err != nil {
+		return Use{}, fmt.Errorf("memory of process %d: %w", pid, err)
+	}
+	return Use{rss, anonymous}, nil
+}
+
+func kilobytes(s string) (float64, error) {
+	n, err := strconv.ParseFloat(strings.TrimSuffix(s, " kB"), 64)
+	return n * 1024 / 1e6, err
+}
+
+// Written is how many bytes a process has caused to be written to disk.
+func Written(pid int) (uint64, error) {
+	fields, err := fieldsOf(fmt.Sprintf("/proc/%d/io", pid))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseUint(fields["write_bytes"], 10, 64)
+}
+
+// fieldsOf reads lines of "name: value".
+func fieldsOf(path string) (map[string]string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fields := map[string]string{}
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		name, value, _ := strings.Cut(lines.Text(), ":")
+		fields[name] = strings.TrimSpace(value)
+	}
+	return fields, lines.Err()
+}
+
+// ticks is what the kernel counts CPU time in for user space, on all platforms.
+const ticks = time.Second / 100
+
+// CPU is the time that a process has had on CPUs, in user and kernel mode.
+func CPU(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The name, in parentheses, may hold anything.
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("/proc/%d/stat is cut short", pid)
+	}
+	user, err := strconv.ParseInt(fields[11], 10, 64)
+	if err != nil {
+		return 0, err
+	}
+	system, err := strconv.ParseInt(fields[12], 10, 64)
+	return time.Duration(user+system) * ticks, err
+}

@@ -1,0 +1,56 @@
+package main
+
+// section is a part of the table. It is either a program of the bench, which
+// writes its rows itself, or benchmarks of packages.
+type section struct {
+	name, about string
+	program     string   // package of the program, below the module's root
+	needs       []string // programs that it drives: built by the Makefile, looked for before it starts
+	packages    []string // packages whose benchmarks are run,
+	only        string   // those whose names match this; all when empty
+	rows        []named  // and the rows that are made of them
+}
+
+// named makes a row of one metric of one benchmark. Metrics that nothing names
+// are rows without target.
+type named struct {
+	bench        string // as go test prints it, without "Benchmark" and the number of CPUs
+	metric       string // "ns/op", "MB/s", or what the benchmark reports itself; "ns/op" when empty
+	what         string
+	unit         string // the row's: for ns/op one of ns, µs, ms, s, or "/s" for its inverse
+	target       string
+	peer, called string // a benchmark whose same metric is the peer, and the peer's name
+}
+
+var sections = []section{
+	{
+		name: "store", about: "the replicated store, three processes, beside etcd-server (installed if missing and root)",
+		program: "bench/raftstore",
+	},
+	{
+		name: "overlay", about: "the pod network, beside a bare VXLAN (needs root)",
+		packages: []string{"overlay", "overlay/nft", "overlay/dns"},
+		rows: []named{
+			{bench: "Ways/throughput/kontiki", metric: "MB/s", what: "TCP from pod to pod across nodes", unit: "MB/s", target: "≥ 0.97 ×", peer: "Ways/throughput/bare", called: "bare VXLAN"},
+			{bench: "Ways/latency/kontiki", what: "round trip from pod to pod across nodes", unit: "µs", peer: "Ways/latency/bare", called: "bare VXLAN"},
+			{bench: "Ways/connect/kontiki", what: "connection from pod to pod across nodes", unit: "µs", peer: "Ways/connect/bare", called: "bare VXLAN"},
+			{bench: "Ways/connect/service", what: "connection through a Service across nodes", unit: "µs", peer: "Ways/connect/bare", called: "bare VXLAN"},
+			{bench: "TenThousandServices/all", what: "10,000 Services programmed", unit: "ms", target: "≤ 500 ms"},
+			{bench: "TenThousandServices/one", what: "one of 10,000 Services changed", unit: "ms", target: "≤ 1 ms"},
+			{bench: "Attach", metric: "µs-attach/op", what: "a pod attached to the network", unit: "µs"},
+			{bench: "DNS", metric: "answers/s", what: "DNS answers to a pod, client included", unit: "/s"},
+		},
+	},
+	{
+		name: "scheduler", about: "the scheduler on 1,000 simulated nodes",
+		packages: []string{"controllers/scheduler"},
+	},
+	{
+		name: "runtime", about: "containers and pods of one node (needs root)",
+		packages: []string{"runtime/shim", "runtime/agent"},
+		rows: []named{
+			{bench: "BoundToRunning", metric: "p50-ms", what: "pod bound to Running, median", unit: "ms", target: "≤ 60 ms"},
+			{bench: "BoundToRunning", metric: "p99-ms", what: "pod bound to Running, p99", unit: "ms", target: "≤ 250 ms"},
+		},
+	},
+}
