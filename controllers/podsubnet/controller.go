@@ -1,6 +1,6 @@
 // Package podsubnet grants each Node its pod subnet: Node.spec.podCIDRs, set once
 // per node and never two nodes one subnet. A subnet is free again when the Node
-// object is gone.
+// object is gone, and with it every pod that had an address of it.
 //
 // One worker decides, so two grants are never decided from the same picture; what
 // it granted and the cache does not show yet is remembered. Across leaders, the
@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -45,7 +46,10 @@ type Controller struct {
 	pool     pool
 	informer cache.SharedIndexInformer
 	nodes    corelisters.NodeLister
+	podsSeen cache.SharedIndexInformer
+	pods     corelisters.PodLister
 	loop     *loop.Loop
+	waiting  atomic.Bool // a node got nothing: a pod that goes may make room
 
 	// Of the one worker.
 	made   map[string]netip.Prefix // by node UID, until the cache shows it
@@ -59,10 +63,11 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 	if err != nil {
 		return nil, err
 	}
-	nodes := shared.Core().V1().Nodes()
+	nodes, pods := shared.Core().V1().Nodes(), shared.Core().V1().Pods()
 	return &Controller{
 		client: client, events: events, pool: p,
 		informer: nodes.Informer(), nodes: nodes.Lister(),
+		podsSeen: pods.Informer(), pods: pods.Lister(),
 		loop: loop.New(Name, log),
 		made: map[string]netip.Prefix{}, unsure: map[string]bool{},
 	}, nil
@@ -78,6 +83,14 @@ func (c *Controller) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	err = loop.On(c.loop, c.podsSeen, func(_, after *corev1.Pod) {
+		if (after == nil || len(addressesOf(after)) == 0) && c.waiting.Load() {
+			c.loop.Add(allNodes)
+		}
+	})
+	if err != nil {
+		return err
+	}
 	return c.loop.Run(ctx, 1, c.sync)
 }
 
@@ -86,9 +99,14 @@ func (c *Controller) sync(ctx context.Context, _ string) error {
 	if err != nil {
 		return err
 	}
+	pods, err := c.pods.List(labels.Everything())
+	if err != nil {
+		return err
+	}
 	c.forgetShown(nodes)
-	d := plan(c.pool, nodes, c.made, c.next)
+	d := plan(c.pool, nodes, pods, c.made, c.next)
 	c.next = d.Next
+	c.waiting.Store(len(d.Exhausted) > 0)
 	for _, node := range nodes {
 		for _, name := range d.Exhausted {
 			if node.Name == name {

@@ -62,10 +62,10 @@ type decision struct {
 	Next      int      `json:"next"`                // where to look first the next time
 }
 
-// plan gives each node without a subnet one that no other node holds. made are
-// grants by node UID the nodes may not show yet. The search goes round from next,
-// so that a released subnet rests as long as possible.
-func plan(p pool, nodes []*corev1.Node, made map[string]netip.Prefix, next int) decision {
+// plan gives each node without a subnet one that no other node holds and no pod is
+// left in. made are grants by node UID the nodes may not show yet. The search goes
+// round from next, so that a released subnet rests as long as possible.
+func plan(p pool, nodes []*corev1.Node, pods []*corev1.Pod, made map[string]netip.Prefix, next int) decision {
 	used, highest := map[int]bool{}, -1
 	mark := func(prefix netip.Prefix) {
 		if first, last, ok := p.overlapping(prefix); ok {
@@ -87,6 +87,15 @@ func plan(p pool, nodes []*corev1.Node, made map[string]netip.Prefix, next int) 
 		}
 		for _, prefix := range cidrs {
 			mark(prefix)
+		}
+	}
+	if len(waiting) > 0 {
+		// A pod may outlive its Node object, on a machine that runs on or as the
+		// endpoint of a Service: what is sent to it must not reach another's pods.
+		for _, pod := range pods {
+			for _, addr := range addressesOf(pod) {
+				mark(netip.PrefixFrom(addr, addr.BitLen()))
+			}
 		}
 	}
 	slices.SortFunc(waiting, func(a, b *corev1.Node) int {
@@ -116,6 +125,19 @@ func free(used map[int]bool, next, size int) (int, bool) {
 		}
 	}
 	return 0, false
+}
+
+// addressesOf are the addresses that a pod still has.
+func addressesOf(pod *corev1.Pod) (addrs []netip.Addr) {
+	if pod.Spec.HostNetwork || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		return nil
+	}
+	for _, ip := range pod.Status.PodIPs {
+		if addr, err := netip.ParseAddr(ip.IP); err == nil {
+			addrs = append(addrs, addr)
+		}
+	}
+	return addrs
 }
 
 func held(node *corev1.Node) []netip.Prefix {

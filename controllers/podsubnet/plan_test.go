@@ -18,6 +18,7 @@ type input struct {
 	Next    int                     `json:"next"`
 	Made    map[string]netip.Prefix `json:"made"`
 	Nodes   []*corev1.Node          `json:"nodes"`
+	Pods    []*corev1.Pod           `json:"pods"`
 }
 
 func TestPlan(t *testing.T) {
@@ -26,12 +27,12 @@ func TestPlan(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return plan(p, in.Nodes, in.Made, in.Next)
+		return plan(p, in.Nodes, in.Pods, in.Made, in.Next)
 	})
 }
 
-// TestNeverTwoNodesOneSubnet plays nodes that come and go, with caches that show
-// grants late and leaders that forget, and looks for an overlap.
+// TestNeverTwoNodesOneSubnet plays nodes that come and go, pods that outlive them,
+// caches that show grants late and leaders that forget, and looks for an overlap.
 func TestNeverTwoNodesOneSubnet(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p, err := newPool(netip.MustParsePrefix("10.42.0.0/16"), rapid.IntRange(17, 20).Draw(t, "bits"))
@@ -39,6 +40,7 @@ func TestNeverTwoNodesOneSubnet(t *testing.T) {
 			t.Fatal(err)
 		}
 		var nodes []*corev1.Node
+		var pods []*corev1.Pod
 		truth, made, next, born := map[string]netip.Prefix{}, map[string]netip.Prefix{}, 0, 0
 		shown := func(n *corev1.Node) {
 			if prefix, ok := truth[string(n.UID)]; ok {
@@ -47,7 +49,7 @@ func TestNeverTwoNodesOneSubnet(t *testing.T) {
 			}
 		}
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
-			switch rapid.IntRange(0, 3).Draw(t, "step") {
+			switch rapid.IntRange(0, 4).Draw(t, "step") {
 			case 0:
 				born++
 				n := &corev1.Node{}
@@ -56,6 +58,11 @@ func TestNeverTwoNodesOneSubnet(t *testing.T) {
 			case 1:
 				if len(nodes) > 0 {
 					i := rapid.IntRange(0, len(nodes)-1).Draw(t, "gone")
+					if subnet, ok := truth[string(nodes[i].UID)]; ok && rapid.Bool().Draw(t, "leaves a pod") {
+						pod := &corev1.Pod{}
+						pod.Status.PodIPs = []corev1.PodIP{{IP: subnet.Addr().Next().Next().String()}}
+						pods = append(pods, pod)
+					}
 					delete(truth, string(nodes[i].UID))
 					nodes = append(nodes[:i:i], nodes[i+1:]...)
 				}
@@ -70,13 +77,22 @@ func TestNeverTwoNodesOneSubnet(t *testing.T) {
 					shown(n)
 				}
 				made, next = map[string]netip.Prefix{}, 0
+			case 4:
+				if len(pods) > 0 {
+					pods = pods[1:]
+				}
 			}
-			d := plan(p, nodes, made, next)
+			d := plan(p, nodes, pods, made, next)
 			next = d.Next
 			for _, g := range d.Grants {
 				for uid, other := range truth {
 					if g.Subnet.Overlaps(other) {
 						t.Fatalf("%s was granted to %s and is held by %s", g.Subnet, g.UID, uid)
+					}
+				}
+				for _, pod := range pods {
+					if addr := pod.Status.PodIPs[0].IP; g.Subnet.Contains(netip.MustParseAddr(addr)) {
+						t.Fatalf("%s was granted to %s, and a pod still has %s", g.Subnet, g.UID, addr)
 					}
 				}
 				if _, twice := truth[g.UID]; twice {
