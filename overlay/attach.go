@@ -34,7 +34,7 @@ func (n *Network) Attach(ctx context.Context, pod PodAttachment) ([]netip.Addr, 
 	}
 	// The book comes first: a link without a record is removed as a leftover, a
 	// record without a link is found by its uid.
-	rec, err := n.book.Allocate(ipam.Record{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, NetNS: pod.NetNS, HostPorts: pod.HostPorts})
+	rec, err := n.book.Allocate(ipam.Record{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, NetNS: pod.NetNS, HostPorts: pod.HostPorts, OwnPath: pod.OwnPath})
 	if err != nil {
 		return nil, fmt.Errorf("attaching pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}

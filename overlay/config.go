@@ -54,6 +54,9 @@ type Config struct {
 	Logger     *slog.Logger
 }
 
+// OwnDevice says whether a network device is one that this room makes.
+func OwnDevice(name string) bool { return datapath.OwnDevice(name) }
+
 // HostPort is a port of the node that leads to a port of the pod.
 type HostPort = ipam.HostPort
 
@@ -62,6 +65,9 @@ type PodAttachment struct {
 	UID, Namespace, Name string
 	NetNS                string // path of the pod's network namespace
 	HostPorts            []HostPort
+	// OwnPath says that the pod's resolver searches other domains than those of its
+	// namespace, the cluster and the node: the DNS server completes nothing for it.
+	OwnPath bool
 }
 
 func (c *Config) complete() error {

@@ -15,9 +15,10 @@ import (
 
 // newDNS returns the server for the cluster's DNS address on this node.
 func (n *Network) newDNS() *dns.Server {
-	own := func() []netip.AddrPort { return n.cfg.Upstreams }
-	if n.cfg.Upstreams == nil {
-		own = dns.ResolvConf(n.cfg.ResolvConf, n.cfg.ClusterDNS)
+	conf := dns.NewResolvConf(n.cfg.ResolvConf, n.cfg.ClusterDNS)
+	own := conf.Servers
+	if n.cfg.Upstreams != nil {
+		own = func() []netip.AddrPort { return n.cfg.Upstreams }
 	}
 	upstreams := func() []netip.AddrPort {
 		if told := n.dnsConfig.Load().upstreams; told != nil {
@@ -30,8 +31,8 @@ func (n *Network) newDNS() *dns.Server {
 		Ranges:    slices.Concat(n.cfg.ClusterCIDRs, n.cfg.ServiceCIDRs),
 		Source:    dns.Informers{ServiceInformer: n.objects.services, SliceInformer: n.objects.slices},
 		Upstreams: upstreams, Stubs: func() []dns.Stub { return n.dnsConfig.Load().stubs },
-		NamespaceOf: n.book.NamespaceOf,
-		Listen:      n.listenDNS,
+		NamespaceOf: n.book.NamespaceOf, Searches: conf.Searches,
+		Listen: n.listenDNS,
 		Dial: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
 			err = datapath.Within(*n.cfg.NetNS, func() error {
 				conn, err = (&net.Dialer{}).DialContext(ctx, network, address)

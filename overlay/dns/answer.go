@@ -75,10 +75,10 @@ func (z Zone) answerService(q dns.Question, labels []string, src Source) Reply {
 	if len(labels) == 0 {
 		return Reply{}
 	}
-	if !src.HasNamespace(labels[0]) {
-		return Reply{Code: dns.RcodeNameError}
-	}
 	if len(labels) == 1 {
+		if !src.HasNamespace(labels[0]) {
+			return Reply{Code: dns.RcodeNameError}
+		}
 		return Reply{}
 	}
 	svc := src.Service(labels[0], labels[1])

@@ -10,10 +10,10 @@ import (
 
 // A pod's resolver tries a name with fewer than five dots under each domain of
 // its search path before it tries the name as it is: for www.example.org these
-// are www.example.org.NAMESPACE.svc.DOMAIN, ….svc.DOMAIN, ….DOMAIN and
-// www.example.org, twice each for two address families. When the first of them
-// comes and does not exist, complete walks the rest of the path at once, and
-// answers with an alias to the name that exists.
+// are www.example.org.NAMESPACE.svc.DOMAIN, ….svc.DOMAIN, ….DOMAIN, those under
+// the node's own search domains, and www.example.org, twice each for two address
+// families. When the first of them comes and does not exist, complete walks the
+// rest of the path at once, and answers with an alias to the name that exists.
 //
 // Only a question that a pod of that very namespace asks is taken for the begin of
 // such a walk, and only with a dot in what the program asked for: single words
@@ -38,7 +38,14 @@ func (s *Server) begins(client netip.Addr, q dns.Question) (name string, ok bool
 // complete walks the rest of the path; nil when no name on it exists, or when that
 // cannot be said: then the client walks itself.
 func (s *Server) complete(ctx context.Context, req *dns.Msg, name string) *dns.Msg {
-	for _, next := range []string{name + ".svc." + s.zone.Domain, name + "." + s.zone.Domain, name + "."} {
+	path := []string{name + ".svc." + s.zone.Domain, name + "." + s.zone.Domain}
+	for _, domain := range s.cfg.Searches() {
+		path = append(path, name+"."+dns.CanonicalName(domain))
+	}
+	for _, next := range append(path, name+".") {
+		if _, ok := dns.IsDomainName(next); !ok {
+			continue // too long: the resolver cannot ask for it either
+		}
 		ask := req.Copy()
 		ask.Question[0].Name = next
 		blank := new(dns.Msg)

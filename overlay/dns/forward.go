@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/miekg/dns"
@@ -120,36 +117,3 @@ func (f *forwarder) exchange(ctx context.Context, network string, server netip.A
 }
 
 func equalNames(a, b string) bool { return dns.CanonicalName(a) == dns.CanonicalName(b) }
-
-// ResolvConf returns a function that gives the name servers of a resolv.conf but
-// self, reading the file again when it has changed. It looks at most once a second.
-func ResolvConf(path string, self netip.Addr) func() []netip.AddrPort {
-	var mu sync.Mutex
-	var looked, modified time.Time
-	var servers []netip.AddrPort
-	return func() []netip.AddrPort {
-		mu.Lock()
-		defer mu.Unlock()
-		if time.Since(looked) < time.Second {
-			return servers
-		}
-		looked = time.Now()
-		info, err := os.Stat(path)
-		if err != nil || info.ModTime().Equal(modified) {
-			return servers
-		}
-		conf, err := dns.ClientConfigFromFile(path)
-		if err != nil {
-			return servers
-		}
-		modified = info.ModTime()
-		servers = nil
-		for _, s := range conf.Servers {
-			addr, err := netip.ParseAddr(s)
-			if err == nil && addr != self && !slices.Contains(servers, netip.AddrPortFrom(addr, 53)) {
-				servers = append(servers, netip.AddrPortFrom(addr, 53))
-			}
-		}
-		return servers
-	}
-}

@@ -33,10 +33,13 @@ type Config struct {
 	Upstreams func() []netip.AddrPort
 	// Stubs are other servers for names below some domains; it may be nil.
 	Stubs func() []Stub
-	// NamespaceOf tells the namespace of a pod of this node by its address; it may
-	// be nil.
+	// NamespaceOf tells the namespace of a pod of this node by its address, if the
+	// pod has the search path of its namespace and no other; it may be nil.
 	NamespaceOf func(netip.Addr) (string, bool)
-	Dial        Dial // nil: a plain dialer
+	// Searches are the node's own search domains, which follow the cluster's in
+	// pods' search paths; it may be nil.
+	Searches func() []string
+	Dial     Dial // nil: a plain dialer
 	// Listen opens the sockets to serve on.
 	Listen func() (net.PacketConn, net.Listener, error)
 	Logger *slog.Logger
@@ -58,6 +61,9 @@ func New(cfg Config) *Server {
 	zone := Zone{Domain: strings.ToLower(dns.Fqdn(cfg.Domain)), Ranges: cfg.Ranges, Pods: cfg.Pods}
 	if cfg.Stubs == nil {
 		cfg.Stubs = func() []Stub { return nil }
+	}
+	if cfg.Searches == nil {
+		cfg.Searches = func() []string { return nil }
 	}
 	s := &Server{cfg: cfg, zone: zone}
 	s.cache = newCache(time.Now, newForwarder(cfg.Upstreams, cfg.Stubs, cfg.Dial).ask)

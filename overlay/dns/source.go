@@ -14,7 +14,7 @@ import (
 type Source interface {
 	Service(namespace, name string) *corev1.Service // nil: none
 	Slices(namespace, name string) []*discoveryv1.EndpointSlice
-	HasNamespace(namespace string) bool // with at least one Service
+	HasNamespace(namespace string) bool // with at least one Service; costs as many steps as it has
 	ServicesAt(addr netip.Addr) []*corev1.Service
 	SlicesAt(addr netip.Addr) []*discoveryv1.EndpointSlice
 	// Synced says whether all is known; before, that a name is not found means nothing.

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -21,11 +23,13 @@ func TestSearchPathInOneRoundTrip(t *testing.T) {
 	s := server(cluster(), upstream(t))
 	pod, stranger := netip.MustParseAddr("10.42.1.7"), netip.MustParseAddr("10.42.1.8")
 	s.cfg.NamespaceOf = func(a netip.Addr) (string, bool) { return "default", a == pod }
+	s.cfg.Searches = func() []string { return []string{"corp.example", "org"} }
 	for _, tc := range []struct {
 		from       netip.Addr
 		name, want string
 	}{
 		{pod, "www.example.org.default.svc.cluster.local.", "NOERROR 192.0.2.80 www.example.org."},
+		{pod, "www.example.default.svc.cluster.local.", "NOERROR 192.0.2.80 www.example.org."},
 		{pod, "other.example.org.default.svc.cluster.local.", "NXDOMAIN"},
 		{pod, "www.example.org.svc.cluster.local.", "NXDOMAIN"},
 		{pod, "www.example.org.other.svc.cluster.local.", "NXDOMAIN"},
@@ -37,7 +41,7 @@ func TestSearchPathInOneRoundTrip(t *testing.T) {
 			t.Errorf("%s: %q, want %q (%v)", tc.name, got, tc.want, resp)
 		}
 	}
-	if got := s.Stats(); got.Completed != 1 || got.Questions != 6 {
+	if got := s.Stats(); got.Completed != 2 || got.Questions != 7 {
 		t.Errorf("counted %+v", got)
 	}
 }
@@ -152,6 +156,20 @@ func TestStubDomains(t *testing.T) {
 		if got := f.serversFor(name); len(got) != 1 || got[0] != want {
 			t.Errorf("%s is asked of %v, want %s", name, got, want)
 		}
+	}
+}
+
+func TestResolvConf(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(file, []byte("search corp.example . example.org\nnameserver 192.0.2.53\nnameserver 10.43.0.10\nnameserver 192.0.2.53\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	conf := NewResolvConf(file, netip.MustParseAddr("10.43.0.10"))
+	if got := fmt.Sprint(conf.Servers(), conf.Searches()); got != "[192.0.2.53:53] [corp.example example.org]" {
+		t.Errorf("it says %s", got)
+	}
+	if got := NewResolvConf(file+".missing", netip.Addr{}).Servers(); got != nil {
+		t.Errorf("a file that is not there names %v", got)
 	}
 }
 

@@ -46,6 +46,9 @@ type Record struct {
 	NetNS     string       `json:"netns,omitempty"` // path of the pod's network namespace
 	Addrs     []netip.Addr `json:"addrs"`
 	HostPorts []HostPort   `json:"hostPorts,omitempty"`
+	// OwnPath says that the pod's resolver has another search path than its
+	// namespace's.
+	OwnPath bool `json:"ownPath,omitempty"`
 }
 
 // Book is the address book of a node's pods. Every change is on disk before the
@@ -175,13 +178,14 @@ func (b *Book) Records() []Record {
 	return out
 }
 
-// NamespaceOf returns the namespace of the pod that has an address.
+// NamespaceOf returns the namespace of the pod that has an address, unless the pod
+// has a search path of its own.
 func (b *Book) NamespaceOf(addr netip.Addr) (string, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, r := range b.state.Records {
 		if slices.Contains(r.Addrs, addr) {
-			return r.Namespace, true
+			return r.Namespace, !r.OwnPath
 		}
 	}
 	return "", false
@@ -228,7 +232,7 @@ func (b *Book) commitLocked(uid string, rec *Record, rings map[netip.Prefix]ring
 
 func sameRecord(a, b Record) bool {
 	return a.UID == b.UID && a.Namespace == b.Namespace && a.Name == b.Name && a.NetNS == b.NetNS &&
-		slices.Equal(a.Addrs, b.Addrs) && slices.Equal(a.HostPorts, b.HostPorts)
+		slices.Equal(a.Addrs, b.Addrs) && slices.Equal(a.HostPorts, b.HostPorts) && a.OwnPath == b.OwnPath
 }
 
 // WriteFile replaces the file at path so that after a crash it is either the old

@@ -141,6 +141,23 @@ func TestFailedWriteChangesNothing(t *testing.T) {
 	}
 }
 
+func TestNamespaceOf(t *testing.T) {
+	book, err := Open(filepath.Join(t.TempDir(), "addresses.json"), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	book.SetSubnets([]netip.Prefix{netip.MustParsePrefix("10.42.1.0/24")})
+	for _, own := range []bool{false, true} {
+		rec, err := book.Allocate(Record{UID: fmt.Sprint(own), Namespace: "shop", OwnPath: own})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if namespace, plain := book.NamespaceOf(rec.Addrs[0]); plain == own || namespace != "shop" {
+			t.Errorf("own path %v: namespace %q, plain path %v", own, namespace, plain)
+		}
+	}
+}
+
 func TestUsable(t *testing.T) {
 	for _, tc := range []struct{ subnet, first, last string }{
 		{"10.42.1.0/24", "10.42.1.2", "10.42.1.254"},

@@ -22,6 +22,8 @@ type PodAttachment struct {
 	UID, Namespace, Name string
 	NetNS                string // path of the pinned network namespace
 	HostPorts            []HostPort
+	// OwnPath says that the pod's resolv.conf searches domains that only it names.
+	OwnPath bool
 }
 
 // HostPort is a port of the node that leads to a port of the pod.
@@ -36,7 +38,8 @@ type HostPort struct {
 type network struct{ n Network }
 
 func (x network) Attach(ctx context.Context, p *corev1.Pod, netns string) ([]netip.Addr, error) {
-	att := PodAttachment{UID: string(p.UID), Namespace: p.Namespace, Name: p.Name, NetNS: netns}
+	att := PodAttachment{UID: string(p.UID), Namespace: p.Namespace, Name: p.Name, NetNS: netns,
+		OwnPath: p.Spec.DNSPolicy == corev1.DNSNone || p.Spec.DNSConfig != nil && len(p.Spec.DNSConfig.Searches) > 0}
 	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
 		for i := range list {
 			for _, port := range list[i].Ports {
