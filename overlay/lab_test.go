@@ -227,20 +227,7 @@ func newLabWith(t testing.TB, n int, backend datapath.Backend) *lab {
 		t.Skip("needs root")
 	}
 	l := &lab{t: t, backend: backend, ring: &ring{leases: map[string]Lease{}}, client: fake.NewClientset()}
-	l.under = newNS(t)
-	h := handle(t, l.under)
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "under0"
-	if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
-		t.Fatal(err)
-	}
-	br, err := h.LinkByName("under0")
-	if err == nil {
-		err = h.LinkSetUp(br)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	l.makeUnderlay()
 	for i := range n {
 		name := fmt.Sprintf("node-%d", i+1)
 		ns, addr := l.host(i + 1)
@@ -258,6 +245,25 @@ func newLabWith(t testing.TB, n int, backend datapath.Backend) *lab {
 		eventually(t, node.name+" has routes to all others", func() error { return node.hasRoutes(n - 1) })
 	}
 	return l
+}
+
+// makeUnderlay makes the bridge that nodes and other hosts are on.
+func (l *lab) makeUnderlay() {
+	l.t.Helper()
+	l.under = newNS(l.t)
+	h := handle(l.t, l.under)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "under0"
+	if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		l.t.Fatal(err)
+	}
+	br, err := h.LinkByName("under0")
+	if err == nil {
+		err = h.LinkSetUp(br)
+	}
+	if err != nil {
+		l.t.Fatal(err)
+	}
 }
 
 // host makes a namespace on the underlay with address 192.168.77.i.
@@ -299,16 +305,20 @@ func (l *lab) host(i int) (netns.NsHandle, netip.Addr) {
 	return ns, addr
 }
 
-func (n *labNode) start() {
-	t := n.lab.t
-	t.Helper()
-	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})).With("node", n.name)
-	network, err := New(Config{
+func (n *labNode) config(logger *slog.Logger) Config {
+	return Config{
 		NodeName: n.name, NodeID: "id-of-" + n.name, Client: n.lab.client, Leases: n.lab.ring, Dead: n.lab.ring,
 		Underlay:     n.address,
 		ClusterCIDRs: []netip.Prefix{labCluster}, ServiceCIDRs: []netip.Prefix{labServices}, ClusterDNS: labDNS,
 		Upstreams: []netip.AddrPort{}, DataDir: n.dir + "/overlay", NetNS: &n.ns, Backend: n.lab.backend, Logger: logger, CheckEvery: 500 * time.Millisecond,
-	})
+	}
+}
+
+func (n *labNode) start() {
+	t := n.lab.t
+	t.Helper()
+	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})).With("node", n.name)
+	network, err := New(n.config(logger))
 	if err != nil {
 		t.Fatal(err)
 	}

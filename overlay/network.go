@@ -105,6 +105,7 @@ func (n *Network) Run(ctx context.Context) error {
 	defer stopLeases()
 	var wg sync.WaitGroup
 	n.objects.start(ctx)
+	n.compare() // first the table, then what is in it
 	wg.Go(func() { n.watcher.Run(ctx) })
 	wg.Go(func() { n.health.Run(ctx) })
 	if n.dns != nil {
@@ -121,13 +122,18 @@ func (n *Network) Run(ctx context.Context) error {
 // come with every pod that is attached.
 const settle = 100 * time.Millisecond
 
+// rulesEvery is how often nftables is asked for its generation: its notices would
+// bring all our own elements back, too. It is one question, and writes nothing.
+const rulesEvery = 2 * time.Second
+
 // loop compares and repairs after every notice, and now and then.
 func (n *Network) loop(ctx context.Context, leases <-chan struct{}) {
 	tick := time.NewTicker(n.cfg.CheckEvery)
 	defer tick.Stop()
+	rules := time.NewTicker(min(rulesEvery, n.cfg.CheckEvery))
+	defer rules.Stop()
 	var notices <-chan struct{}
 	var settled <-chan time.Time
-	n.compare()
 	for {
 		if notices == nil {
 			var err error
@@ -152,6 +158,9 @@ func (n *Network) loop(ctx context.Context, leases <-chan struct{}) {
 				settled = time.After(settle)
 			}
 			continue
+		case <-rules.C:
+			n.checkServices()
+			continue
 		case <-settled:
 			settled = nil
 		case <-tick.C:
@@ -166,6 +175,10 @@ func (n *Network) compare() {
 	if err := n.Reconcile(); err != nil {
 		n.log.Error("the pod network is not as it should be", "error", err)
 	}
+	n.checkServices()
+}
+
+func (n *Network) checkServices() {
 	if err := n.watcher.Check(); err != nil {
 		n.log.Error("Services are not as they should be", "error", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	"kontiki/overlay/datapath"
 	"kontiki/overlay/ipam"
@@ -11,43 +12,68 @@ import (
 	"kontiki/overlay/service"
 )
 
-// programmer is nftables, and conntrack beside it: a client of UDP that goes on
-// sending from one port keeps its translation for ever, also to an endpoint that
-// is gone.
+// programmer is nftables, and conntrack beside it, which would go on sending UDP
+// clients where they were sent before.
 type programmer struct {
 	*nft.Programmer
 	kernel *datapath.Kernel
 	log    *slog.Logger
 }
 
+// Replace implements service.Programmer. What an earlier process left in conntrack
+// is put right, too: endpoints may have gone while there was none.
+func (p programmer) Replace(pools map[service.Frontend]service.Pool) error {
+	now := map[datapath.UDPFrontend][]netip.AddrPort{}
+	for f, pool := range pools {
+		if f.Protocol == service.UDP {
+			now[datapath.UDPFrontend{Addr: f.Addr, Port: f.Port}] = pool.Endpoints
+		}
+	}
+	if err := p.Programmer.Replace(pools); err != nil {
+		return err
+	}
+	p.forget(now)
+	return nil
+}
+
 // Update implements service.Programmer.
 func (p programmer) Update(changes []service.Change) error {
+	now := map[datapath.UDPFrontend][]netip.AddrPort{}
+	for _, ch := range changes {
+		if ch.Frontend.Protocol != service.UDP || !redirects(ch) {
+			continue
+		}
+		var endpoints []netip.AddrPort
+		if ch.New != nil {
+			endpoints = ch.New.Endpoints
+		}
+		now[datapath.UDPFrontend{Addr: ch.Frontend.Addr, Port: ch.Frontend.Port}] = endpoints
+	}
 	if err := p.Programmer.Update(changes); err != nil {
 		return err
 	}
-	var gone []datapath.Translation
-	for _, ch := range changes {
-		if ch.Frontend.Protocol != service.UDP || ch.Old == nil {
-			continue
-		}
-		still := map[netip.AddrPort]bool{}
-		if ch.New != nil {
-			for _, ep := range ch.New.Endpoints {
-				still[ep] = true
-			}
-		}
-		for _, ep := range ch.Old.Endpoints {
-			if !still[ep] {
-				gone = append(gone, datapath.Translation{Frontend: ch.Frontend.Addr, Port: ch.Frontend.Port, Endpoint: ep})
-			}
-		}
+	p.forget(now)
+	return nil
+}
+
+// redirects says whether clients that were served right before a change may not be
+// any more: endpoints went, or the first ones came. Another endpoint beside those
+// there are concerns nobody.
+func redirects(ch service.Change) bool {
+	if ch.Old == nil || len(ch.Old.Endpoints) == 0 {
+		return ch.New != nil && len(ch.New.Endpoints) > 0
 	}
-	if err := p.kernel.ForgetUDP(gone); err != nil {
+	return slices.ContainsFunc(ch.Old.Endpoints, func(ep netip.AddrPort) bool {
+		return ch.New == nil || !slices.Contains(ch.New.Endpoints, ep)
+	})
+}
+
+func (p programmer) forget(now map[datapath.UDPFrontend][]netip.AddrPort) {
+	if err := p.kernel.ForgetUDP(now); err != nil {
 		// New clients are served right; those that keep sending are not until
 		// their entry times out.
-		p.log.Warn("UDP clients of removed endpoints may hang", "error", err)
+		p.log.Warn("UDP clients of endpoints that changed may hang", "error", err)
 	}
-	return nil
 }
 
 // setHostPorts puts a pod's host ports in force, or takes them away when the

@@ -193,6 +193,38 @@ func rules(n *labNode, change func(*nftables.Conn, *nftables.Table) error) error
 	return c.Flush()
 }
 
+// TestReportTellsWhatDiffered is what kontiki net status shows.
+func TestReportTellsWhatDiffered(t *testing.T) {
+	l := newLab(t, 2)
+	node := l.nodes[0]
+	node.stop()
+	network, err := New(node.config(slog.New(slog.DiscardHandler))) // does not run: nobody else repairs
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer network.Close()
+	if diff := network.Report().Differences; len(diff) > 0 {
+		t.Errorf("nothing was changed, and these are said to differ: %q", diff)
+	}
+	h := handle(t, node.ns)
+	link, err := h.LinkByName(datapath.TunnelName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.LinkDel(link); err != nil {
+		t.Fatal(err)
+	}
+	diff := strings.Join(network.Report().Differences, "\n")
+	for _, want := range []string{"put right: make tunnel kontiki.1", "put right: route 10.42.2.0/24"} {
+		if !strings.Contains(diff, want) {
+			t.Errorf("the report does not say %q, but:\n%s", want, diff)
+		}
+	}
+	if diff := network.Report().Differences; len(diff) > 0 {
+		t.Errorf("after the repair: %q", diff)
+	}
+}
+
 func TestTeardownLeavesNothing(t *testing.T) {
 	l := newLab(t, 2)
 	node := l.nodes[0]

@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -212,18 +215,15 @@ func testServices(t *testing.T, l *lab) {
 	})
 }
 
-func TestUDPClientMovesToLivingEndpoint(t *testing.T) {
-	l := newLab(t, 2)
-	a, b, client := l.nodes[0].pod(), l.nodes[1].pod(), l.nodes[0].pod()
-	echoUDP(t, a.ns, a.uid, 53)
-	echoUDP(t, b.ns, b.uid, 53)
-	slice := l.expose("dns", "10.43.0.30", 0, a)
-	c, err := dialIn(client.ns, "udp4", "10.43.0.30:53", time.Second)
+// keepSending returns a question that is always sent from the same socket.
+func keepSending(t *testing.T, ns netns.NsHandle, to string) func() (string, error) {
+	t.Helper()
+	c, err := dialIn(ns, "udp4", to, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
-	ask := func() (string, error) {
+	t.Cleanup(func() { c.Close() })
+	return func() (string, error) {
 		if _, err := c.Write([]byte("x")); err != nil {
 			return "", err
 		}
@@ -237,10 +237,78 @@ func TestUDPClientMovesToLivingEndpoint(t *testing.T) {
 		_, err = fmt.Sscanf(string(buf[:n]), "%s", &server)
 		return server, err
 	}
-	eventually(t, "the first endpoint answers", answered(ask, a.uid))
+}
+
+// TestUDPClientsFollowTheEndpoints: clients that go on sending from one socket, also
+// if they began before there was anyone to answer.
+func TestUDPClientsFollowTheEndpoints(t *testing.T) {
+	l := newLab(t, 2)
+	a, b, client := l.nodes[0].pod(), l.nodes[1].pod(), l.nodes[0].pod()
+	echoUDP(t, a.ns, a.uid, 53)
+	echoUDP(t, b.ns, b.uid, 53)
+	outside, _ := l.host(99)
+	slice := l.expose("dns", "10.43.0.30", 0)
+	l.changeService("dns", func(s *corev1.Service) { s.Spec.Ports[1].NodePort = 30053 })
+	early := map[string]func() (string, error){
+		"a client outside":       keepSending(t, outside, at(l.nodes[0].addr, 30053)),
+		"the node at 127.0.0.1":  keepSending(t, l.nodes[0].ns, "127.0.0.1:30053"),
+		"a pod at the Service":   keepSending(t, client.ns, "10.43.0.30:53"),
+		"a pod at the node port": keepSending(t, client.ns, at(l.nodes[1].addr, 30053)),
+	}
+	all := func(what string, want ...string) {
+		t.Helper()
+		for who, ask := range early {
+			eventually(t, who+what, answered(ask, want...))
+		}
+	}
+	for who, ask := range early {
+		eventually(t, who+" is refused", refused(ask))
+	}
+	slice.Endpoints = l.slice("dns", a).Endpoints
+	l.update(slice)
+	all(" is answered by the first endpoint there is", a.uid)
 	slice.Endpoints = l.slice("dns", b).Endpoints
 	l.update(slice)
-	eventually(t, "the same socket is answered by the second endpoint", answered(ask, b.uid))
+	all(" is answered by the second endpoint", b.uid)
+	// Endpoints change while no process looks.
+	for _, n := range l.nodes {
+		n.stop()
+	}
+	slice.Endpoints = l.slice("dns", a).Endpoints
+	l.update(slice)
+	for _, n := range l.nodes {
+		n.start()
+	}
+	all(" is answered by the endpoint that came while the nodes were down", a.uid)
+}
+
+// TestExternalIPs: addresses that others lead to the nodes.
+func TestExternalIPs(t *testing.T) {
+	l := newLab(t, 2)
+	a, b := l.nodes[0].pod(), l.nodes[1].pod()
+	echoTCP(t, a.ns, a.uid, 80)
+	echoTCP(t, b.ns, b.uid, 80)
+	l.expose("web", "10.43.0.20", 0, a, b)
+	external := netip.MustParsePrefix("203.0.113.7/32")
+	l.changeService("web", func(s *corev1.Service) { s.Spec.ExternalIPs = []string{external.Addr().String()} })
+	outside, _ := l.host(99)
+	h := handle(t, outside)
+	eth, err := h.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range l.nodes {
+		err := h.RouteReplace(&netlink.Route{LinkIndex: eth.Attrs().Index, Dst: &net.IPNet{IP: external.Addr().AsSlice(), Mask: net.CIDRMask(32, 32)}, Gw: n.addr.AsSlice()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for who, ns := range map[string]netns.NsHandle{"the outside": outside, "a pod": a.ns} {
+			eventually(t, who+" reaches all endpoints at the external address through "+n.name, answered(func() (string, error) {
+				s, _, err := askTCP(ns, at(external.Addr(), 80))
+				return s, err
+			}, a.uid, b.uid))
+		}
+	}
 }
 
 func TestHostPort(t *testing.T) {

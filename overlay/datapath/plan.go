@@ -196,6 +196,11 @@ func settle(in Input, own []netip.Prefix) (shares []share, complaints []string) 
 // node's id, so that a device that had to be made again is the same to others.
 func TunnelMAC(nodeID string) net.HardwareAddr { return macOf("tunnel", nodeID) }
 
+// OwnDevice says whether a device of that name is the bridge, the tunnel or a pod's link.
+func OwnDevice(name string) bool {
+	return name == BridgeName || name == TunnelName || strings.HasPrefix(name, portPrefix) && len(name) == len(PortName(""))
+}
+
 // PortName is the name of a pod's link on the node's side.
 func PortName(uid string) string {
 	sum := sha256.Sum256([]byte(uid))

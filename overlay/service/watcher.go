@@ -74,6 +74,8 @@ type Watcher struct {
 	addr   netip.Addr
 	began  bool // all Services were given to the Programmer once
 	failed bool // the Programmer lags behind the table
+	// repairs counts how often the Programmer had to put right what others changed.
+	repairs uint64
 }
 
 // NewWatcher subscribes to the informers, which must not have started.
@@ -328,5 +330,22 @@ func (w *Watcher) Repair() (repaired bool, err error) {
 		w.replaceLocked()
 		return true, nil
 	}
-	return w.cfg.Programmer.Check()
+	if repaired, err = w.cfg.Programmer.Check(); repaired {
+		w.repairs++
+	}
+	return repaired, err
+}
+
+// Repairs is how often somebody else's change had to be put right.
+func (w *Watcher) Repairs() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.repairs
+}
+
+// Frontends is how many there are.
+func (w *Watcher) Frontends() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.table.claims)
 }
