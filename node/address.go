@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 )
@@ -29,6 +30,30 @@ func ownAddress() netip.Addr {
 		}
 	}
 	return netip.Addr{}
+}
+
+// ownNetworks are the networks that this machine is on, without those of devices
+// left out and of the machine alone.
+func ownNetworks(without func(device string) bool) (networks []network, err error) {
+	devices, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("list this machine's network devices: %w", err)
+	}
+	for _, d := range devices {
+		if without(d.Name) {
+			continue
+		}
+		addrs, err := d.Addrs()
+		if err != nil {
+			return nil, fmt.Errorf("list the addresses of %s: %w", d.Name, err)
+		}
+		for _, a := range addrs {
+			if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr().IsGlobalUnicast() {
+				networks = append(networks, network{d.Name, prefix})
+			}
+		}
+	}
+	return networks, nil
 }
 
 // advertise is the address by which others reach this node.

@@ -39,8 +39,10 @@ type Config struct {
 	// default) or LoadBalancerOff. The leader's word counts: say the same everywhere.
 	LoadBalancer string
 
-	// Settings of the cluster, used when this node founds one.
+	// Settings of the cluster, used when this node founds one. Those that the user
+	// gave (Given) must be those of the cluster that this node belongs to.
 	Settings   Settings
+	Given      Given
 	CgroupRoot string // parent of the pods' cgroups; "/" when empty
 	Logger     *slog.Logger
 	Clock      func() time.Time // the machine's clock; time.Now when nil

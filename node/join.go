@@ -45,7 +45,7 @@ func (n *node) join(ctx context.Context, clusterID string) (charter, error) {
 			data, err := n.askToJoin(ctx, m.ClusterAddr().String(), clusterID)
 			if err == nil {
 				n.problems.solved("join")
-				return enter(n.cfg.DataDir, data)
+				return n.enterCluster(data)
 			}
 			if ctx.Err() == nil {
 				n.problems.report("join", fmt.Sprintf("this node is not let into cluster %s: %v; it goes on asking", clusterID, err))
@@ -57,6 +57,19 @@ func (n *node) join(ctx context.Context, clusterID string) (charter, error) {
 			return charter{}, context.Cause(ctx)
 		}
 	}
+}
+
+// enterCluster makes an admission durable, unless this node cannot live with the
+// cluster's settings.
+func (n *node) enterCluster(data []byte) (charter, error) {
+	var a admission
+	if err := json.Unmarshal(data, &a); err != nil {
+		return charter{}, fmt.Errorf("the admission is not readable: %w", err)
+	}
+	if err := n.fits(a.Charter.Settings); err != nil {
+		return charter{}, err
+	}
+	return enter(n.cfg.DataDir, data)
 }
 
 func (n *node) askToJoin(ctx context.Context, addr, clusterID string) (json.RawMessage, error) {

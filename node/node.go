@@ -203,6 +203,15 @@ func (n *node) becomeMember(ctx context.Context) (charter, error) {
 	if err != nil && !errors.Is(err, errBlank) {
 		return charter{}, err
 	}
+	if member {
+		// Its networks may be others by now: that must not keep it down.
+		err = n.cfg.heldTo(known.Settings)
+	} else {
+		err = n.fits(n.cfg.Settings)
+	}
+	if err != nil {
+		return charter{}, err
+	}
 	n.phase.Store(fmt.Sprintf("waiting for %d blank nodes to found a cluster, or for one to join", n.cfg.Expect))
 	// A member takes part, too: other founders may wait for what only it knows.
 	outcome, err := n.ring.Form(ctx, gossip.FormConfig{

@@ -24,6 +24,9 @@ type Settings struct {
 	PodNetwork string `json:"podNetwork,omitempty"`
 }
 
+// maxSubnetBits bounds how many subnets there are: two to the power of it.
+const maxSubnetBits = 20
+
 // DefaultSettings are those of a cluster whose founders said nothing.
 func DefaultSettings() Settings {
 	return Settings{
@@ -74,8 +77,12 @@ func (s Settings) validate() error {
 		return fmt.Errorf("cluster settings: serviceCIDR %s is too small: give it 16 addresses or more", s.ServiceCIDR)
 	case s.ClusterCIDR.Overlaps(s.ServiceCIDR):
 		return fmt.Errorf("cluster settings: clusterCIDR %s and serviceCIDR %s overlap", s.ClusterCIDR, s.ServiceCIDR)
-	case s.NodePrefixLen <= s.ClusterCIDR.Bits() || s.NodePrefixLen > s.ClusterCIDR.Addr().BitLen()-2:
-		return fmt.Errorf("cluster settings: nodePrefixLen %d does not cut clusterCIDR %s into subnets", s.NodePrefixLen, s.ClusterCIDR)
+	case !s.ClusterCIDR.Addr().Is4() || !s.ServiceCIDR.Addr().Is4():
+		return fmt.Errorf("cluster settings: clusterCIDR %s and serviceCIDR %s: pods have IPv4 addresses only in this version", s.ClusterCIDR, s.ServiceCIDR)
+	case s.NodePrefixLen > s.ClusterCIDR.Addr().BitLen()-2:
+		return fmt.Errorf("cluster settings: nodePrefixLen %d is too small a subnet: three addresses of each are not for pods; choose %d or less", s.NodePrefixLen, s.ClusterCIDR.Addr().BitLen()-2)
+	case s.NodePrefixLen <= s.ClusterCIDR.Bits() || s.NodePrefixLen > s.ClusterCIDR.Bits()+maxSubnetBits:
+		return fmt.Errorf("cluster settings: nodePrefixLen %d does not cut clusterCIDR %s into subnets: choose %d to %d", s.NodePrefixLen, s.ClusterCIDR, s.ClusterCIDR.Bits()+1, min(s.ClusterCIDR.Addr().BitLen()-2, s.ClusterCIDR.Bits()+maxSubnetBits))
 	case !s.ServiceCIDR.Contains(s.ClusterDNS):
 		return fmt.Errorf("cluster settings: clusterDNS %s is not in serviceCIDR %s", s.ClusterDNS, s.ServiceCIDR)
 	case s.PodNetwork != "" && overlay.CheckBackend(s.PodNetwork) != nil:

@@ -10,7 +10,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/component-base/metrics/legacyregistry"
 
 	"kontiki/internal/port"
 	"kontiki/overlay"
@@ -44,6 +46,10 @@ func (n *node) startWork(ctx context.Context, life *lifecycle) error {
 		Logger:        n.log.With("room", "overlay"),
 	})
 	if err != nil {
+		return err
+	}
+	life.onStop("pod network", func() error { network.Close(); return nil })
+	if err := n.showMetrics(network, life); err != nil {
 		return err
 	}
 	life.start("overlay", network.Run)
@@ -81,6 +87,18 @@ func (n *node) startWork(ctx context.Context, life *lifecycle) error {
 	return nil
 }
 
+// showMetrics adds a room's numbers to those that the API shows at /metrics.
+func (n *node) showMetrics(room prometheus.Collector, life *lifecycle) error {
+	if err := legacyregistry.Registerer().Register(room); err != nil {
+		return fmt.Errorf("show metrics: %w", err)
+	}
+	life.onStop("metrics", func() error {
+		legacyregistry.Registerer().Unregister(room)
+		return nil
+	})
+	return nil
+}
+
 // plainListener hides from net/http that its connections are TLS: it would look
 // for a protocol by the name that the cluster port negotiated, and hang up.
 type plainListener struct{ net.Listener }
@@ -109,7 +127,7 @@ func (n *node) agentTransport(nodeID string) http.RoundTripper {
 type podNetwork struct{ network *overlay.Network }
 
 func (p podNetwork) Attach(ctx context.Context, pod agent.PodAttachment) ([]netip.Addr, error) {
-	attachment := overlay.PodAttachment{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, NetNS: pod.NetNS}
+	attachment := overlay.PodAttachment{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, NetNS: pod.NetNS, OwnPath: pod.OwnPath}
 	for _, hp := range pod.HostPorts {
 		ip, err := hostIP(hp.HostIP)
 		if err != nil {

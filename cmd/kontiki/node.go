@@ -27,7 +27,8 @@ the file named by --config (data-dir: /srv/kontiki). The command line counts bef
 the variables, and these before the file.
 
 Settings of the cluster as a whole stand in the file named by --cluster-config. They
-are fixed when the cluster is founded, and must be equal on all of its founders:
+are fixed when the cluster is founded, and must be equal on all of its founders; a
+node that is given others later does not start:
 
   voters: 5                      # how many nodes vote at most
   clusterCIDR: 10.42.0.0/16      # addresses of pods
@@ -51,6 +52,7 @@ are fixed when the cluster is founded, and must be equal on all of its founders:
 				}
 				cfg.Settings = settings
 			}
+			cfg.Given = node.Given{All: clusterFile != "", PodNetwork: cmd.Flags().Changed("pod-network")}
 			if advertise != "" {
 				addr, err := netip.ParseAddr(advertise)
 				if err != nil {
