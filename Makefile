@@ -12,7 +12,7 @@ SHIM := runtime/shim/embedded/kontiki-shim
 SHIM_FLAGS := -tags 'seccomp netgo osusergo' -ldflags '-s -w -linkmode external -extldflags -static'
 EXAMPLES := bin/examples/web.tar
 
-.PHONY: help build test up down bench jepsen lint generate verify deps clean
+.PHONY: help build install uninstall test up down bench jepsen lint generate verify deps clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,18 @@ deps: ## install what building needs (Debian and Ubuntu)
 
 test: build ## run every test; without root, those that need none
 	test/run
+
+install: ## put kontiki, its service of systemd and an example of its options in place (after make build; DESTDIR and PREFIX are heard)
+	@test -x bin/kontiki || { echo 'run make build first'; exit 1; }
+	install -D -m 755 bin/kontiki '$(DESTDIR)$(PREFIX)/bin/kontiki'
+	install -D -m 644 docs/INSTALL.md '$(DESTDIR)$(PREFIX)/share/doc/kontiki/INSTALL.md'
+	install -d '$(DESTDIR)/etc/systemd/system' '$(DESTDIR)/etc/kontiki'
+	sed 's|/usr/local|$(PREFIX)|g' deploy/kontiki.service > '$(DESTDIR)/etc/systemd/system/kontiki.service'
+	@test -e '$(DESTDIR)/etc/kontiki/node.yaml' || install -m 644 deploy/node.yaml '$(DESTDIR)/etc/kontiki/node.yaml'
+	@echo 'next: docs/INSTALL.md, from "A secret"'
+
+uninstall: ## take away what install put in place; options and data stay
+	rm -f '$(DESTDIR)$(PREFIX)/bin/kontiki' '$(DESTDIR)/etc/systemd/system/kontiki.service' '$(DESTDIR)$(PREFIX)/share/doc/kontiki/INSTALL.md'
 
 ROUNDS ?= 50
 jepsen: build ## prove it at length: ROUNDS=50 faults each, in clusters of 3 and of 5 (KONTIKI_SEED=n repeats a run's order)
