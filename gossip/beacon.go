@@ -79,7 +79,6 @@ func decodeBeacon(key, b []byte) (beacon, error) {
 func (r *Ring) sendBeacon(ctx context.Context) error {
 	wake, stop := r.Watch()
 	defer stop()
-	key := beaconKey(r.cfg.RingKey)
 	pause := time.Duration(0)
 	var due time.Time
 	failing, wasUrgent := false, false
@@ -103,7 +102,7 @@ func (r *Ring) sendBeacon(ctx context.Context) error {
 		case !useful:
 			pause, due = 0, time.Time{}
 		case !now.Before(due):
-			err := r.cfg.Beacon.Send(b.encode(key))
+			err := r.cfg.Beacon.Send(b.encode(beaconKey(r.keysNow().Primary)))
 			if err != nil && !failing && !errors.Is(err, net.ErrClosed) {
 				r.log.Warn("the beacon reaches no local network; other nodes have to be named with --join", "error", err)
 			}
@@ -119,7 +118,6 @@ func (r *Ring) sendBeacon(ctx context.Context) error {
 
 // listenBeacon runs until the beacon is closed.
 func (r *Ring) listenBeacon() {
-	key := beaconKey(r.cfg.RingKey)
 	buf := make([]byte, beaconMax+1)
 	for {
 		n, from, err := r.cfg.Beacon.Receive(buf)
@@ -130,7 +128,7 @@ func (r *Ring) listenBeacon() {
 			time.Sleep(10 * time.Millisecond)
 			continue
 		}
-		b, err := decodeBeacon(key, buf[:n])
+		b, err := r.openBeacon(buf[:n])
 		if err != nil || !from.IsValid() || !r.interested(b, from) {
 			continue
 		}
@@ -139,6 +137,16 @@ func (r *Ring) listenBeacon() {
 		default: // the next beacon tells it again
 		}
 	}
+}
+
+// openBeacon takes a beacon by any key that is accepted.
+func (r *Ring) openBeacon(b []byte) (out beacon, err error) {
+	for _, key := range r.keysNow().accepted() {
+		if out, err = decodeBeacon(beaconKey(key), b); err == nil {
+			return out, nil
+		}
+	}
+	return out, err
 }
 
 func (r *Ring) interested(b beacon, from netip.Addr) bool {

@@ -52,7 +52,7 @@ type Meta struct {
 	Version   string
 }
 
-// Config says what a Ring needs. NodeID, Name, RingKey, Advertise, ClusterPort,
+// Config says what a Ring needs. NodeID, Name, Keys, Advertise, ClusterPort,
 // Ring, Dir and Logger are required.
 type Config struct {
 	// NodeID is made once per data directory: lower-case letters and digits.
@@ -62,8 +62,8 @@ type Config struct {
 	// Incarnation is a floor for the count of lives that the ring keeps in Dir;
 	// 0 is right unless that count may have been lost.
 	Incarnation uint64
-	// RingKey is 32 bytes derived from the join secret.
-	RingKey []byte
+	// Keys are derived from the join secret. SetKeys changes them.
+	Keys Keys
 	// UDP is where the ring's datagrams are received, port 7946 by default; port
 	// 0 takes a free one.
 	UDP netip.AddrPort
@@ -131,8 +131,8 @@ func (c *Config) validate() error {
 	switch {
 	case !validID(c.NodeID):
 		return fmt.Errorf("gossip: node id %q: want 1 to %d lower-case letters and digits", c.NodeID, maxIDLen)
-	case len(c.RingKey) != 32:
-		return fmt.Errorf("gossip: the ring key has %d bytes, want 32", len(c.RingKey))
+	case c.Keys.validate() != nil:
+		return c.Keys.validate()
 	case c.Advertise == nil:
 		return errors.New("gossip: Config.Advertise is required")
 	case c.ClusterPort == 0:

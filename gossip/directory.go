@@ -89,7 +89,8 @@ func (d *directory) alive(s sighting, now time.Time) (changed, joined bool) {
 	before := *e
 	e.Member = Member{
 		ID: s.id, Name: s.meta.name, Addr: s.addr, ClusterPort: s.meta.clusterPort, ClusterID: s.meta.clusterID,
-		Zone: s.meta.zone, Version: s.meta.version, Incarnation: s.life, State: StateAlive, Since: before.Since,
+		Zone: s.meta.zone, Version: s.meta.version, KeyStep: s.meta.keyStep,
+		Incarnation: s.life, State: StateAlive, Since: before.Since,
 	}
 	e.form, e.leaving, e.met = s.meta.form, s.meta.leaving, true
 	joined = before.State != StateAlive || before.Incarnation != s.life

@@ -72,7 +72,7 @@ func (n *labNode) beacon() option {
 func (n *labNode) start(opts ...option) *labNode {
 	t := n.lab.t
 	t.Helper()
-	cfg := gossip.Config{NodeID: n.id, Name: "name-" + n.id, RingKey: ringKey, Packets: n.host.Packets(7946),
+	cfg := gossip.Config{NodeID: n.id, Name: "name-" + n.id, Keys: gossip.Keys{Primary: ringKey}, Packets: n.host.Packets(7946),
 		Advertise: n.host.Addr, ClusterPort: 6443, Ring: n.host.Streams("ring", 6443), Dir: n.dir,
 		Logger: slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	for _, o := range opts {

@@ -35,6 +35,7 @@ type Member struct {
 	Incarnation uint64    // grows with each life of the node's process and each change of its address
 	Zone        string
 	Version     string
+	KeyStep     uint64 // Keys.Step of the member, as it said last; 0 of one that was not met
 	Self        bool
 }
 

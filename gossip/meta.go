@@ -19,6 +19,7 @@ const metaVersion = 1
 const (
 	flagLeaving = 1 << iota // the node is about to leave the ring in an orderly way
 	flagForming             // the node waits for a cluster to be formed; form is set
+	flagKeys                // keyStep follows at the end
 )
 
 // metadata is what memberlist carries with each alive message, 512 bytes at most.
@@ -27,6 +28,7 @@ type metadata struct {
 	clusterPort                    uint16
 	leaving                        bool
 	form                           *formStance
+	keyStep                        uint64
 }
 
 // formStance is what a blank node says about the cluster that it wants to form.
@@ -47,6 +49,9 @@ func (m metadata) encode() []byte {
 	if m.form != nil {
 		flags |= flagForming
 	}
+	if m.keyStep != 0 {
+		flags |= flagKeys
+	}
 	b = append(b, metaVersion, flags)
 	b = binary.BigEndian.AppendUint16(b, m.clusterPort)
 	for _, s := range []string{m.name, m.zone, m.version, m.clusterID} {
@@ -56,6 +61,9 @@ func (m metadata) encode() []byte {
 		b = binary.AppendUvarint(b, uint64(f.expect))
 		b = append(b, f.settings[:]...)
 		b = appendString(b, f.bound)
+	}
+	if m.keyStep != 0 {
+		b = binary.AppendUvarint(b, m.keyStep)
 	}
 	return b
 }
@@ -84,21 +92,31 @@ func decodeMetadata(b []byte) (metadata, error) {
 	if m.clusterID != "" && !validID(m.clusterID) {
 		return m, fmt.Errorf("gossip: cluster id %q is malformed", m.clusterID)
 	}
-	if flags&flagForming == 0 {
-		return m, nil
+	if flags&flagForming != 0 {
+		if m.form, b, err = cutStance(b); err != nil {
+			return m, err
+		}
 	}
+	if flags&flagKeys != 0 {
+		n := 0
+		if m.keyStep, n = binary.Uvarint(b); n <= 0 {
+			return m, errTruncated
+		}
+	}
+	return m, nil
+}
+
+func cutStance(b []byte) (*formStance, []byte, error) {
 	form := &formStance{}
 	expect, n := binary.Uvarint(b)
 	if n <= 0 || expect > maxExpect || len(b) < n+len(form.settings) {
-		return m, errTruncated
+		return nil, nil, errTruncated
 	}
 	form.expect = int(expect)
 	copy(form.settings[:], b[n:])
-	if form.bound, _, err = cutString(b[n+len(form.settings):], maxIDLen); err != nil {
-		return m, err
-	}
-	m.form = form
-	return m, nil
+	var err error
+	form.bound, b, err = cutString(b[n+len(form.settings):], maxIDLen)
+	return form, b, err
 }
 
 func appendString(b []byte, s string) []byte {

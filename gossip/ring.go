@@ -30,6 +30,9 @@ type Ring struct {
 	life   uint64
 	queue  *memberlist.TransmitLimitedQueue // nil outside a life
 	join   func(netip.AddrPort) error       // nil outside a life
+	keys   Keys
+	// keyring is that of the present or last life; nil before the first.
+	keyring *memberlist.Keyring
 
 	// size is how many members are in touch, this one included. It is apart from
 	// mu because the broadcast queue asks for it with its own lock held.
@@ -61,14 +64,14 @@ func New(cfg Config) (*Ring, error) {
 	}
 	r := &Ring{
 		cfg: cfg, log: cfg.Logger,
-		leases:  newLeaseTable(cfg.NodeID),
+		leases: newLeaseTable(cfg.NodeID), keys: cfg.Keys,
 		entered: make(chan struct{}, 1), rebirth: make(chan uint64, 1), announce: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
 		heard: make(chan netip.AddrPort, 16), services: make(chan func(context.Context) error), ended: make(chan struct{}),
 		shelf: &shelf{dir: cfg.Dir, written: map[string]string{}},
 	}
 	r.dir = newDirectory(entry{Member: Member{ID: cfg.NodeID, Name: cfg.Name, Addr: cfg.Advertise(),
 		ClusterPort: cfg.ClusterPort, ClusterID: cfg.Meta.ClusterID, Zone: cfg.Meta.Zone, Version: cfg.Meta.Version,
-		State: StateAlive, Since: time.Now(), Self: true}})
+		KeyStep: cfg.Keys.Step, State: StateAlive, Since: time.Now(), Self: true}})
 	members, problems := r.shelf.readBook()
 	for _, m := range members {
 		r.dir.learn(m, time.Now())
@@ -163,7 +166,11 @@ func (r *Ring) liveOnce(ctx context.Context, addr netip.Addr, floor uint64) (exc
 	t := newTransport(r.wire, addr, r.clusterPort)
 	r.begin(life, addr)
 	d.queue = &memberlist.TransmitLimitedQueue{RetransmitMult: retransmitMult, NumNodes: func() int { return int(r.size.Load()) }}
-	ml, err := memberlist.Create(r.memberlistConfig(memberName(r.cfg.NodeID, life), t, d))
+	keys, err := r.takeKeyring()
+	if err != nil {
+		return 0, fmt.Errorf("gossip: %w", err)
+	}
+	ml, err := memberlist.Create(r.memberlistConfig(memberName(r.cfg.NodeID, life), t, d, keys))
 	if err != nil {
 		return 0, fmt.Errorf("gossip: enter the ring: %w", err)
 	}
@@ -251,7 +258,7 @@ func (r *Ring) metadata() metadata {
 	defer r.mu.Unlock()
 	s := &r.dir.self
 	return metadata{name: s.Name, zone: s.Zone, version: s.Version, clusterID: s.ClusterID,
-		clusterPort: s.ClusterPort, leaving: s.leaving, form: s.form}
+		clusterPort: s.ClusterPort, leaving: s.leaving, form: s.form, keyStep: s.KeyStep}
 }
 
 func (r *Ring) clusterPort(name string) (uint16, bool) {

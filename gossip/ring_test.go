@@ -244,7 +244,7 @@ func TestFormOnSockets(t *testing.T) {
 		}
 		port := uint16(ln.Addr().(*net.TCPAddr).Port)
 		streams := split(t, ln, "rf")
-		r, err := gossip.New(gossip.Config{NodeID: id, Name: id, RingKey: ringKey, UDP: netip.MustParseAddrPort("127.0.0.1:0"),
+		r, err := gossip.New(gossip.Config{NodeID: id, Name: id, Keys: gossip.Keys{Primary: ringKey}, UDP: netip.MustParseAddrPort("127.0.0.1:0"),
 			Advertise: func() netip.Addr { return netip.MustParseAddr("127.0.0.1") }, ClusterPort: port,
 			Ring: streams[0], Dir: t.TempDir(), Join: join, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 		if err != nil {

@@ -22,12 +22,12 @@ const (
 	retransmitMult  = 4
 )
 
-func (r *Ring) memberlistConfig(name string, t *transport, d *delegate) *memberlist.Config {
+func (r *Ring) memberlistConfig(name string, t *transport, d *delegate, keys *memberlist.Keyring) *memberlist.Config {
 	c := memberlist.DefaultLANConfig()
 	tune := r.cfg.Tuning
 	c.Name, c.Transport = name, t
 	c.BindPort, c.AdvertisePort = int(r.wire.udpPort), int(r.wire.udpPort)
-	c.SecretKey = r.cfg.RingKey
+	c.Keyring = keys
 	c.Delegate, c.Events, c.Alive = d, d, d
 	c.ProbeInterval, c.ProbeTimeout = tune.ProbeInterval, tune.ProbeTimeout
 	c.GossipInterval, c.GossipNodes = tune.GossipInterval, 4

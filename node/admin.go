@@ -69,6 +69,7 @@ func (n *node) startAdmin(life *lifecycle) error {
 		})
 	}
 	n.adminStore(mux)
+	n.adminSecret(mux)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	life.start("admin socket", func(ctx context.Context) error {
 		return serveUntil(ctx, server, func() error { return server.Serve(listener) })

@@ -137,6 +137,7 @@ func (n *node) govern(ctx context.Context, term uint64) error {
 			Logger:          n.log.With("room", "controllers"),
 		})
 	})
+	work.Go(func() error { return n.driveSecret(ctx, term) })
 	return work.Wait()
 }
 

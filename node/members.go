@@ -81,7 +81,7 @@ func (n *node) remove(ctx context.Context, ref string) (string, error) {
 	if err := n.removeMember(ctx, id); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s is removed. It stops its pods and stays out; to let the machine in as a new node, stop it and start it with an empty data directory. It knew the join secret and the cluster's keys: treat the machine as one that holds them", ref), nil
+	return fmt.Sprintf("%s is removed. It stops its pods and stays out; to let the machine in as a new node, stop it and start it with an empty data directory. It knew the join secret and the cluster's keys: change the secret with kontiki secret rotate, and treat the machine as one that holds the keys", ref), nil
 }
 
 func (n *node) removeMember(ctx context.Context, id string) error {

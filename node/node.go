@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,7 +25,6 @@ type node struct {
 	cfg     Config
 	log     *slog.Logger
 	id      pki.Identity
-	secret  pki.Secret
 	port    *port.Port
 	ring    *gossip.Ring
 	charter charter
@@ -35,6 +35,9 @@ type node struct {
 
 	phase  atomic.Value // string: what the node is doing, for people
 	stored atomic.Bool  // charter and store are there to be read by others than boot
+
+	secretMu sync.Mutex                   // held by who changes secret
+	secret   atomic.Pointer[pki.Rotation] // see secret.go
 
 	clock    *pki.Clock
 	problems *problems
@@ -104,13 +107,15 @@ func (n *node) boot(ctx context.Context, life *lifecycle) (err error) {
 	if n.id, err = pki.LoadIdentity(n.cfg.DataDir); err != nil {
 		return err
 	}
-	if n.secret, err = n.joinSecret(); err != nil {
+	secret, err := n.loadSecret()
+	if err != nil {
 		return err
 	}
+	n.secret.Store(&secret)
 	n.port, err = port.Listen(port.Config{
 		Address:  hostPort(netip.IPv4Unspecified(), n.cfg.Port),
 		Identity: n.id,
-		Secret:   n.secret,
+		Secrets:  secret.Secrets(),
 		Now:      n.now,
 		Logger:   n.log.With("room", "port"),
 		Follow:   n.clock.Follow,
@@ -139,6 +144,9 @@ func (n *node) boot(ctx context.Context, life *lifecycle) (err error) {
 		return err
 	}
 	life.start("removals", n.followRemovals)
+	life.start("join secret", n.followSecret)
+	life.start("answers about the join secret", n.serveSecret)
+	life.start("questions about the join secret", n.askForSecret)
 	life.start("joining nodes", n.serveJoin)
 	n.phase.Store("starting the API")
 	if err := n.startAPI(ctx, life); err != nil {
@@ -151,6 +159,8 @@ func (n *node) boot(ctx context.Context, life *lifecycle) (err error) {
 		return err
 	}
 	life.start("leadership", n.lead)
+	// First of all when the node stops, while it can still pass requests on.
+	life.onStop("leadership handover", func() error { n.store.HandOver(); return nil })
 	n.phase.Store("running")
 	n.log.Info("node is up", "node", n.cfg.Name, "id", n.id.ID, "cluster", n.charter.ClusterID)
 	return nil
@@ -158,15 +168,6 @@ func (n *node) boot(ctx context.Context, life *lifecycle) (err error) {
 
 // now is the time that certificates are made and checked with.
 func (n *node) now() time.Time { return n.clock.Now() }
-
-// joinSecret reads the secret that the user gave, or the node's own, which is
-// made when the user gave none.
-func (n *node) joinSecret() (pki.Secret, error) {
-	if n.cfg.SecretFile != "" {
-		return pki.ReadSecret(n.cfg.SecretFile)
-	}
-	return pki.OwnSecret(filepath.Join(n.cfg.DataDir, "join-secret"))
-}
 
 func (n *node) startRing(life *lifecycle) error {
 	known, err := loadCharter(n.cfg.DataDir)
@@ -176,7 +177,7 @@ func (n *node) startRing(life *lifecycle) error {
 	n.ring, err = gossip.New(gossip.Config{
 		NodeID:      n.id.ID,
 		Name:        n.cfg.Name,
-		RingKey:     n.secret.RingKey(),
+		Keys:        ringKeys(n.rotation()),
 		UDP:         netip.AddrPortFrom(netip.IPv4Unspecified(), n.cfg.RingPort),
 		Advertise:   n.advertise,
 		ClusterPort: n.cfg.Port,

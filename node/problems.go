@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -71,6 +72,13 @@ func (p *problems) solved(key string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.all, key)
+}
+
+// solvedAll ends the problems whose keys begin with prefix.
+func (p *problems) solvedAll(prefix string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.all, func(key string, _ *problem) bool { return strings.HasPrefix(key, prefix) })
 }
 
 // list returns the problems of now, the oldest first.

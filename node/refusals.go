@@ -43,5 +43,5 @@ func hostOf(addr net.Addr) string {
 }
 
 func wrongSecret(host string) string {
-	return fmt.Sprintf("the node at %s is refused, and refuses this one: it does not know this node's join secret; give all nodes of a cluster the same --secret-file", host)
+	return fmt.Sprintf("the node at %s is refused, and refuses this one: it does not know this node's join secret; give all nodes of a cluster the same --secret-file (if the secret was changed, kontiki secret show prints it; a member that was away takes it by itself)", host)
 }

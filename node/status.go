@@ -24,6 +24,9 @@ type Status struct {
 	Leader   string   `json:"leader,omitempty"` // node id
 	Revision uint64   `json:"revision"`
 	Members  []Member `json:"members"`
+	// JoinSecret tells how far the last change of the join secret has come; nil if it was
+	// never changed.
+	JoinSecret *SecretState `json:"joinSecret,omitempty"`
 	// Problems are what is wrong, in words, with what to do about it.
 	Problems []string `json:"problems"`
 }
@@ -65,6 +68,14 @@ func (n *node) status() Status {
 		}
 		k := known[m.ID]
 		s.Members = append(s.Members, Member{ID: m.ID, Name: cmp.Or(named[m.ID], k.Name), Address: k.ClusterAddr(), Role: role, Health: string(k.State), Version: k.Version})
+	}
+	if state := n.secretState(); state.Change > 0 {
+		s.JoinSecret = &state
+	}
+	for _, text := range []string{n.secretProgress(), n.secretFileProblem()} {
+		if text != "" {
+			s.Problems = append(s.Problems, text)
+		}
 	}
 	s.Problems = append(s.Problems, diagnose(s, raft)...)
 	return s

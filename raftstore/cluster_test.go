@@ -115,6 +115,22 @@ func TestOrderlyStopHandsLeadershipOver(t *testing.T) {
 	mustApply(t, next, put("k", "v"))
 }
 
+func TestHandOverLeavesTheStoreOpen(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 3)
+	old := c.Stores[c.Leader()]
+	term := old.Leadership().Term
+	old.HandOver()
+	next := c.Stores[c.Leader()]
+	if l := next.Leadership(); next == old || l.Term != term+1 {
+		t.Fatalf("after term %d of the same store: %+v", term, l)
+	}
+	mustApply(t, old, put("k", "v"))
+	old.HandOver() // of what it does not have
+	if l := next.Leadership(); !l.Self {
+		t.Errorf("a follower's handover took the leadership away: %+v", l)
+	}
+}
+
 func TestMinorityRefusesLinearizableReads(t *testing.T) {
 	c := raftstoretest.NewCluster(t, 3)
 	old := c.Leader()

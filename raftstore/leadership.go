@@ -3,6 +3,7 @@ package raftstore
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -100,6 +101,25 @@ func (s *Store) leadsIn() (uint64, bool) {
 			return term, leads
 		}
 	}
+}
+
+// HandOver gives leadership to another voter, if this node has it and there is one, and
+// returns when that was done or has failed. Others then go on within milliseconds
+// instead of after an election. Whoever stops a leader calls it first, while all else
+// still works; the node stays a member and may be elected again.
+func (s *Store) HandOver() {
+	if _, leads := s.leadsIn(); !leads || !s.otherVoters() {
+		return
+	}
+	if err := s.raft.LeadershipTransfer().Error(); err != nil {
+		s.log.Warn("leadership was not handed over; the others will elect a leader", "error", err)
+	}
+}
+
+func (s *Store) otherVoters() bool {
+	return slices.ContainsFunc(s.servers(), func(server raft.Server) bool {
+		return server.Suffrage == raft.Voter && string(server.ID) != s.cfg.NodeID
+	})
 }
 
 func (l *leadership) get() (Leadership, <-chan struct{}) {

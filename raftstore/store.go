@@ -252,11 +252,7 @@ func (s *Store) Snapshot() error {
 // returns when everything has ended.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
-		if _, leads := s.leadsIn(); leads && len(s.servers()) > 1 {
-			if err := s.raft.LeadershipTransfer().Error(); err != nil {
-				s.log.Info("leadership was not handed over", "error", err)
-			}
-		}
+		s.HandOver()
 		close(s.closing)
 		s.endLife()
 		s.closeErr = s.stop()

@@ -20,12 +20,22 @@ type guests struct {
 	barred map[string]bool
 }
 
+// Guest is a connection of a member protocol, as its listener yields it.
+type Guest interface {
+	net.Conn
+	// NodeID is the member at the other end.
+	NodeID() string
+}
+
 // guest is one such connection.
 type guest struct {
 	*tls.Conn
 	nodeID string
 	of     *guests
 }
+
+// NodeID implements Guest.
+func (g *guest) NodeID() string { return g.nodeID }
 
 func (g *guest) Close() error {
 	g.of.mu.Lock()
@@ -37,7 +47,7 @@ func (g *guest) Close() error {
 	return g.Conn.Close()
 }
 
-func (gs *guests) welcome(conn *tls.Conn, m *Membership, verify func(*Membership, *x509.Certificate) (string, error)) (net.Conn, error) {
+func (gs *guests) welcome(conn *tls.Conn, protocol string, m *Membership, verify func(*Membership, *x509.Certificate) (string, error)) (net.Conn, error) {
 	if m == nil {
 		return nil, ErrNoMember
 	}
@@ -48,7 +58,7 @@ func (gs *guests) welcome(conn *tls.Conn, m *Membership, verify func(*Membership
 	g := &guest{conn, id, gs}
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	if gs.barred[id] {
+	if gs.barsLocked(id, protocol) {
 		return nil, barredError(id)
 	}
 	if gs.conns == nil {
@@ -61,19 +71,22 @@ func (gs *guests) welcome(conn *tls.Conn, m *Membership, verify func(*Membership
 	return g, nil
 }
 
-func (gs *guests) check(id string) error {
+func (gs *guests) check(id, protocol string) error {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	if gs.barred[id] {
+	if gs.barsLocked(id, protocol) {
 		return barredError(id)
 	}
 	return nil
 }
 
+func (gs *guests) barsLocked(id, protocol string) bool { return gs.barred[id] && protocol != Secret }
+
 func barredError(id string) error { return fmt.Errorf("node %s: %w", id, ErrBarred) }
 
 // Bar shuts out the members with the given ids, and only those: what they have open
-// of the member protocols is closed, and nothing is accepted from them nor dialled.
+// of the member protocols is closed, and nothing is accepted from them nor dialled, but
+// for the protocol Secret.
 func (p *Port) Bar(ids []string) {
 	gs := &p.guests
 	var leaving []*guest

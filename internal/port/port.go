@@ -36,6 +36,9 @@ const (
 	Raft  = "kontiki-raft/1"  // Raft's RPCs: member
 	Call  = "kontiki-call/1"  // forwarded writes and read-index: member
 	Agent = "kontiki-agent/1" // a node's agent, over HTTP/1.1: member
+	// Secret tells members the cluster's join secret: member. It is open to those that
+	// were shut out by Bar, so that they can be told that they were removed.
+	Secret = "kontiki-secret/1"
 )
 
 // API stands for the protocols of the Kubernetes API: h2, http/1.1 or none.
@@ -44,7 +47,7 @@ const API = "h2"
 var (
 	apiProtocols    = []string{API, "http/1.1"}
 	provenProtocols = []string{Ring, Form, Join}
-	memberProtocols = []string{Raft, Call, Agent}
+	memberProtocols = []string{Raft, Call, Agent, Secret}
 )
 
 const (
@@ -69,7 +72,7 @@ type Membership struct {
 type Config struct {
 	Address  string // host:port to listen on
 	Identity pki.Identity
-	Secret   pki.Secret
+	Secrets  pki.Secrets      // join secrets, at least one; SetSecrets changes them
 	Now      func() time.Time // the clock that certificates are checked with
 	Logger   *slog.Logger
 
@@ -88,6 +91,7 @@ type Port struct {
 	tcp        net.Listener
 	listeners  map[string]*listener
 	membership atomic.Pointer[Membership]
+	secrets    atomic.Pointer[pki.Secrets]
 	handshakes chan struct{}
 	guests     guests
 }
@@ -102,8 +106,12 @@ func Listen(cfg Config) (*Port, error) {
 	for _, proto := range slices.Concat([]string{API}, provenProtocols, memberProtocols) {
 		p.listeners[proto] = &listener{conns: make(chan net.Conn, backlog), closed: make(chan struct{}), addr: tcp.Addr()}
 	}
+	p.SetSecrets(cfg.Secrets)
 	return p, nil
 }
+
+// SetSecrets changes which join secrets are proved and accepted from now on.
+func (p *Port) SetSecrets(s pki.Secrets) { p.secrets.Store(&s) }
 
 // SetMembership lets the port speak the member protocols and serve the API; it
 // is called again when the node's certificate was renewed.
@@ -179,14 +187,16 @@ func (p *Port) welcome(ctx context.Context, raw net.Conn) {
 		protocol = API
 	}
 	if slices.Contains(provenProtocols, protocol) {
-		if err := p.prove(conn, false); err != nil {
+		err := bounded(conn, func() error { return p.secrets.Load().Accept(conn, p.cfg.Identity.Self) })
+		if err != nil {
+			p.tellRefused(conn, err)
 			p.cfg.Logger.Debug("a node did not prove the join secret", "peer", raw.RemoteAddr(), "protocol", protocol, "err", err)
 			conn.Close()
 			return
 		}
 	}
 	if slices.Contains(memberProtocols, protocol) {
-		guest, err := p.guests.welcome(conn, p.membership.Load(), p.verify)
+		guest, err := p.guests.welcome(conn, protocol, p.membership.Load(), p.verify)
 		if err != nil {
 			p.cfg.Logger.Debug("refused a member", "peer", raw.RemoteAddr(), "protocol", protocol, "err", err)
 			conn.Close()
@@ -234,14 +244,17 @@ func (p *Port) provenConfig(proto string) *tls.Config {
 	}
 }
 
-func (p *Port) prove(conn *tls.Conn, client bool) error {
+// bounded bounds an exchange of proofs in time.
+func bounded(conn net.Conn, exchange func() error) error {
 	conn.SetDeadline(time.Now().Add(handshakeTimeout))
 	defer conn.SetDeadline(time.Time{})
-	err := p.cfg.Secret.Prove(conn, p.cfg.Identity.Self, client)
+	return exchange()
+}
+
+func (p *Port) tellRefused(conn net.Conn, err error) {
 	if errors.Is(err, pki.ErrWrongSecret) && p.cfg.Refused != nil {
 		p.cfg.Refused(conn.RemoteAddr(), err)
 	}
-	return err
 }
 
 // memberConfig is the same for both ends. peer, when not empty, is the only
@@ -265,7 +278,7 @@ func (p *Port) memberConfig(proto, peer string) (*tls.Config, error) {
 			if peer != "" && got != peer {
 				return fmt.Errorf("the node there is %s, not %s", got, peer)
 			}
-			return p.guests.check(got)
+			return p.guests.check(got, proto)
 		},
 	}, nil
 }
@@ -281,21 +294,30 @@ func (p *Port) verify(m *Membership, cert *x509.Certificate) (string, error) {
 	return m.Authority.VerifyNode(cert, p.cfg.Now())
 }
 
-// DialProven connects to a node by address and proves the join secret.
+// DialProven connects to a node by address and proves the join secret. While the secret
+// is being changed, the other end may know only the one that this end does not prove first.
 func (p *Port) DialProven(ctx context.Context, protocol, addr string) (net.Conn, error) {
-	conn, err := dial(ctx, addr, p.provenConfig(protocol))
-	if err != nil {
-		return nil, err
-	}
-	if err := p.prove(conn, true); err != nil {
+	secrets := *p.secrets.Load()
+	for i, secret := range secrets {
+		conn, err := dial(ctx, addr, p.provenConfig(protocol))
+		if err != nil {
+			return nil, err
+		}
+		err = bounded(conn, func() error { return secret.Prove(conn, p.cfg.Identity.Self) })
+		if err == nil {
+			return conn, nil
+		}
 		conn.Close()
-		return nil, fmt.Errorf("dial %s: %w", addr, err)
+		if last := i == len(secrets)-1; last || !errors.Is(err, pki.ErrWrongSecret) {
+			p.tellRefused(conn, err)
+			return nil, fmt.Errorf("dial %s: %w", addr, err)
+		}
 	}
-	return conn, nil
+	panic("port: no join secret")
 }
 
 // DialMember connects to the member nodeID of the cluster at addr, and fails if
-// another node answers there.
+// another node answers there. An empty nodeID stands for any member.
 func (p *Port) DialMember(ctx context.Context, protocol, nodeID, addr string) (net.Conn, error) {
 	config, err := p.memberConfig(protocol, nodeID)
 	if err != nil {

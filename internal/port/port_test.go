@@ -28,7 +28,7 @@ func newHost(t *testing.T, secret pki.Secret, trust *pki.Trust, change ...func(*
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Address: "127.0.0.1:0", Identity: id, Secret: secret, Now: time.Now, Logger: slog.New(slog.DiscardHandler)}
+	cfg := Config{Address: "127.0.0.1:0", Identity: id, Secrets: pki.Secrets{secret}, Now: time.Now, Logger: slog.New(slog.DiscardHandler)}
 	for _, c := range change {
 		c(&cfg)
 	}
@@ -111,6 +111,53 @@ func TestProvenProtocolNeedsTheSecret(t *testing.T) {
 			t.Fatalf("dial with another secret: %v, want ErrWrongSecret", err)
 		}
 	})
+}
+
+// TestSecretsChange has two nodes go through a change of the join secret, never both
+// at one time, and a third that knows the old one alone.
+func TestSecretsChange(t *testing.T) {
+	before, after := pki.NewSecret(), pki.NewSecret()
+	a, b, late := newHost(t, before, nil), newHost(t, before, nil), newHost(t, before, nil)
+	meet := func(from, to host) error {
+		conn, err := from.DialProven(t.Context(), Ring, to.Addr().String())
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	}
+	for _, secrets := range []pki.Secrets{{before, after}, {after, before}, {after}} {
+		for _, h := range []host{a, b} {
+			h.SetSecrets(secrets)
+			if err := errors.Join(meet(a, b), meet(b, a)); err != nil {
+				t.Errorf("with %d secrets: %v", len(secrets), err)
+			}
+		}
+		err := errors.Join(meet(late, a), meet(a, late))
+		if known := len(secrets) == 2; known != (err == nil) {
+			t.Errorf("a node with the old secret, while %d are accepted: %v", len(secrets), err)
+		}
+	}
+}
+
+// TestBarredMemberHearsWhy has a member that was shut out ask for the join secret: the
+// one protocol that is left to it, whose server knows who asks.
+func TestBarredMemberHearsWhy(t *testing.T) {
+	secret, trust := pki.NewSecret(), newTrust(t)
+	a, b := newHost(t, secret, trust), newHost(t, secret, trust)
+	b.Bar([]string{a.id.ID})
+	conn, err := a.DialMember(t.Context(), Secret, "", b.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	asked, err := b.Listener(Secret).Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer asked.Close()
+	if got := asked.(Guest).NodeID(); got != a.id.ID {
+		t.Errorf("asked by %s, want %s", got, a.id.ID)
+	}
 }
 
 func TestMemberProtocolNeedsTheClusterAndTheNode(t *testing.T) {

@@ -2,6 +2,7 @@ package acceptance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -67,6 +68,9 @@ var nemeses = []nemesis{
 	{"paused",
 		func(t *testing.T, _ *cluster, h *lab.Host) error { return h.Signal(t.Context(), syscall.SIGSTOP) },
 		func(t *testing.T, _ *cluster, h *lab.Host) error { return h.Signal(t.Context(), syscall.SIGCONT) }},
+	{"stopped in order",
+		func(t *testing.T, c *cluster, h *lab.Host) error { c.stop(t, h); return nil },
+		func(_ *testing.T, _ *cluster, h *lab.Host) error { return h.Start() }},
 	{"cut off",
 		func(_ *testing.T, c *cluster, h *lab.Host) error {
 			return c.Partition(h.Name+"|"+strings.Join(names(c.others(h)), ","), "")
@@ -120,6 +124,7 @@ func TestGround(t *testing.T) {
 			return
 		}
 	}
+	t.Run("an orderly stop", c.orderlyStop)
 	t.Run("a minority", func(t *testing.T) { c.minority(t, w) })
 	t.Run("reboots", func(t *testing.T) { c.reboots(t, w) })
 }
@@ -148,6 +153,38 @@ func (c *cluster) strike(t *testing.T, w *workload, n nemesis) {
 	stop()
 	w.check(t)
 	t.Logf("leader %s %s: longest time without an acknowledged write %v, %d acknowledged in all", leader.Name, n.name, gap.Round(time.Millisecond), w.acknowledged())
+}
+
+// orderlyStop stops the leader while a client watches through it, which keeps its API
+// open for some seconds: leadership must not wait for that.
+func (c *cluster) orderlyStop(t *testing.T) {
+	leader := c.agreedLeader(t)
+	other := c.others(leader)[0]
+	watch, err := c.client(t, leader).CoreV1().ConfigMaps("default").Watch(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Stop()
+	stopped := make(chan error, 1)
+	go func() { stopped <- leader.Signal(t.Context(), syscall.SIGTERM) }()
+	c.eventually(t, "another leader", func(ctx context.Context) error {
+		for _, s := range c.Status(ctx) {
+			if s.Host == other.Name && s.Leader != "" && s.Leader != leader.Name {
+				return nil
+			}
+		}
+		return errors.New(leader.Name + " leads still")
+	})
+	if _, err := leader.Pid(); err != nil {
+		t.Errorf("%s had ended before another node led: %v", leader.Name, err)
+	}
+	if err := <-stopped; err != nil {
+		t.Fatal(err)
+	}
+	if err := leader.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c.agreedLeader(t)
 }
 
 // agreedLeader waits until every node knows the same leader.
