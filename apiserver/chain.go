@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -29,7 +30,6 @@ import (
 	aggregatorserver "k8s.io/kube-aggregator/pkg/apiserver"
 
 	admit "kontiki/apiserver/admission"
-	"kontiki/apiserver/authz"
 	"kontiki/apiserver/openapi"
 	"kontiki/apiserver/storage"
 )
@@ -42,7 +42,8 @@ import (
 type chain struct {
 	server        *Server
 	cfg           Config
-	authorization *authz.Authorizer
+	authorization authorizer.Authorizer
+	rules         authorizer.RuleResolver
 	who           authenticator.Request
 	admission     admission.Interface
 	shared        informers.SharedInformerFactory
@@ -102,7 +103,7 @@ func (c *chain) config(codecs serializer.CodecFactory, getter generic.RESTOption
 	gc.MergedResourceConfig = serverstorage.NewResourceConfig()
 	gc.Authentication.Authenticator = c.who
 	gc.Authentication.APIAudiences = apiAudiences
-	gc.Authorization.Authorizer, gc.RuleResolver = c.authorization, c.authorization
+	gc.Authorization.Authorizer, gc.RuleResolver = c.authorization, c.rules
 	gc.AdmissionControl = c.admission
 	gc.AggregatedDiscoveryGroupManager = c.discovery
 	gc.LongRunningFunc = filters.BasicLongRunningRequestCheck(

@@ -26,7 +26,7 @@ import (
 
 // apiGroups is every API group that is served. Core comes first, because the
 // others share kinds with it.
-func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authorizer, roles *authz.Authorizer, who authenticator.Request, tokenRequests rest.Storage) []kind.Group {
+func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authorizer, roles *authz.Authorizer, rules authorizer.RuleResolver, who authenticator.Request, tokenRequests rest.Storage) []kind.Group {
 	return []kind.Group{
 		core.Group(core.Config{
 			Ledger:        ledger,
@@ -47,7 +47,7 @@ func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authori
 		networking.NodeGroup(),
 		policy.Group(),
 		rbac.Group(rbac.Guard{Rules: roles, Authorizer: authorize}),
-		access.AuthorizationGroup(authorize, roles),
+		access.AuthorizationGroup(authorize, rules),
 		access.AuthenticationGroup(who, apiAudiences),
 		scheduling.Group(),
 		volumes.Group(),

@@ -80,10 +80,7 @@ func newFixture(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	f.mapper = restmapper.NewDiscoveryRESTMapper(groups)
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
-	if _, err := clientOf(t, s, admin).CoreV1().Namespaces().Create(t.Context(), ns, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	defaultNamespace(t, clientOf(t, s, admin))
 	return f
 }
 

@@ -75,7 +75,10 @@ func (t *memoryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if handler == nil {
 		return nil, errNotServing
 	}
-	ctx, cancel := context.WithCancel(context.WithValue(req.Context(), userKey{}, t.user))
+	// A request that is made while another is served is one of its own: it ends with
+	// the other, but shares neither its user nor its audit record nor its term.
+	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), userKey{}, t.user))
+	stop := context.AfterFunc(req.Context(), cancel)
 	if t.term != 0 {
 		ctx = storage.WithTerm(ctx, t.term)
 	}
@@ -93,6 +96,7 @@ func (t *memoryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	w := &memoryResponse{header: http.Header{}, sent: make(chan struct{}), pipe: newPipe(), ctx: ctx}
 	go func() {
 		defer cancel()
+		defer stop()
 		defer in.Body.Close()
 		defer func() {
 			var err error = io.EOF

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"net/http"
 	"testing"
 )
@@ -38,4 +39,36 @@ func TestWatchesStartFromTheReplica(t *testing.T) {
 			t.Errorf("the caller's request became %s", req.URL.RawQuery)
 		}
 	}
+}
+
+// TestNestedRequestsAreTheirOwn checks that nothing of a request that is being
+// served gets into one that is made meanwhile, except its end.
+func TestNestedRequestsAreTheirOwn(t *testing.T) {
+	type key struct{}
+	ended := make(chan struct{})
+	var handler http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Context().Value(key{}) != nil {
+			t.Error("the other request's values are there")
+		}
+		if u, ok := userFrom(r.Context()); !ok || u != self {
+			t.Errorf("user %v", u)
+		}
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+		close(ended)
+	})
+	s := &Server{}
+	s.handler.Store(&handler)
+	outer, cancel := context.WithCancel(context.WithValue(context.WithValue(t.Context(), userKey{}, admin), key{}, "x"))
+	req, err := http.NewRequestWithContext(outer, "GET", "http://x/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := s.Client(self).Transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	cancel()
+	<-ended
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"sync/atomic"
 
 	extensionsserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
@@ -12,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/authorization/union"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -38,6 +39,7 @@ type Server struct {
 	generic  *genericapiserver.GenericAPIServer   // the first of the chain
 	servers  []*genericapiserver.GenericAPIServer // all of the chain
 	stop     func()                               // waits for informers
+	nodes    *authz.Nodes
 	stopping atomic.Bool
 	stopped  chan struct{} // closed when Run stops
 	log      *slog.Logger
@@ -69,9 +71,13 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("apiserver: %w", err)
 	}
 	who := newAuthenticator(cfg.ClientCA, cfg.Now, bearer)
-	groups := apiGroups(cfg, ledger, authorizer.AuthorizerFunc(func(ctx context.Context, attrs authorizer.Attributes) (authorizer.Decision, string, error) {
-		return s.generic.Authorizer.Authorize(ctx, attrs)
-	}), roles, who, requests)
+	s.nodes = authz.NewNodes(client)
+	authorize, err := union.New(union.NamedAuthorizer{AuthorizerName: "node", Authorizer: s.nodes}, union.NamedAuthorizer{AuthorizerName: "rbac", Authorizer: roles})
+	if err != nil {
+		return nil, fmt.Errorf("apiserver: %w", err)
+	}
+	rules := union.NewRuleResolvers(s.nodes, roles)
+	groups := apiGroups(cfg, ledger, authorize, roles, rules, who, requests)
 	scheme, err := newScheme(groups)
 	if err != nil {
 		return nil, err
@@ -84,7 +90,7 @@ func New(cfg Config) (*Server, error) {
 	c := &chain{
 		server: s, cfg: cfg, shared: shared,
 		namer:         apiopenapi.NewDefinitionNamer(scheme, extensionsserver.Scheme, aggregatorscheme.Scheme),
-		authorization: roles, who: who,
+		authorization: authorize, rules: rules, who: who,
 		discovery: aggregated.NewResourceManager("apis"),
 	}
 	if c.services, err = newServiceResolver(shared); err != nil {
@@ -181,6 +187,9 @@ func install(server *genericapiserver.GenericAPIServer, groups []kind.Group, sch
 // requests and returns when those under way have ended.
 func (s *Server) Run(ctx context.Context) error {
 	s.generic.RunPostStartHooks(ctx)
+	var children sync.WaitGroup
+	defer children.Wait()
+	children.Go(func() { s.nodes.Follow(ctx) })
 	<-ctx.Done()
 	s.stopping.Store(true)
 	close(s.stopped)

@@ -28,10 +28,19 @@ func service(name string, change ...func(*corev1.Service)) *corev1.Service {
 
 func nodePort(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeNodePort }
 
+// defaultNamespace makes the namespace default with its account, as controllers do.
 func defaultNamespace(t *testing.T, c kubernetes.Interface) {
 	t.Helper()
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
+	newNamespace(t, c, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}})
+}
+
+func newNamespace(t *testing.T, c kubernetes.Interface, ns *corev1.Namespace) {
+	t.Helper()
 	if _, err := c.CoreV1().Namespaces().Create(t.Context(), ns, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
+	if _, err := c.CoreV1().ServiceAccounts(ns.Name).Create(t.Context(), account, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }

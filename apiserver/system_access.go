@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -19,89 +20,196 @@ import (
 // More than the default is left as it is. Then it writes the rules of
 // aggregated roles, for people to read: the authorizer works them out itself.
 func (s *System) roles(ctx context.Context) error {
-	list, err := s.Client.RbacV1().ClusterRoles().List(ctx, metav1.ListOptions{})
+	defaults, rbac := authz.Defaults(), s.Client.RbacV1()
+	clusterRoles, err := rbac.ClusterRoles().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
 	}
-	stored := map[string]*rbacv1.ClusterRole{}
-	for i := range list.Items {
-		stored[list.Items[i].Name] = &list.Items[i]
-	}
-	defaults := authz.Defaults()
+	stored := byName(clusterRoles.Items)
 	for _, want := range defaults.ClusterRoles() {
-		role, err := s.clusterRole(ctx, stored[want.Name], want)
-		if err != nil {
+		got := stored[want.Name]
+		out := got.DeepCopy()
+		if got != nil {
+			out.Rules, out.AggregationRule = withRules(got.Rules, want.Rules), withSelectors(got.AggregationRule, want.AggregationRule)
+			if want.AggregationRule != nil {
+				out.Rules = got.Rules
+			}
+		}
+		if stored[want.Name], err = reconcile(ctx, rbac.ClusterRoles(), got, out, want); err != nil {
 			return err
 		}
-		stored[want.Name] = role
 	}
-	for _, want := range defaults.ClusterRoleBindings() {
-		if err := s.clusterRoleBinding(ctx, want); err != nil {
-			return err
-		}
-	}
-	if err := s.systemRoles(ctx); err != nil {
+	bindings, err := rbac.ClusterRoleBindings().List(ctx, metav1.ListOptions{})
+	if err != nil {
 		return err
+	}
+	bound := byName(bindings.Items)
+	for _, want := range defaults.ClusterRoleBindings() {
+		got := bound[want.Name]
+		if got != nil && got.RoleRef != want.RoleRef && autoUpdated(got) { // no update can change that
+			if err := replace(ctx, rbac.ClusterRoleBindings(), got); err != nil {
+				return err
+			}
+			got = nil
+		}
+		out := got.DeepCopy()
+		if got != nil {
+			out.Subjects = withSubjects(got.Subjects, want.Subjects)
+		}
+		if _, err := reconcile(ctx, rbac.ClusterRoleBindings(), got, out, want); err != nil {
+			return err
+		}
+	}
+	for _, namespace := range []string{metav1.NamespaceSystem, metav1.NamespacePublic} {
+		if err := s.rolesIn(ctx, namespace, defaults); err != nil {
+			return err
+		}
 	}
 	return s.aggregate(ctx, stored)
 }
 
-func autoUpdated(m metav1.ObjectMeta) bool {
-	return m.Annotations[rbacv1.AutoUpdateAnnotationKey] != "false"
+// rolesIn is roles for one namespace.
+func (s *System) rolesIn(ctx context.Context, namespace string, defaults *authz.Table) error {
+	wantRoles, wantBindings := defaults.Namespaced()
+	roles := s.Client.RbacV1().Roles(namespace)
+	list, err := roles.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	stored := byName(list.Items)
+	for _, want := range wantRoles {
+		if want.Namespace != namespace {
+			continue
+		}
+		got := stored[want.Name]
+		out := got.DeepCopy()
+		if got != nil {
+			out.Rules = withRules(got.Rules, want.Rules)
+		}
+		if _, err := reconcile(ctx, roles, got, out, want); err != nil {
+			return err
+		}
+	}
+	bindings := s.Client.RbacV1().RoleBindings(namespace)
+	bound, err := bindings.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	have := byName(bound.Items)
+	for _, want := range wantBindings {
+		if want.Namespace != namespace {
+			continue
+		}
+		got := have[want.Name]
+		if got != nil && got.RoleRef != want.RoleRef && autoUpdated(got) {
+			if err := replace(ctx, bindings, got); err != nil {
+				return err
+			}
+			got = nil
+		}
+		out := got.DeepCopy()
+		if got != nil {
+			out.Subjects = withSubjects(got.Subjects, want.Subjects)
+		}
+		if _, err := reconcile(ctx, bindings, got, out, want); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (s *System) clusterRole(ctx context.Context, got, want *rbacv1.ClusterRole) (*rbacv1.ClusterRole, error) {
-	client := s.Client.RbacV1().ClusterRoles()
+// writer is what reconcile needs of a typed client.
+type writer[T any] interface {
+	Create(ctx context.Context, obj T, options metav1.CreateOptions) (T, error)
+	Update(ctx context.Context, obj T, options metav1.UpdateOptions) (T, error)
+	Get(ctx context.Context, name string, options metav1.GetOptions) (T, error)
+}
+
+// reconcile creates want if nothing is stored, else writes out, which is got with
+// what was missing in it, unless got must be left alone.
+func reconcile[P any, T interface {
+	*P
+	metav1.Object
+}](ctx context.Context, client writer[T], got, out, want T) (T, error) {
 	if got == nil {
-		role, err := client.Create(ctx, want, metav1.CreateOptions{})
+		created, err := client.Create(ctx, want, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
-			return client.Get(ctx, want.Name, metav1.GetOptions{})
+			return client.Get(ctx, want.GetName(), metav1.GetOptions{})
 		}
-		return role, err
+		return created, err
 	}
-	if !autoUpdated(got.ObjectMeta) {
+	if !autoUpdated(got) {
 		return got, nil
 	}
-	out := got.DeepCopy()
-	if want.AggregationRule == nil {
-		if ok, missing := validation.Covers(got.Rules, want.Rules); !ok {
-			out.Rules = append(out.Rules, missing...)
-		}
-	} else if got.AggregationRule == nil {
-		out.AggregationRule = want.AggregationRule
-	}
-	for k, v := range want.Labels {
-		if out.Labels == nil {
-			out.Labels = map[string]string{}
-		}
-		out.Labels[k] = v
-	}
+	out.SetLabels(withKeys(got.GetLabels(), want.GetLabels()))
+	out.SetAnnotations(withKeys(got.GetAnnotations(), want.GetAnnotations()))
 	if apiequality.Semantic.DeepEqual(got, out) {
 		return got, nil
 	}
 	return client.Update(ctx, out, metav1.UpdateOptions{})
 }
 
-func (s *System) clusterRoleBinding(ctx context.Context, want *rbacv1.ClusterRoleBinding) error {
-	client := s.Client.RbacV1().ClusterRoleBindings()
-	got, err := client.Get(ctx, want.Name, metav1.GetOptions{})
+func autoUpdated(obj metav1.Object) bool {
+	return obj.GetAnnotations()[rbacv1.AutoUpdateAnnotationKey] != "false"
+}
+
+// replace makes room for a binding that refers to the right role.
+func replace(ctx context.Context, client interface {
+	Delete(ctx context.Context, name string, options metav1.DeleteOptions) error
+}, got metav1.Object) error {
+	err := client.Delete(ctx, got.GetName(), metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(got.GetUID()))})
 	if apierrors.IsNotFound(err) {
-		_, err = client.Create(ctx, want, metav1.CreateOptions{})
-		if apierrors.IsAlreadyExists(err) {
-			return nil
-		}
-		return err
-	}
-	if err != nil || !autoUpdated(got.ObjectMeta) {
-		return err
-	}
-	subjects := withSubjects(got.Subjects, want.Subjects)
-	if len(subjects) == len(got.Subjects) {
 		return nil
 	}
-	got.Subjects = subjects
-	_, err = client.Update(ctx, got, metav1.UpdateOptions{})
 	return err
+}
+
+func byName[P any, T interface {
+	*P
+	metav1.Object
+}](items []P) map[string]T {
+	out := map[string]T{}
+	for i := range items {
+		obj := T(&items[i])
+		out[obj.GetName()] = obj
+	}
+	return out
+}
+
+// withKeys adds what is missing; what is there stays.
+func withKeys(got, want map[string]string) map[string]string {
+	out := maps.Clone(got)
+	for k, v := range want {
+		if _, ok := out[k]; ok {
+			continue
+		}
+		if out == nil {
+			out = map[string]string{}
+		}
+		out[k] = v
+	}
+	return out
+}
+
+func withRules(got, want []rbacv1.PolicyRule) []rbacv1.PolicyRule {
+	_, missing := validation.Covers(got, want)
+	return append(slices.Clone(got), missing...)
+}
+
+func withSelectors(got, want *rbacv1.AggregationRule) *rbacv1.AggregationRule {
+	if want == nil {
+		return got
+	}
+	if got == nil {
+		return want
+	}
+	out := got.DeepCopy()
+	for _, selector := range want.ClusterRoleSelectors {
+		if !slices.ContainsFunc(out.ClusterRoleSelectors, func(s metav1.LabelSelector) bool { return apiequality.Semantic.DeepEqual(s, selector) }) {
+			out.ClusterRoleSelectors = append(out.ClusterRoleSelectors, selector)
+		}
+	}
+	return out
 }
 
 func withSubjects(got, want []rbacv1.Subject) []rbacv1.Subject {
@@ -112,31 +220,6 @@ func withSubjects(got, want []rbacv1.Subject) []rbacv1.Subject {
 		}
 	}
 	return out
-}
-
-func (s *System) systemRoles(ctx context.Context) error {
-	roles, bindings := authz.SystemRoles()
-	for _, want := range roles {
-		client := s.Client.RbacV1().Roles(want.Namespace)
-		_, err := client.Get(ctx, want.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			_, err = client.Create(ctx, want, metav1.CreateOptions{})
-		}
-		if err != nil && !apierrors.IsAlreadyExists(err) {
-			return err
-		}
-	}
-	for _, want := range bindings {
-		client := s.Client.RbacV1().RoleBindings(want.Namespace)
-		_, err := client.Get(ctx, want.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			_, err = client.Create(ctx, want, metav1.CreateOptions{})
-		}
-		if err != nil && !apierrors.IsAlreadyExists(err) {
-			return err
-		}
-	}
-	return nil
 }
 
 func (s *System) aggregate(ctx context.Context, stored map[string]*rbacv1.ClusterRole) error {

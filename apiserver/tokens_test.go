@@ -144,3 +144,13 @@ func TestTokens(t *testing.T) {
 		return apierrors.IsUnauthorized(err), nil
 	})
 }
+
+// withAccountKey lets a server issue tokens.
+func withAccountKey(t *testing.T) func(*Config) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(c *Config) { c.ServiceAccountKey = key }
+}

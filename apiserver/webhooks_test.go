@@ -196,9 +196,7 @@ func TestPodSecurity(t *testing.T) {
 	s := startServer(t, raftstoretest.New(t))
 	c := clientOf(t, s, admin)
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "strict", Labels: map[string]string{"pod-security.kubernetes.io/enforce": "baseline"}}}
-	if _, err := c.CoreV1().Namespaces().Create(t.Context(), ns, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	newNamespace(t, c, ns)
 	privileged := true
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i", SecurityContext: &corev1.SecurityContext{Privileged: &privileged}}}}}
 	_, err := c.CoreV1().Pods("strict").Create(t.Context(), pod, metav1.CreateOptions{})

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/component-base/metrics/legacyregistry"
 
@@ -22,9 +23,14 @@ import (
 )
 
 // startWork starts what makes this machine a place for pods: the pod network and
-// the agent. Both speak to the node's own API server as system:node:NAME.
+// the agent. They speak to the node's own API server as system:kube-proxy and
+// system:node:NAME.
 func (n *node) startWork(ctx context.Context, life *lifecycle) error {
 	client, err := kubernetes.NewForConfig(n.api.Client(n.nodeUser()))
+	if err != nil {
+		return err
+	}
+	proxy, err := kubernetes.NewForConfig(n.api.Client(component(user.KubeProxy)))
 	if err != nil {
 		return err
 	}
@@ -32,7 +38,7 @@ func (n *node) startWork(ctx context.Context, life *lifecycle) error {
 	network, err := overlay.New(overlay.Config{
 		NodeName:      n.cfg.Name,
 		NodeID:        n.id.ID,
-		Client:        client,
+		Client:        proxy,
 		Leases:        n.ring,
 		Dead:          ringHealth{n.ring},
 		Underlay:      n.advertise,

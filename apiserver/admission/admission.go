@@ -88,7 +88,8 @@ func New(cfg Config) (admission.Interface, error) {
 		return nil, err
 	}
 	plugins := []admission.Interface{
-		namespaces, newDefaultTolerations(), security,
+		namespaces, newServiceAccount(cfg.Client, cfg.Shared), newNodeRestriction(cfg.Client, cfg.Authorizer), newNodeTaint(),
+		security, newDefaultTolerations(),
 		mutatePolicies, mutate, validatePolicies, validate,
 	}
 	schemas, err := newSchemaClient(cfg)

@@ -63,9 +63,9 @@ func TestRules(t *testing.T) {
 }
 
 func TestMissingRolesAreNamed(t *testing.T) {
-	table := Defaults()
-	table.clusterRoleBindings[0].RoleRef.Name = "gone"
-	who := &user.DefaultInfo{Name: user.APIServerUser}
+	table := &Table{}
+	who := &user.DefaultInfo{Name: "jane"}
+	table.bindAs("jane", "gone", userSubject("jane"))
 	_, reason, err := New(table).Authorize(t.Context(), authorizer.AttributesRecord{User: who, Verb: "get", Resource: "pods", ResourceRequest: true})
 	if want := `RBAC: [clusterrole.rbac.authorization.k8s.io "gone" not found]`; reason != want || err != nil {
 		t.Errorf("%q %v, want %q", reason, err, want)

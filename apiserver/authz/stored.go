@@ -105,16 +105,25 @@ func (s *Stored) ClusterRoleBindings() []*rbacv1.ClusterRoleBinding {
 // Role implements Roles.
 func (s *Stored) Role(namespace, name string) (*rbacv1.Role, bool) {
 	role, err := s.roles.Roles(namespace).Get(name)
-	return role, err == nil
+	if err != nil {
+		return s.defaults.Role(namespace, name)
+	}
+	return role, true
 }
 
 // RoleBindings implements Roles.
 func (s *Stored) RoleBindings(namespace string) []*rbacv1.RoleBinding {
-	bindings, err := s.roleBindings.RoleBindings(namespace).List(labels.Everything())
+	stored, err := s.roleBindings.RoleBindings(namespace).List(labels.Everything())
 	if err != nil {
-		return nil
+		return s.defaults.RoleBindings(namespace)
 	}
-	return bindings
+	out := slices.Clone(stored)
+	for _, b := range s.defaults.RoleBindings(namespace) {
+		if _, err := s.roleBindings.RoleBindings(namespace).Get(b.Name); err != nil {
+			out = append(out, b)
+		}
+	}
+	return out
 }
 
 // Held returns the rules of u in a namespace.

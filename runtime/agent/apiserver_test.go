@@ -3,6 +3,9 @@ package agent_test
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -38,8 +41,13 @@ func (a agents) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestAgainstTheRealAPI(t *testing.T) {
 	l := prepareLab(t)
 	l.crowded = true
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
 	s, err := apiserver.New(apiserver.Config{
-		Store: raftstoretest.New(t), Settings: apiserver.Settings{ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16")}, Agents: agents{l}, Version: "test", Logger: slog.New(slog.DiscardHandler),
+		ServiceAccountKey: key,
+		Store:             raftstoretest.New(t), Settings: apiserver.Settings{ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16")}, Agents: agents{l}, Version: "test", Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -65,6 +73,14 @@ func TestAgainstTheRealAPI(t *testing.T) {
 		_, err := admin.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{})
 		return err == nil || apierrors.IsAlreadyExists(err)
 	})
+	// What every namespace has. The pod mounts its account's token, which the node
+	// asks for as itself.
+	if _, err := admin.CoreV1().ServiceAccounts("default").Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.CoreV1().ConfigMaps("default").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "kube-root-ca.crt"}, Data: map[string]string{"ca.crt": "x"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	l.client = as("system:node:n1", "system:nodes", user.AllAuthenticated)
 	l.begin()
 	t.Cleanup(func() { l.stop() })
@@ -84,6 +100,9 @@ func TestAgainstTheRealAPI(t *testing.T) {
 	})
 	l.pod("web", nil, "run")
 	p := l.wait("web", "to be ready", ready)
+	if len(p.Spec.Volumes) != 1 || len(p.Spec.Containers[0].VolumeMounts) != 1 {
+		t.Errorf("the pod has no token: %+v", p.Spec)
+	}
 	if p.Status.PodIP != "127.0.0.1" || p.Status.Phase != corev1.PodRunning || p.Status.QOSClass != corev1.PodQOSBestEffort {
 		t.Errorf("status: %+v", p.Status)
 	}
