@@ -137,8 +137,8 @@ func TestOneWay(t *testing.T) {
 	if got := echoes(t, n2, n1, 5, wantSilence); got != 0 {
 		t.Errorf("%d echoes came back", got)
 	}
-	if got := received(t, n1) - before; got != 5 {
-		t.Errorf("n1 received %d packets, want 5", got)
+	if got := received(t, n1) - before; got < 5 { // and those that say that no more follow
+		t.Errorf("n1 received %d packets, want 5 and more", got)
 	}
 }
 
@@ -152,7 +152,7 @@ func TestLoss(t *testing.T) {
 		t.Fatal(err)
 	}
 	// 0.8 × 0.8 of 1,500 is 960; the deviation is 19, and 120 is beyond six of them.
-	if got := echoes(t, n1, n2, count, time.Second); got < 840 || got > 1080 {
+	if got := echoes(t, n1, n2, count, wantAnswer); got < 840 || got > 1080 {
 		t.Errorf("%d of %d packets went there and back with 20%% loss each way, want about 960", got, count)
 	}
 	if got := l.Status(t.Context())[0].Faults; !slices.Equal(got, []string{"loses 20%"}) {
