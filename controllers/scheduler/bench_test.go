@@ -15,12 +15,14 @@ import (
 // ReplicaSet, with spreading by default; and with a spread constraint of their own.
 func BenchmarkPlan(b *testing.B) {
 	for _, kind := range []string{"plain", "replicaset", "spread", "antiaffinity"} {
-		b.Run(kind, func(b *testing.B) { benchPlan(b, kind) })
+		for _, nodes := range []int{1000, 5000} {
+			b.Run(fmt.Sprintf("%s-%d", kind, nodes), func(b *testing.B) { benchPlan(b, kind, nodes) })
+		}
 	}
 }
 
-func benchPlan(b *testing.B, kind string) {
-	const nodes, perNode = 1000, 30
+func benchPlan(b *testing.B, kind string, nodes int) {
+	const perNode = 30
 	cache := newCache()
 	for i := range nodes {
 		name := fmt.Sprintf("node-%d", i)
@@ -49,30 +51,31 @@ func benchPlan(b *testing.B, kind string) {
 		selector = func(*corev1.Pod) labels.Selector { return labels.SelectorFromSet(labels.Set{"app": "web"}) }
 	}
 	s := Snapshot{selector: selector, namespace: func(string) labels.Set { return nil }}
-	next, placed := 0, 0
+	all := profiles{Component: defaultOptions().build()}
+	next, placements := 0, 0
 	b.ResetTimer()
 	for b.Loop() {
-		if placed >= nodes*perNode {
+		if placements >= nodes*perNode {
 			b.StopTimer()
-			for i := next - placed; i < next; i++ {
+			for i := next - placements; i < next; i++ {
 				cache.removePod(types.UID(fmt.Sprint(i)))
 			}
-			placed = 0
+			placements = 0
 			b.StartTimer()
 		}
-		var batch []*corev1.Pod
+		var batch []*placed
 		for range maxBatch {
-			batch = append(batch, pod(next))
+			batch = append(batch, place(pod(next)))
 			next++
 		}
 		s.nodes = cache.infos()
-		for _, d := range plan(s, batch) {
+		for _, d := range plan(s, all, batch) {
 			if d.node == "" {
 				b.Fatal(d.message)
 			}
-			cache.assume(d.pod, d.node)
+			cache.assume(d.placed, d.node)
 		}
-		placed += maxBatch
+		placements += maxBatch
 		s.start = (s.start + maxBatch) % nodes
 	}
 	b.ReportMetric(float64(next)/b.Elapsed().Seconds(), "pods/s")

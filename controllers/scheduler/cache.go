@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -15,6 +16,9 @@ type Snapshot struct {
 	// start is where the search for feasible nodes begins, so that in a large
 	// cluster not always the same nodes are looked at.
 	start int
+	// nominated are waiting pods for which room is being made, by node.
+	nominated map[string][]*placed
+	budgets   []budget
 	// selector finds what counts as "the same" for default spreading: the
 	// Services and the ReplicaSet or StatefulSet of a pod. Nil is nothing.
 	selector func(*corev1.Pod) labels.Selector
@@ -32,7 +36,7 @@ type nodeCache struct {
 }
 
 type placing struct {
-	pod     *corev1.Pod
+	*placed
 	node    string
 	assumed bool // planned here, and not seen bound yet
 }
@@ -61,11 +65,28 @@ func (c *nodeCache) removeNode(name string) {
 }
 
 // setPod takes note of a pod that is bound, and ends its being assumed.
-func (c *nodeCache) setPod(pod *corev1.Pod) {
+func (c *nodeCache) setPod(pod *corev1.Pod) *placed {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	old, known := c.where[pod.UID]
+	if known && old.node == pod.Spec.NodeName && onlyBound(old.pod, pod) {
+		p := old.as(pod)
+		c.replaceLocked(old, p, false)
+		return p
+	}
+	p := place(pod)
+	p.preempted = p.preempted || known && old.preempted
 	c.removeLocked(pod.UID)
-	c.addLocked(pod, pod.Spec.NodeName, false)
+	c.addLocked(p, pod.Spec.NodeName, false)
+	return p
+}
+
+// onlyBound says whether two versions of a pod differ in nothing that was worked
+// out of it: its spec does not change but for its node, and its labels are the same.
+func onlyBound(before, after *corev1.Pod) bool {
+	return before.Spec.NodeName == "" && (before.DeletionTimestamp == nil) == (after.DeletionTimestamp == nil) &&
+		len(before.Status.ContainerStatuses) == 0 && len(after.Status.ContainerStatuses) == 0 &&
+		equality.Semantic.DeepEqual(before.Labels, after.Labels)
 }
 
 func (c *nodeCache) removePod(uid types.UID) {
@@ -75,11 +96,11 @@ func (c *nodeCache) removePod(uid types.UID) {
 }
 
 // assume counts a pod on a node before its binding is written.
-func (c *nodeCache) assume(pod *corev1.Pod, node string) {
+func (c *nodeCache) assume(p *placed, node string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.where[pod.UID]; !ok {
-		c.addLocked(pod, node, true)
+	if _, ok := c.where[p.pod.UID]; !ok {
+		c.addLocked(p, node, true)
 	}
 }
 
@@ -89,6 +110,17 @@ func (c *nodeCache) forget(uid types.UID) {
 	defer c.mu.Unlock()
 	if c.where[uid].assumed {
 		c.removeLocked(uid)
+	}
+}
+
+// preempted notes that a pod was told to go, until events say so.
+func (c *nodeCache) preempted(uid types.UID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old, ok := c.where[uid]; ok && !old.preempted {
+		p := old.as(old.pod)
+		p.preempted = true
+		c.replaceLocked(old, p, old.assumed)
 	}
 }
 
@@ -128,9 +160,14 @@ func (c *nodeCache) infoLocked(name string) *nodeInfo {
 	return &nodeInfo{}
 }
 
-func (c *nodeCache) addLocked(pod *corev1.Pod, node string, assumed bool) {
-	c.where[pod.UID] = placing{pod, node, assumed}
-	c.nodes[node] = c.infoLocked(node).with(place(pod))
+func (c *nodeCache) addLocked(p *placed, node string, assumed bool) {
+	c.where[p.pod.UID] = placing{p, node, assumed}
+	c.nodes[node] = c.infoLocked(node).with(p)
+}
+
+func (c *nodeCache) replaceLocked(old placing, p *placed, assumed bool) {
+	c.where[p.pod.UID] = placing{p, old.node, assumed}
+	c.nodes[old.node] = c.infoLocked(old.node).replacing(old.placed, p)
 }
 
 func (c *nodeCache) removeLocked(uid types.UID) {
@@ -139,7 +176,7 @@ func (c *nodeCache) removeLocked(uid types.UID) {
 		return
 	}
 	delete(c.where, uid)
-	c.keepLocked(p.node, c.infoLocked(p.node).without(p.pod))
+	c.keepLocked(p.node, c.infoLocked(p.node).without(uid))
 }
 
 func (c *nodeCache) keepLocked(name string, info *nodeInfo) {

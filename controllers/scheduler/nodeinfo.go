@@ -4,8 +4,13 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	resourcehelper "k8s.io/component-helpers/resource"
+	schedulinghelper "k8s.io/component-helpers/scheduling/corev1"
+
+	"kontiki/controllers/podview"
 )
 
 // What a container without requests counts for in scoring, as upstream.
@@ -14,30 +19,9 @@ const (
 	defaultMemory   = 200 << 20
 )
 
-// resources are amounts of what pods request: cpu in thousandths, all else in units.
-type resources map[corev1.ResourceName]int64
-
-func amounts(list corev1.ResourceList) resources {
-	r := make(resources, len(list))
-	for name, quantity := range list {
-		if name == corev1.ResourceCPU {
-			r[name] = quantity.MilliValue()
-		} else {
-			r[name] = quantity.Value()
-		}
-	}
-	return r
-}
-
-func (r resources) plus(other resources, sign int64) resources {
-	sum := make(resources, len(r)+len(other))
-	for name, amount := range r {
-		sum[name] = amount
-	}
-	for name, amount := range other {
-		sum[name] += sign * amount
-	}
-	return sum
+var scoringDefaults = corev1.ResourceList{
+	corev1.ResourceCPU:    *resource.NewMilliQuantity(defaultMilliCPU, resource.DecimalSI),
+	corev1.ResourceMemory: *resource.NewQuantity(defaultMemory, resource.BinarySI),
 }
 
 // hostPort is a port a pod takes on its node. IP is 0.0.0.0 for all addresses.
@@ -54,16 +38,19 @@ func (p hostPort) conflicts(other hostPort) bool {
 
 const anyIP = "0.0.0.0"
 
-// placed is a pod on a node, with what planning asks about it worked out once.
+// placed is a pod with what planning asks about it worked out once. It is never
+// changed: as and doomed return new ones.
 type placed struct {
-	pod      *corev1.Pod
-	requests resources
-	scoring  resources // cpu and memory, with defaults for containers that request none
-	ports    []hostPort
-	shape    string // namespace and labels: pods of one shape are selected alike
-	near     []term // required affinity
-	far      []term // required anti-affinity
-	wishes   []term // preferred ones
+	pod       *corev1.Pod
+	priority  int32
+	requests  resources
+	scoring   resources // cpu and memory, with defaults for containers that request none
+	ports     []hostPort
+	shape     string // namespace and labels: pods of one shape are selected alike
+	near      []term // required affinity
+	far       []term // required anti-affinity
+	wishes    []term // preferred ones
+	preempted bool   // it was told to go, to make room
 }
 
 // group is how many pods of one shape a node has, without those on their way out.
@@ -73,13 +60,15 @@ type group struct {
 	count int
 }
 
-func place(pod *corev1.Pod) placed {
-	p := placed{
+func place(pod *corev1.Pod) *placed {
+	p := &placed{
 		pod:      pod,
+		priority: schedulinghelper.PodPriority(pod),
 		requests: amounts(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{UseStatusResources: true})),
 		scoring: amounts(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{
-			UseStatusResources: true, NonMissingContainerRequests: scoringDefaults(),
+			UseStatusResources: true, NonMissingContainerRequests: scoringDefaults,
 		})),
+		preempted: leavesByPreemption(pod),
 	}
 	p.shape = pod.Namespace + "/" + labels.FormatLabels(pod.Labels)
 	p.near, p.far = required(pod)
@@ -93,6 +82,23 @@ func place(pod *corev1.Pod) placed {
 		}
 	}
 	return p
+}
+
+// as is the same for another version of the pod that differs in nothing planning
+// looks at.
+func (p *placed) as(pod *corev1.Pod) *placed {
+	clone := *p
+	clone.pod = pod
+	clone.preempted = p.preempted || leavesByPreemption(pod)
+	return &clone
+}
+
+func leavesByPreemption(pod *corev1.Pod) bool {
+	if pod.DeletionTimestamp == nil {
+		return false
+	}
+	c := podview.Condition(pod, corev1.DisruptionTarget)
+	return c != nil && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonPreemptionByScheduler
 }
 
 func appendPorts(ports []hostPort, c corev1.Container) []hostPort {
@@ -112,20 +118,90 @@ func appendPorts(ports []hostPort, c corev1.Container) []hostPort {
 	return ports
 }
 
-// nodeInfo is a node with the pods on it. It is never changed: with and without
-// return new ones.
+// nodeInfo is a node with the pods on it. It is never changed: with, without and
+// the like return new ones, so that a pointer stands for what was known at a time.
 type nodeInfo struct {
 	node        *corev1.Node // nil while only pods of the node are known
 	allocatable resources
-	pods        []placed
-	picky       []placed // those of pods with inter-pod affinity or anti-affinity
+	slots       int64            // how many pods it takes
+	images      map[string]int64 // sizes by name
+	pods        []*placed
+	picky       []*placed // those of pods with inter-pod affinity or anti-affinity
+	ported      []*placed // those of pods with host ports
 	groups      []group
 	requested   resources
 	scoring     resources
 }
 
+func (n *nodeInfo) withNode(node *corev1.Node) *nodeInfo {
+	clone := *n
+	clone.node = node
+	clone.allocatable, clone.slots, clone.images = resources{}, 0, nil
+	if node != nil {
+		clone.allocatable = amounts(node.Status.Allocatable)
+		clone.slots = node.Status.Allocatable.Pods().Value()
+		clone.images = imagesOf(node)
+	}
+	return &clone
+}
+
+func (n *nodeInfo) with(p *placed) *nodeInfo {
+	clone := *n
+	clone.pods = append(slices.Clip(n.pods), p)
+	if p.picky() {
+		clone.picky = append(slices.Clip(n.picky), p)
+	}
+	if len(p.ports) > 0 {
+		clone.ported = append(slices.Clip(n.ported), p)
+	}
+	clone.groups = regroup(n.groups, p, 1)
+	clone.requested = n.requested.plus(p.requests, 1)
+	clone.scoring = n.scoring.plus(p.scoring, 1)
+	return &clone
+}
+
+func (n *nodeInfo) without(uid types.UID) *nodeInfo {
+	at := slices.IndexFunc(n.pods, func(p *placed) bool { return p.pod.UID == uid })
+	if at < 0 {
+		return n
+	}
+	gone := n.pods[at]
+	clone := *n
+	clone.pods = slices.Delete(slices.Clone(n.pods), at, at+1)
+	clone.picky = drop(n.picky, gone)
+	clone.ported = drop(n.ported, gone)
+	clone.groups = regroup(n.groups, gone, -1)
+	clone.requested = n.requested.plus(gone.requests, -1)
+	clone.scoring = n.scoring.plus(gone.scoring, -1)
+	return &clone
+}
+
+// replacing swaps a pod for another version of it that planning sees alike.
+func (n *nodeInfo) replacing(old, p *placed) *nodeInfo {
+	clone := *n
+	swap := func(list []*placed) []*placed {
+		at := slices.Index(list, old)
+		if at < 0 {
+			return list
+		}
+		list = slices.Clone(list)
+		list[at] = p
+		return list
+	}
+	clone.pods, clone.picky, clone.ported = swap(n.pods), swap(n.picky), swap(n.ported)
+	return &clone
+}
+
+func drop(list []*placed, p *placed) []*placed {
+	at := slices.Index(list, p)
+	if at < 0 {
+		return list
+	}
+	return slices.Delete(slices.Clone(list), at, at+1)
+}
+
 // regroup counts a pod in or out.
-func regroup(groups []group, p placed, by int) []group {
+func regroup(groups []group, p *placed, by int) []group {
 	if p.pod.DeletionTimestamp != nil {
 		return groups
 	}
@@ -141,45 +217,4 @@ func regroup(groups []group, p placed, by int) []group {
 	return groups
 }
 
-func (n *nodeInfo) withNode(node *corev1.Node) *nodeInfo {
-	clone := *n
-	clone.node = node
-	clone.allocatable = nil
-	if node != nil {
-		clone.allocatable = amounts(node.Status.Allocatable)
-	}
-	return &clone
-}
-
-func (n *nodeInfo) with(p placed) *nodeInfo {
-	clone := *n
-	clone.pods = append(slices.Clip(n.pods), p)
-	if hasPodAffinity(p.pod) {
-		clone.picky = append(slices.Clip(n.picky), p)
-	}
-	clone.groups = regroup(n.groups, p, 1)
-	clone.requested = n.requested.plus(p.requests, 1)
-	clone.scoring = n.scoring.plus(p.scoring, 1)
-	return &clone
-}
-
-func (n *nodeInfo) without(pod *corev1.Pod) *nodeInfo {
-	at := slices.IndexFunc(n.pods, func(p placed) bool { return p.pod.UID == pod.UID })
-	if at < 0 {
-		return n
-	}
-	gone := n.pods[at]
-	other := func(p placed) bool { return p.pod.UID == pod.UID }
-	clone := *n
-	clone.pods = slices.DeleteFunc(slices.Clone(n.pods), other)
-	clone.picky = slices.DeleteFunc(slices.Clone(n.picky), other)
-	clone.groups = regroup(n.groups, gone, -1)
-	clone.requested = n.requested.plus(gone.requests, -1)
-	clone.scoring = n.scoring.plus(gone.scoring, -1)
-	return &clone
-}
-
-func hasPodAffinity(pod *corev1.Pod) bool {
-	a := pod.Spec.Affinity
-	return a != nil && (a.PodAffinity != nil || a.PodAntiAffinity != nil)
-}
+func (p *placed) picky() bool { return len(p.near)+len(p.far)+len(p.wishes) > 0 }

@@ -19,7 +19,7 @@ func TestGroupsCountWhatWalkingCounts(t *testing.T) {
 		n := &nodeInfo{}
 		for step := range rapid.IntRange(1, 30).Draw(t, "steps") {
 			if len(n.pods) > 0 && rapid.Bool().Draw(t, "remove") {
-				n = n.without(rapid.SampledFrom(n.pods).Draw(t, "which").pod)
+				n = n.without(rapid.SampledFrom(n.pods).Draw(t, "which").pod.UID)
 			} else {
 				pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 					Namespace: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "namespace"), UID: types.UID(fmt.Sprint(step)),
@@ -30,15 +30,14 @@ func TestGroupsCountWhatWalkingCounts(t *testing.T) {
 				}
 				n = n.with(place(pod))
 			}
-			c := &cycle{placed: placed{pod: &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a"}}}}
-			s := spread{selector: labels.SelectorFromSet(labels.Set{"app": "x"}), selected: map[string]bool{}}
+			s := spread{selector: labels.SelectorFromSet(labels.Set{"app": "x"}), shapes: map[string]bool{}}
 			want := 0
 			for _, p := range n.pods {
 				if p.pod.Namespace == "a" && p.pod.Labels["app"] == "x" && p.pod.DeletionTimestamp == nil {
 					want++
 				}
 			}
-			if got := s.matching(c, n); got != want {
+			if got := s.matching("a", n.groups); got != want {
 				t.Fatalf("groups count %d, walking %d: %+v", got, want, n.groups)
 			}
 		}

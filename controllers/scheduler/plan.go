@@ -1,137 +1,160 @@
 package scheduler
 
 import (
-	"fmt"
+	"maps"
+	"reflect"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // decision is where a pod goes, or why it goes nowhere.
 type decision struct {
-	pod     *corev1.Pod
+	*placed
 	node    string // empty: no node is feasible
 	message string // why not, in upstream's words
-	helps   event  // what may make another attempt succeed
-}
-
-// cycle is one pod being planned.
-type cycle struct {
-	placed
-	snapshot *Snapshot
-}
-
-// filterPlugin rules nodes out. prepare looks at the pod once and returns nil if
-// the plugin has nothing to say about it; the check returns reasons, none if the
-// node will do.
-type filterPlugin struct {
-	name    string
-	helps   event // which events can turn its no into a yes
-	prepare func(*cycle) func(*nodeInfo) []string
-}
-
-// scorePlugin rates feasible nodes from 0 to maxScore. prepare returns the
-// scores of the nodes in order, or nil if it has nothing to say.
-type scorePlugin struct {
-	name   string
-	weight int64
-	score  func(*cycle, []*nodeInfo) []int64
-}
-
-const maxScore = 100
-
-func filters() []filterPlugin {
-	return []filterPlugin{
-		nodeUnschedulable(), nodeName(), taintToleration(), nodeAffinity(), nodePorts(),
-		nodeResourcesFit(), podTopologySpread(), interPodAffinity(),
-	}
-}
-
-func scorers() []scorePlugin {
-	return []scorePlugin{
-		{"TaintToleration", 3, scoreTaints},
-		{"NodeAffinity", 2, scoreNodeAffinity},
-		{"PodTopologySpread", 2, scoreSpread},
-		{"InterPodAffinity", 2, scorePodAffinity},
-		{"NodeResourcesFit", 1, scoreLeastAllocated},
-		{"NodeResourcesBalancedAllocation", 1, scoreBalanced},
-	}
+	helps   help   // what may make another attempt succeed
+	room    room   // what is done to make room
 }
 
 // plan places pods in order, each on top of those before it.
-func plan(s Snapshot, pods []*corev1.Pod) []decision {
-	s.nodes = slices.Clone(s.nodes)
-	all, rated := filters(), scorers()
+func plan(s Snapshot, profiles profiles, pods []*placed) []decision {
+	p := newPlanner(s)
 	decisions := make([]decision, 0, len(pods))
 	for _, pod := range pods {
-		c := &cycle{placed: place(pod), snapshot: &s}
-		feasible, no := feasibleNodes(c, all)
-		if len(feasible) == 0 {
-			decisions = append(decisions, decision{pod: pod, message: no.message(len(s.nodes)), helps: no.helps})
-			continue
-		}
-		chosen := best(c, rated, feasible)
-		decisions = append(decisions, decision{pod: pod, node: s.nodes[chosen].node.Name})
-		assumed := c.placed
-		s.nodes[chosen] = s.nodes[chosen].with(assumed)
-		s.start = (chosen + 1) % len(s.nodes)
+		decisions = append(decisions, p.decide(pod, profiles.of(pod.pod)))
 	}
 	return decisions
 }
 
-// refusals counts why nodes were ruled out.
-type refusals struct {
-	reasons map[string]int
-	helps   event
+// planner is a snapshot that follows what is planned on it.
+type planner struct {
+	Snapshot
+	at      map[string]int      // where a node is in nodes; made when first asked for
+	domains map[string]*domains // by node label
+	cycles  map[string][]*cycle // by shape: pods that planning cannot tell apart share one
 }
 
-// message is upstream's: reasons with counts, sorted as text.
-func (r refusals) message(nodes int) string {
-	if nodes == 0 {
-		return "no nodes available to schedule pods"
+func newPlanner(s Snapshot) *planner {
+	s.nodes = slices.Clone(s.nodes)
+	if s.start >= len(s.nodes) {
+		s.start = 0
 	}
-	var texts []string
-	for reason, n := range r.reasons {
-		texts = append(texts, fmt.Sprintf("%d %s", n, reason))
+	if s.nominated = maps.Clone(s.nominated); s.nominated == nil {
+		s.nominated = map[string][]*placed{}
 	}
-	slices.Sort(texts)
-	return fmt.Sprintf("0/%d nodes are available: %s.", nodes, strings.Join(texts, ", "))
+	return &planner{Snapshot: s, domains: map[string]*domains{}, cycles: map[string][]*cycle{}}
 }
 
-// feasibleNodes returns indexes into the snapshot, in search order, and what ruled
-// the other nodes out. In large clusters it stops at enough of them.
-func feasibleNodes(c *cycle, plugins []filterPlugin) ([]int, refusals) {
-	no := refusals{reasons: map[string]int{}, helps: nodeAdded}
-	type check struct {
-		helps event
-		do    func(*nodeInfo) []string
+func (p *planner) decide(pod *placed, with *profile) decision {
+	if len(p.nodes) == 0 {
+		return decision{placed: pod, message: "no nodes available to schedule pods", helps: help{events: nodeAdded}}
 	}
-	var checks []check
-	for _, p := range plugins {
-		if do := p.prepare(c); do != nil {
-			checks = append(checks, check{p.helps, do})
+	c := p.cycleOf(pod, with)
+	if at, ok := p.index(p.nomination(pod)); ok && c.mayUse(at) && c.verdict(pod, at) == nil {
+		return p.settle(pod, at) // room was made for it there
+	}
+	feasible, no := c.feasible(pod)
+	if len(feasible) == 0 {
+		d := decision{placed: pod, helps: no.helps(pod)}
+		d.room = p.makeRoom(c, pod, no)
+		d.message = join(no.message(), d.room.message)
+		if d.room.node != "" {
+			p.nominate(pod, d.room.node)
+		}
+		return d
+	}
+	return p.settle(pod, c.best(feasible))
+}
+
+// settle puts the pod on a node for those that are planned after it.
+func (p *planner) settle(pod *placed, at int) decision {
+	name := p.nodes[at].node.Name
+	p.unnominate(pod)
+	p.nodes[at] = p.nodes[at].with(pod)
+	p.moved(at, pod, 1)
+	p.start = (at + 1) % len(p.nodes)
+	return decision{placed: pod, node: name}
+}
+
+// moved tells all cycles that a pod came to a node or left it.
+func (p *planner) moved(at int, pod *placed, by int) {
+	for _, same := range p.cycles {
+		for _, c := range same {
+			c.moved(at, pod, by)
 		}
 	}
-	nodes := c.snapshot.nodes
-	var feasible []int
-search:
-	for i := range nodes {
-		at := (c.snapshot.start + i) % len(nodes)
-		for _, check := range checks {
-			if reasons := check.do(nodes[at]); len(reasons) > 0 {
-				for _, reason := range reasons {
-					no.reasons[reason]++
-				}
-				no.helps |= check.helps
-				continue search
-			}
-		}
-		if feasible = append(feasible, at); len(feasible) >= enough(len(nodes)) {
-			break
+}
+
+// nominate reserves room for a pod; one node at a time, the last counts.
+func (p *planner) nominate(pod *placed, node string) {
+	p.unnominate(pod)
+	p.nominated[node] = append(slices.Clip(p.nominated[node]), pod)
+}
+
+func (p *planner) unnominate(pod *placed) {
+	for node, pods := range p.nominated {
+		if at := slices.IndexFunc(pods, func(n *placed) bool { return n.pod.UID == pod.pod.UID }); at >= 0 {
+			p.nominated[node] = slices.Delete(slices.Clone(pods), at, at+1)
 		}
 	}
-	return feasible, no
+}
+
+// nomination is the node at which room is being made for the pod.
+func (p *planner) nomination(pod *placed) string {
+	for node, pods := range p.nominated {
+		if slices.ContainsFunc(pods, func(n *placed) bool { return n.pod.UID == pod.pod.UID }) {
+			return node
+		}
+	}
+	return ""
+}
+
+func (p *planner) index(name string) (int, bool) {
+	if name == "" {
+		return 0, false
+	}
+	if p.at == nil {
+		p.at = make(map[string]int, len(p.nodes))
+		for i, n := range p.nodes {
+			p.at[n.node.Name] = i
+		}
+	}
+	at, ok := p.at[name]
+	return at, ok
+}
+
+// domains are the values of one node label, numbered.
+type domains struct {
+	of    []int32 // by node; none where it lacks the label
+	count int
+}
+
+const none = int32(-1)
+
+func (p *planner) domainsOf(key string) *domains {
+	if d, ok := p.domains[key]; ok {
+		return d
+	}
+	d := &domains{of: make([]int32, len(p.nodes))}
+	numbers := map[string]int32{}
+	for i, n := range p.nodes {
+		value, ok := n.node.Labels[key]
+		if !ok {
+			d.of[i] = none
+			continue
+		}
+		number, known := numbers[value]
+		if !known {
+			number = int32(len(numbers))
+			numbers[value] = number
+		}
+		d.of[i] = number
+	}
+	d.count = len(numbers)
+	p.domains[key] = d
+	return d
 }
 
 // enough is how many feasible nodes are compared: all up to 100, then a share
@@ -144,45 +167,44 @@ func enough(nodes int) int {
 	return max(nodes*share/100, 100)
 }
 
-// best is the node with the highest weighted score. Among equals the one with the
-// fewest pods wins, then the first in search order.
-func best(c *cycle, plugins []scorePlugin, feasible []int) int {
-	if len(feasible) == 1 {
-		return feasible[0]
-	}
-	infos := make([]*nodeInfo, len(feasible))
-	for i, at := range feasible {
-		infos[i] = c.snapshot.nodes[at]
-	}
-	totals := make([]int64, len(feasible))
-	for _, p := range plugins {
-		for i, score := range p.score(c, infos) {
-			totals[i] += p.weight * score
+// cycleOf is the cycle of pods like this one.
+func (p *planner) cycleOf(pod *placed, with *profile) *cycle {
+	for _, c := range p.cycles[pod.shape] {
+		if c.profile == with && sameNeeds(c.placed, pod) {
+			return c
 		}
 	}
-	top := 0
-	for i := range totals {
-		if totals[i] > totals[top] || totals[i] == totals[top] && len(infos[i].pods) < len(infos[top].pods) {
-			top = i
-		}
-	}
-	return feasible[top]
+	c := newCycle(p, pod, with)
+	p.cycles[pod.shape] = append(p.cycles[pod.shape], c)
+	return c
 }
 
-// normalize scales scores so that the highest becomes maxScore; reverse makes it 0.
-func normalize(scores []int64, reverse bool) []int64 {
-	highest := int64(0)
-	for _, s := range scores {
-		highest = max(highest, s)
+// sameNeeds says whether planning can tell two pods of one shape apart. What it
+// does not name may differ: names, commands, environment, volumes that are on
+// every node.
+func sameNeeds(a, b *placed) bool {
+	x, y := &a.pod.Spec, &b.pod.Spec
+	return a.priority == b.priority && a.requests.equal(b.requests) && a.scoring.equal(b.scoring) &&
+		slices.Equal(a.ports, b.ports) && x.NodeName == y.NodeName &&
+		reflect.DeepEqual(x.NodeSelector, y.NodeSelector) && reflect.DeepEqual(x.Affinity, y.Affinity) &&
+		reflect.DeepEqual(x.Tolerations, y.Tolerations) && reflect.DeepEqual(x.TopologySpreadConstraints, y.TopologySpreadConstraints) &&
+		!claims(x) && !claims(y) && sameOwner(a.pod, b.pod) && sameImages(x, y)
+}
+
+// claims says whether the pod has volumes that may not be had on every node.
+func claims(spec *corev1.PodSpec) bool {
+	return slices.ContainsFunc(spec.Volumes, func(v corev1.Volume) bool { return v.PersistentVolumeClaim != nil || v.Ephemeral != nil })
+}
+
+func sameOwner(a, b *corev1.Pod) bool {
+	x, y := metav1.GetControllerOfNoCopy(a), metav1.GetControllerOfNoCopy(b)
+	if x == nil || y == nil {
+		return x == y
 	}
-	for i, s := range scores {
-		if highest > 0 {
-			s = maxScore * s / highest
-		}
-		if reverse {
-			s = maxScore - s
-		}
-		scores[i] = s
-	}
-	return scores
+	return x.UID == y.UID
+}
+
+func sameImages(x, y *corev1.PodSpec) bool {
+	image := func(a, b corev1.Container) bool { return a.Image == b.Image }
+	return slices.EqualFunc(x.Containers, y.Containers, image) && slices.EqualFunc(x.InitContainers, y.InitContainers, image)
 }

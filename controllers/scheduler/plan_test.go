@@ -5,6 +5,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -13,18 +14,23 @@ import (
 )
 
 type input struct {
-	Nodes      []*corev1.Node               `json:"nodes"`
-	Running    []*corev1.Pod                `json:"running"`
-	Pending    []*corev1.Pod                `json:"pending"`
-	Copies     int                          `json:"copies"` // of each pending pod
-	Set        *appsv1.ReplicaSet           `json:"set"`    // default spreading goes by its selector
-	Namespaces map[string]map[string]string `json:"namespaces"`
+	Nodes      []*corev1.Node                  `json:"nodes"`
+	Running    []*corev1.Pod                   `json:"running"`
+	Pending    []*corev1.Pod                   `json:"pending"`
+	Copies     int                             `json:"copies"` // of each pending pod
+	Set        *appsv1.ReplicaSet              `json:"set"`    // default spreading goes by its selector
+	Budgets    []*policyv1.PodDisruptionBudget `json:"budgets"`
+	Namespaces map[string]map[string]string    `json:"namespaces"`
 }
 
 type placement struct {
 	Pod     string `json:"pod"`
 	Node    string `json:"node,omitempty"`
 	Message string `json:"message,omitempty"`
+	// Room is where room is made, for whom it is taken, and who else must look on.
+	Room    string   `json:"room,omitempty"`
+	Victims []string `json:"victims,omitempty"`
+	Yield   []string `json:"yield,omitempty"`
 }
 
 // complete fills in what the API would have.
@@ -36,40 +42,62 @@ func complete(node *corev1.Node) *corev1.Node {
 	return node
 }
 
+func (in input) snapshot(t *testing.T) (Snapshot, []*placed) {
+	t.Helper()
+	cache := newCache()
+	for _, node := range in.Nodes {
+		cache.setNode(complete(node))
+	}
+	for i, pod := range in.Running {
+		pod.UID = types.UID(rune('a' + i))
+		cache.setPod(pod)
+	}
+	s := Snapshot{nodes: cache.infos(), nominated: map[string][]*placed{}, namespace: func(ns string) labels.Set { return in.Namespaces[ns] }}
+	var pods []*placed
+	for _, pod := range in.Pending {
+		for i := range max(in.Copies, 1) {
+			copied := pod.DeepCopy()
+			copied.UID = types.UID(pod.Name + string(rune('0'+i)))
+			p := place(copied)
+			pods = append(pods, p)
+			if node := pod.Status.NominatedNodeName; node != "" {
+				s.nominated[node] = append(s.nominated[node], p)
+			}
+		}
+	}
+	for _, b := range in.Budgets {
+		if ready, ok := newBudget(b); ok {
+			s.budgets = append(s.budgets, ready)
+		}
+	}
+	if in.Set != nil {
+		s.selector = func(*corev1.Pod) labels.Selector {
+			selector, err := metav1.LabelSelectorAsSelector(in.Set.Spec.Selector)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return selector
+		}
+	}
+	return s, pods
+}
+
 func TestPlan(t *testing.T) {
 	plantest.Run(t, func(in input) []placement {
-		cache := newCache()
-		for _, node := range in.Nodes {
-			cache.setNode(complete(node))
-		}
-		for i, pod := range in.Running {
-			pod.UID = types.UID(rune('a' + i))
-			cache.setPod(pod)
-		}
-		var pods []*corev1.Pod
-		for _, pod := range in.Pending {
-			for i := range max(in.Copies, 1) {
-				copied := pod.DeepCopy()
-				copied.UID = types.UID(pod.Name + string(rune('0'+i)))
-				pods = append(pods, copied)
-			}
-		}
-		s := Snapshot{nodes: cache.infos(), namespace: func(ns string) labels.Set { return in.Namespaces[ns] }}
-		if in.Set != nil {
-			s.selector = func(*corev1.Pod) labels.Selector {
-				selector, err := metav1.LabelSelectorAsSelector(in.Set.Spec.Selector)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return selector
-			}
-		}
+		s, pods := in.snapshot(t)
 		var out []placement
-		for _, d := range plan(s, pods) {
-			out = append(out, placement{d.pod.Name, d.node, d.message})
+		for _, d := range plan(s, profiles{Component: defaultOptions().build()}, pods) {
+			out = append(out, placement{Pod: d.pod.Name, Node: d.node, Message: d.message, Room: d.room.node, Victims: names(d.room.victims), Yield: names(d.room.yield)})
 		}
 		return out
 	})
+}
+
+func names(pods []*placed) (all []string) {
+	for _, p := range pods {
+		all = append(all, p.pod.Name)
+	}
+	return all
 }
 
 func TestNodeInfosAreReplacedNotChanged(t *testing.T) {
@@ -77,7 +105,7 @@ func TestNodeInfosAreReplacedNotChanged(t *testing.T) {
 	cache.setNode(complete(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}}))
 	before := cache.infos()[0]
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", UID: "p"}}
-	cache.assume(pod, "n")
+	cache.assume(place(pod), "n")
 	if len(before.pods) != 0 || len(cache.infos()[0].pods) != 1 {
 		t.Fatal("assuming a pod changed a snapshot, or not the cache")
 	}
@@ -85,7 +113,7 @@ func TestNodeInfosAreReplacedNotChanged(t *testing.T) {
 	if len(cache.infos()[0].pods) != 0 {
 		t.Fatal("a forgotten pod is still there")
 	}
-	cache.assume(pod, "n")
+	cache.assume(place(pod), "n")
 	bound := pod.DeepCopy()
 	bound.Spec.NodeName = "n"
 	cache.setPod(bound)

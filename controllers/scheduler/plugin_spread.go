@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"math"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -9,57 +10,84 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
 
-// spread is one topology spread constraint, ready to be counted.
-type spread struct {
-	key          string
-	maxSkew      int
-	minDomains   int
-	selector     labels.Selector
-	affinity     bool // nodeAffinityPolicy: Honor
-	taints       bool // nodeTaintsPolicy: Honor
-	requireLabel bool // nodes without the key do not take part
-
-	selected map[string]bool // by shape, as far as asked
+// spreadDefaults are the constraints of pods that have none of their own.
+type spreadDefaults struct {
+	system bool // upstream's: gently over hosts and zones
+	list   []corev1.TopologySpreadConstraint
 }
 
-// spreads are the pod's constraints of one kind. A pod without any constraint
-// gets upstream's system defaults: spread gently over hosts and zones what is
-// selected by its Services and its owner.
-func (c *cycle) spreads(when corev1.UnsatisfiableConstraintAction) []spread {
-	if len(c.pod.Spec.TopologySpreadConstraints) == 0 {
-		if when != corev1.ScheduleAnyway || c.snapshot.selector == nil {
-			return nil
+var systemDefaults = []corev1.TopologySpreadConstraint{
+	{TopologyKey: corev1.LabelHostname, MaxSkew: 3, WhenUnsatisfiable: corev1.ScheduleAnyway},
+	{TopologyKey: corev1.LabelTopologyZone, MaxSkew: 5, WhenUnsatisfiable: corev1.ScheduleAnyway},
+}
+
+// spread is one topology spread constraint with what is counted for it.
+type spread struct {
+	key        string
+	maxSkew    int
+	minDomains int
+	selector   labels.Selector
+	self       int // 1 if the pod counts itself
+
+	*domains
+	applies []bool          // by node: its pods count
+	counts  []int           // matching pods by domain
+	used    []bool          // by domain: it has a node that applies
+	shapes  map[string]bool // whether pods of a shape match, as far as asked
+	least   int             // of counts of used domains; unknown if negative
+	distant int             // number of used domains
+}
+
+// spreads are the pod's constraints of one kind, counted. A pod without any
+// constraint gets the defaults, for what its Services and its owner select.
+func (c *cycle) spreads(when corev1.UnsatisfiableConstraintAction, defaults spreadDefaults) []*spread {
+	constraints, own := c.pod.Spec.TopologySpreadConstraints, true
+	var selector labels.Selector
+	if len(constraints) == 0 {
+		constraints, own = defaults.list, !defaults.system
+		if defaults.system {
+			constraints = systemDefaults
 		}
-		selector := c.snapshot.selector(c.pod)
+		if c.selector != nil && len(constraints) > 0 {
+			selector = c.selector(c.pod)
+		}
 		if selector == nil || selector.Empty() {
 			return nil
 		}
-		return []spread{
-			{key: corev1.LabelHostname, maxSkew: 3, minDomains: 1, selector: selector, affinity: true, selected: map[string]bool{}},
-			{key: corev1.LabelTopologyZone, maxSkew: 5, minDomains: 1, selector: selector, affinity: true, selected: map[string]bool{}},
-		}
 	}
-	var spreads []spread
-	for _, t := range c.pod.Spec.TopologySpreadConstraints {
+	var spreads []*spread
+	for _, t := range constraints {
 		if t.WhenUnsatisfiable != when {
 			continue
 		}
-		selector, err := metav1.LabelSelectorAsSelector(t.LabelSelector)
-		if err != nil {
-			continue // the API has refused such a pod
-		}
-		s := spread{
-			key: t.TopologyKey, maxSkew: int(t.MaxSkew), minDomains: 1, selector: c.withMatchLabelKeys(selector, t.MatchLabelKeys),
-			affinity:     t.NodeAffinityPolicy == nil || *t.NodeAffinityPolicy == corev1.NodeInclusionPolicyHonor,
-			taints:       t.NodeTaintsPolicy != nil && *t.NodeTaintsPolicy == corev1.NodeInclusionPolicyHonor,
-			requireLabel: true, selected: map[string]bool{},
+		s := &spread{key: t.TopologyKey, maxSkew: int(t.MaxSkew), minDomains: 1, selector: selector, domains: c.domainsOf(t.TopologyKey), shapes: map[string]bool{}}
+		if s.selector == nil {
+			s.selector = c.withMatchLabelKeys(selectorOrNothing(t.LabelSelector), t.MatchLabelKeys)
 		}
 		if t.MinDomains != nil {
 			s.minDomains = int(*t.MinDomains)
 		}
+		if s.selector.Matches(labels.Set(c.pod.Labels)) {
+			s.self = 1
+		}
+		s.applies = c.applies(t)
 		spreads = append(spreads, s)
 	}
+	if own { // nodes that lack one of the labels do not take part
+		for _, s := range spreads {
+			for i := range s.applies {
+				s.applies[i] = s.applies[i] && hasAll(spreads, i)
+			}
+		}
+	}
+	for _, s := range spreads {
+		s.count(c)
+	}
 	return spreads
+}
+
+func hasAll(spreads []*spread, at int) bool {
+	return !slices.ContainsFunc(spreads, func(s *spread) bool { return s.of[at] == none })
 }
 
 func (c *cycle) withMatchLabelKeys(selector labels.Selector, keys []string) labels.Selector {
@@ -73,166 +101,225 @@ func (c *cycle) withMatchLabelKeys(selector labels.Selector, keys []string) labe
 	return selector
 }
 
-// counts says whether the pods of a node count for a constraint.
-func (s spread) counts(c *cycle, n *nodeInfo, required nodeaffinity.RequiredNodeAffinity) bool {
-	if s.affinity {
-		if match, err := required.Match(n.node); !match || err != nil {
-			return false
+// applies says, by node, whether its pods count for a constraint.
+func (c *cycle) applies(t corev1.TopologySpreadConstraint) []bool {
+	honor := corev1.NodeInclusionPolicyHonor
+	affinity := (t.NodeAffinityPolicy == nil || *t.NodeAffinityPolicy == honor) && (len(c.pod.Spec.NodeSelector) > 0 || requiredNodes(c.pod) != nil)
+	taints := t.NodeTaintsPolicy != nil && *t.NodeTaintsPolicy == honor
+	required := nodeaffinity.GetRequiredNodeAffinity(c.pod)
+	applies := make([]bool, len(c.nodes))
+	for i, n := range c.nodes {
+		applies[i] = true
+		if affinity {
+			match, err := required.Match(n.node)
+			applies[i] = match && err == nil
+		}
+		if taints && untolerated(c.pod, n.node, repels) {
+			applies[i] = false
 		}
 	}
-	return !s.taints || !untolerated(c.pod, n.node, repels)
+	return applies
 }
 
-func (s spread) matching(c *cycle, n *nodeInfo) int {
-	count := 0
-	for _, g := range n.groups {
-		yes, known := s.selected[g.shape]
-		if !known {
-			yes = g.pod.Namespace == c.pod.Namespace && s.selector.Matches(labels.Set(g.pod.Labels))
-			s.selected[g.shape] = yes
+func (s *spread) count(c *cycle) {
+	s.counts, s.used, s.least = make([]int, s.domains.count), make([]bool, s.domains.count), -1
+	for at, n := range c.nodes {
+		domain := s.of[at]
+		if !s.applies[at] || domain == none {
+			continue
 		}
-		if yes {
+		if !s.used[domain] {
+			s.used[domain] = true
+			s.distant++
+		}
+		s.counts[domain] += s.matching(c.pod.Namespace, n.groups)
+	}
+}
+
+// matching is how many pods of these groups the constraint selects.
+func (s *spread) matching(namespace string, groups []group) int {
+	count := 0
+	for _, g := range groups {
+		if s.selects(namespace, g.shape, g.pod) {
 			count += g.count
 		}
 	}
 	return count
 }
 
-func hasAll(n *nodeInfo, spreads []spread) bool {
-	for _, s := range spreads {
-		if _, ok := n.node.Labels[s.key]; !ok && s.requireLabel {
-			return false
-		}
+func (s *spread) selects(namespace, shape string, pod *corev1.Pod) bool {
+	yes, known := s.shapes[shape]
+	if !known {
+		yes = pod.Namespace == namespace && s.selector.Matches(labels.Set(pod.Labels))
+		s.shapes[shape] = yes
 	}
-	return true
+	return yes
 }
 
-func podTopologySpread() filterPlugin {
-	return filterPlugin{"PodTopologySpread", podGone | podAdded | nodeLabelsChanged | nodeTaintsChanged, func(c *cycle) func(*nodeInfo) []string {
-		spreads := c.spreads(corev1.DoNotSchedule)
-		if len(spreads) == 0 {
-			return nil
-		}
-		domains := countDomains(c, spreads)
-		return func(n *nodeInfo) []string {
-			for i, s := range spreads {
-				domain, ok := n.node.Labels[s.key]
-				if !ok {
-					return []string{"node(s) didn't match pod topology spread constraints (missing required label)"}
-				}
-				self := 0
-				if s.selector.Matches(labels.Set(c.pod.Labels)) {
-					self = 1
-				}
-				if domains[i].count[domain]+self-domains[i].fewest(s.minDomains) > s.maxSkew {
-					return []string{"node(s) didn't match pod topology spread constraints"}
-				}
-			}
-			return nil
-		}
-	}}
+func (s *spread) moved(namespace string, at int, pod *placed, by int) {
+	domain := s.of[at]
+	if !s.applies[at] || domain == none || pod.pod.DeletionTimestamp != nil || !s.selects(namespace, pod.shape, pod.pod) {
+		return
+	}
+	s.counts[domain] += by
+	s.least = -1
 }
 
-// domainCount is how many matching pods each domain of a topology has.
-type domainCount struct {
-	count map[string]int
-	least int
-}
-
-func (d *domainCount) fewest(minDomains int) int {
-	if len(d.count) < minDomains {
+// fewest is the count of the emptiest domain.
+func (s *spread) fewest() int {
+	if s.distant < s.minDomains {
 		return 0
 	}
-	return d.least
-}
-
-func countDomains(c *cycle, spreads []spread) []domainCount {
-	required := nodeaffinity.GetRequiredNodeAffinity(c.pod)
-	domains := make([]domainCount, len(spreads))
-	for i := range domains {
-		domains[i].count = map[string]int{}
-	}
-	for _, n := range c.snapshot.nodes {
-		if !hasAll(n, spreads) {
-			continue
-		}
-		for i, s := range spreads {
-			if s.counts(c, n, required) {
-				domains[i].count[n.node.Labels[s.key]] += s.matching(c, n)
+	if s.least < 0 {
+		s.least = math.MaxInt
+		for domain, n := range s.counts {
+			if s.used[domain] {
+				s.least = min(s.least, n)
 			}
 		}
-	}
-	for i := range domains {
-		domains[i].least = math.MaxInt
-		for _, n := range domains[i].count {
-			domains[i].least = min(domains[i].least, n)
-		}
-		if len(domains[i].count) == 0 {
-			domains[i].least = 0
+		if s.distant == 0 {
+			s.least = 0
 		}
 	}
-	return domains
+	return s.least
+}
+
+func podTopologySpread(defaults spreadDefaults) filterPlugin {
+	return filterPlugin{
+		name: "PodTopologySpread", helps: podGone | podAdded | podLabelsChanged | nodeAdded | nodeGone | nodeLabelsChanged | nodeTaintsChanged,
+		hint: spreadHint(defaults),
+		prepare: func(c *cycle) *filter {
+			spreads := c.spreads(corev1.DoNotSchedule, defaults)
+			if len(spreads) == 0 {
+				return nil
+			}
+			missing := never("node(s) didn't match pod topology spread constraints (missing required label)")
+			skewed := no("node(s) didn't match pod topology spread constraints")
+			return &filter{
+				check: func(at int, _ *nodeInfo) *verdict {
+					for _, s := range spreads {
+						domain := s.of[at]
+						if domain == none {
+							return missing
+						}
+						if s.counts[domain]+s.self-s.fewest() > s.maxSkew {
+							return skewed
+						}
+					}
+					return nil
+				},
+				moved: func(at int, pod *placed, by int) {
+					for _, s := range spreads {
+						s.moved(c.pod.Namespace, at, pod, by)
+					}
+				},
+			}
+		},
+	}
+}
+
+// spreadHint lets pods try again when a pod that one of their constraints selects
+// comes or goes, or a node that has the labels changes.
+func spreadHint(defaults spreadDefaults) hint {
+	return func(p *placed, e change) bool {
+		constraints := p.pod.Spec.TopologySpreadConstraints
+		if len(constraints) == 0 {
+			return len(defaults.list) > 0
+		}
+		if e.pod != nil {
+			return e.pod.pod.Namespace == p.pod.Namespace && slices.ContainsFunc(constraints, func(t corev1.TopologySpreadConstraint) bool {
+				return matchesLabels(t.LabelSelector, e.pod.pod, e.before)
+			})
+		}
+		return !slices.ContainsFunc(constraints, func(t corev1.TopologySpreadConstraint) bool { return !e.hasLabel(t.TopologyKey) })
+	}
+}
+
+func matchesLabels(of *metav1.LabelSelector, pods ...*corev1.Pod) bool {
+	selector := selectorOrNothing(of)
+	return slices.ContainsFunc(pods, func(pod *corev1.Pod) bool { return pod != nil && selector.Matches(labels.Set(pod.Labels)) })
 }
 
 // scoreSpread prefers domains with fewer matching pods. A constraint weighs the
 // more, the more domains there are, since pods per domain get fewer.
-func scoreSpread(c *cycle, nodes []*nodeInfo) []int64 {
-	spreads := c.spreads(corev1.ScheduleAnyway)
-	if len(spreads) == 0 {
-		return nil
-	}
-	required := nodeaffinity.GetRequiredNodeAffinity(c.pod)
-	counts := make([]map[string]int, len(spreads))
-	for i, s := range spreads {
-		counts[i] = map[string]int{}
-		for _, n := range nodes {
-			if domain, ok := n.node.Labels[s.key]; ok && hasAll(n, spreads) {
-				counts[i][domain] = 0
-			}
+func scoreSpread(defaults spreadDefaults) func(*cycle) *scorer {
+	return func(c *cycle) *scorer {
+		spreads := c.spreads(corev1.ScheduleAnyway, defaults)
+		if len(spreads) == 0 {
+			return nil
+		}
+		strict := len(c.pod.Spec.TopologySpreadConstraints) > 0 || !defaults.system
+		weights := make([]float64, len(spreads))
+		costs := make([]float64, 0, len(c.nodes))
+		return &scorer{
+			each: func(nodes []int, scores []int64) {
+				ignored := func(at int) bool { return strict && !hasAll(spreads, at) }
+				for i, s := range spreads {
+					weights[i] = math.Log(float64(s.among(nodes, ignored) + 2))
+				}
+				costs = costs[:0]
+				for _, at := range nodes {
+					cost := -1.0
+					if !ignored(at) {
+						cost = costAt(spreads, weights, at)
+					}
+					costs = append(costs, cost)
+				}
+				spreadScores(costs, scores)
+			},
+			moved: func(at int, pod *placed, by int) {
+				for _, s := range spreads {
+					s.moved(c.pod.Namespace, at, pod, by)
+				}
+			},
 		}
 	}
-	for _, n := range c.snapshot.nodes {
-		if !hasAll(n, spreads) {
-			continue
-		}
-		for i, s := range spreads {
-			domain, ok := n.node.Labels[s.key]
-			if _, wanted := counts[i][domain]; ok && wanted && s.counts(c, n, required) {
-				counts[i][domain] += s.matching(c, n)
-			}
-		}
-	}
-	return spreadScores(spreads, counts, nodes)
 }
 
-func spreadScores(spreads []spread, counts []map[string]int, nodes []*nodeInfo) []int64 {
-	const ignored = -1
-	scores := make([]int64, len(nodes))
+// among is how many domains the nodes are in.
+func (s *spread) among(nodes []int, ignored func(int) bool) int {
+	met := make([]bool, s.domains.count+1) // the last stands for nodes without the label
+	count := 0
+	for _, at := range nodes {
+		domain := s.of[at]
+		if domain == none {
+			domain = int32(s.domains.count)
+		}
+		if !met[domain] && !ignored(at) {
+			met[domain] = true
+			count++
+		}
+	}
+	return count
+}
+
+func costAt(spreads []*spread, weights []float64, at int) float64 {
+	cost := 0.0
+	for i, s := range spreads {
+		if domain := s.of[at]; domain != none {
+			cost += float64(s.counts[domain])*weights[i] + float64(s.maxSkew-1)
+		}
+	}
+	return math.Round(cost)
+}
+
+// spreadScores turns costs into scores; a negative cost stands for a node that
+// takes no part.
+func spreadScores(costs []float64, scores []int64) {
 	lowest, highest := int64(math.MaxInt64), int64(0)
-	for j, n := range nodes {
-		if !hasAll(n, spreads) {
-			scores[j] = ignored
-			continue
+	for _, cost := range costs {
+		if cost >= 0 {
+			lowest, highest = min(lowest, int64(cost)), max(highest, int64(cost))
 		}
-		cost := 0.0
-		for i, s := range spreads {
-			if domain, ok := n.node.Labels[s.key]; ok {
-				weight := math.Log(float64(len(counts[i]) + 2))
-				cost += float64(counts[i][domain])*weight + float64(s.maxSkew-1)
-			}
-		}
-		scores[j] = int64(math.Round(cost))
-		lowest, highest = min(lowest, scores[j]), max(highest, scores[j])
 	}
-	for j := range scores {
+	for i, cost := range costs {
 		switch {
-		case scores[j] == ignored:
-			scores[j] = 0
+		case cost < 0:
+			scores[i] = 0
 		case highest == 0:
-			scores[j] = maxScore
+			scores[i] = maxScore
 		default:
-			scores[j] = maxScore * (highest + lowest - scores[j]) / highest
+			scores[i] = maxScore * (highest + lowest - int64(cost)) / highest
 		}
 	}
-	return scores
 }

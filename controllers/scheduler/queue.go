@@ -3,23 +3,10 @@ package scheduler
 import (
 	"cmp"
 	"container/heap"
+	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	schedulinghelper "k8s.io/component-helpers/scheduling/corev1"
-)
-
-// event is a set of things that happen in a cluster and may help a waiting pod.
-type event uint
-
-const (
-	nodeAdded event = 1 << iota
-	nodeTaintsChanged
-	nodeLabelsChanged
-	nodeAllocatableChanged
-	podAdded // on a node
-	podGone  // from a node
 )
 
 // Upstream's podInitialBackoffSeconds, podMaxBackoffSeconds, and the time after
@@ -30,6 +17,8 @@ const (
 	unheardRetry  = 5 * time.Minute
 	maxBatch      = 256
 	foreverAsleep = time.Duration(1<<63 - 1)
+	// maxHeard bounds what is remembered of changes during one round of planning.
+	maxHeard = 10_000
 )
 
 type station int
@@ -39,54 +28,63 @@ const (
 	backingOff
 	unschedulable
 	inFlight
+	makingRoom // its victims are being told to leave
 	gone
 )
 
 // waiting is a pod in the queue.
 type waiting struct {
-	pod      *corev1.Pod
+	*placed
 	at       station
 	attempts int
 	since    time.Time // added
 	tried    time.Time // last attempt
-	helps    event     // what would move it out of unschedulable
+	helps    help      // what would move it out of unschedulable
 	touched  bool      // changed by a user while it was in flight
+	helped   bool      // while room was being made, something happened that may help
 	until    time.Time // end of back-off
+	// nominated is the node at which room was made for it.
+	nominated string
 }
 
 // queue holds the pods that wait for a node. Time is passed in. It is not safe
 // for concurrent use.
 type queue struct {
-	pods    map[types.UID]*waiting
-	parked  map[types.UID]*waiting // those of pods that are unschedulable
-	active  podHeap
-	backoff podHeap
-	heard   event // what happened since the last pop
+	pods     map[types.UID]*waiting
+	parked   map[types.UID]*waiting // those of pods that are unschedulable
+	held     map[types.UID]*waiting // those for which room is being made
+	nominees map[types.UID]*waiting // those with a nominated node
+	active   podHeap
+	backoff  podHeap  // waits though something may have helped: tried when nothing is active
+	stalled  podHeap  // waits because writing failed: tried when its time is over
+	heard    []change // since the last pop
+	deaf     bool     // heard is not all
 }
 
 func newQueue() *queue {
+	soonest := func(a, b *waiting) bool { return a.until.Before(b.until) }
 	return &queue{
 		pods:   map[types.UID]*waiting{},
 		parked: map[types.UID]*waiting{},
+		held:   map[types.UID]*waiting{}, nominees: map[types.UID]*waiting{},
 		active: podHeap{less: func(a, b *waiting) bool {
-			return cmp.Or(
-				cmp.Compare(schedulinghelper.PodPriority(b.pod), schedulinghelper.PodPriority(a.pod)),
-				a.since.Compare(b.since)) < 0
+			return cmp.Or(cmp.Compare(b.priority, a.priority), a.since.Compare(b.since)) < 0
 		}},
-		backoff: podHeap{less: func(a, b *waiting) bool { return a.until.Before(b.until) }},
+		backoff: podHeap{less: soonest}, stalled: podHeap{less: soonest},
 	}
 }
 
 // set adds a pod or takes its new version; a changed unschedulable pod is tried again.
-func (q *queue) set(pod *corev1.Pod, specChanged bool, now time.Time) {
-	w, ok := q.pods[pod.UID]
+func (q *queue) set(pod *placed, specChanged bool, now time.Time) {
+	w, ok := q.pods[pod.pod.UID]
 	if !ok {
-		w = &waiting{pod: pod, since: now}
-		q.pods[pod.UID] = w
+		w = &waiting{placed: pod, since: now}
+		q.pods[pod.pod.UID] = w
+		q.nominate(pod.pod.UID, pod.pod.Status.NominatedNodeName)
 		q.activate(w)
 		return
 	}
-	w.pod = pod
+	w.placed = pod
 	if specChanged {
 		if w.at == unschedulable {
 			q.retry(w, now)
@@ -99,37 +97,46 @@ func (q *queue) set(pod *corev1.Pod, specChanged bool, now time.Time) {
 func (q *queue) remove(uid types.UID) {
 	if w, ok := q.pods[uid]; ok {
 		w.at = gone // heaps drop it when they meet it
-		delete(q.pods, uid)
-		delete(q.parked, uid)
+		for _, those := range []map[types.UID]*waiting{q.pods, q.parked, q.held, q.nominees} {
+			delete(those, uid)
+		}
 	}
 }
 
-// pop takes up to max pods to be planned, most important first.
+// pop takes up to max pods to be planned, most important first. While none is
+// active, those that wait for the end of their back-off are taken.
 func (q *queue) pop(max int, now time.Time) []*waiting {
 	q.wake(now)
-	q.heard = 0
+	q.heard, q.deaf = nil, false
 	var batch []*waiting
-	for len(batch) < max && q.active.Len() > 0 {
-		w := heap.Pop(&q.active).(*waiting)
-		if w.at != active {
-			continue
+	for len(batch) < max {
+		w := q.active.next(active)
+		if w == nil && len(batch) == 0 {
+			w = q.backoff.next(backingOff)
 		}
-		w.at, w.touched, w.tried = inFlight, false, now
+		if w == nil {
+			break
+		}
+		w.at, w.touched, w.helped, w.tried = inFlight, false, false, now
 		w.attempts++
 		batch = append(batch, w)
 	}
 	return batch
 }
 
-// failed puts a pod that was popped aside until something in helps happens. An
-// attempt that failed for another reason (helps 0) is repeated after back-off.
-func (q *queue) failed(uid types.UID, helps event, now time.Time) {
+// failed puts a pod that was popped aside until something helps. An attempt that
+// failed for another reason (no events) is repeated after back-off.
+func (q *queue) failed(uid types.UID, helps help, now time.Time) {
 	w, ok := q.pods[uid]
-	if !ok || w.at != inFlight {
+	if !ok || w.at != inFlight && w.at != makingRoom {
 		return
 	}
-	w.helps = helps
-	if helps == 0 || w.touched || q.heard&helps != 0 {
+	delete(q.held, uid)
+	if w.helps = helps; helps.events == 0 {
+		q.stall(w, now)
+		return
+	}
+	if w.touched || w.helped || q.deaf || slices.ContainsFunc(q.heard, helps.by) {
 		q.retry(w, now)
 		return
 	}
@@ -137,28 +144,67 @@ func (q *queue) failed(uid types.UID, helps event, now time.Time) {
 	q.parked[uid] = w
 }
 
-// happened moves the pods that e may help.
-func (q *queue) happened(e event, now time.Time) {
-	q.heard |= e
+// hold keeps a pod back while its victims are being told to leave, so that it does
+// not look for others; failed ends that.
+func (q *queue) hold(uid types.UID, helps help) {
+	if w, ok := q.pods[uid]; ok && w.at == inFlight {
+		w.at, w.helps = makingRoom, helps
+		w.helped = q.deaf || slices.ContainsFunc(q.heard, helps.by)
+		q.held[uid] = w
+	}
+}
+
+// nominate notes where room is made for a pod; nowhere, if node is empty.
+func (q *queue) nominate(uid types.UID, node string) {
+	w, ok := q.pods[uid]
+	if !ok {
+		return
+	}
+	w.nominated = node
+	delete(q.nominees, uid)
+	if node != "" {
+		q.nominees[uid] = w
+	}
+}
+
+// nominatedPods are the pods for which room is made, by node.
+func (q *queue) nominatedPods() map[string][]*placed {
+	all := map[string][]*placed{}
+	for _, w := range q.nominees {
+		all[w.nominated] = append(all[w.nominated], w.placed)
+	}
+	for _, pods := range all {
+		slices.SortFunc(pods, importance)
+	}
+	return all
+}
+
+// happened moves the pods that the change may help.
+func (q *queue) happened(e change, now time.Time) {
+	if len(q.heard) < maxHeard {
+		q.heard = append(q.heard, e)
+	} else {
+		q.deaf = true
+	}
 	for _, w := range q.parked {
-		if w.helps&e != 0 {
+		if w.helps.by(e) {
 			q.retry(w, now)
 		}
+	}
+	for _, w := range q.held {
+		w.helped = w.helped || w.helps.by(e)
 	}
 }
 
 // sleep is how long nothing will become active by itself; 0 if something is.
 func (q *queue) sleep(now time.Time) time.Duration {
 	q.wake(now)
-	for q.active.Len() > 0 && q.active.items[0].at != active {
-		heap.Pop(&q.active)
-	}
-	if q.active.Len() > 0 {
+	if q.active.peek(active) != nil || q.backoff.peek(backingOff) != nil {
 		return 0
 	}
 	next := foreverAsleep
-	if q.backoff.Len() > 0 {
-		next = q.backoff.items[0].until.Sub(now)
+	if w := q.stalled.peek(backingOff); w != nil {
+		next = w.until.Sub(now)
 	}
 	for _, w := range q.parked {
 		next = min(next, w.tried.Add(unheardRetry).Sub(now))
@@ -167,9 +213,9 @@ func (q *queue) sleep(now time.Time) time.Duration {
 }
 
 func (q *queue) wake(now time.Time) {
-	for q.backoff.Len() > 0 && (q.backoff.items[0].at != backingOff || !q.backoff.items[0].until.After(now)) {
-		if w := heap.Pop(&q.backoff).(*waiting); w.at == backingOff {
-			q.activate(w)
+	for _, h := range []*podHeap{&q.backoff, &q.stalled} {
+		for w := h.peek(backingOff); w != nil && !w.until.After(now); w = h.peek(backingOff) {
+			q.activate(h.next(backingOff))
 		}
 	}
 	for _, w := range q.parked {
@@ -179,19 +225,30 @@ func (q *queue) wake(now time.Time) {
 	}
 }
 
+// wait is how long after its last attempt the pod may be tried again.
+func (w *waiting) wait() time.Duration {
+	if w.attempts >= 5 {
+		return longestWait
+	}
+	return min(longestWait, firstBackoff<<max(0, w.attempts-1))
+}
+
 func (q *queue) retry(w *waiting, now time.Time) {
 	delete(q.parked, w.pod.UID)
-	wait := longestWait
-	if w.attempts < 5 {
-		wait = min(longestWait, firstBackoff<<max(0, w.attempts-1))
-	}
-	w.until = w.tried.Add(wait)
+	w.until = w.tried.Add(w.wait())
 	if !w.until.After(now) {
 		q.activate(w)
 		return
 	}
 	w.at = backingOff
 	heap.Push(&q.backoff, w)
+}
+
+// stall is retry for a pod that could not be written: trying at once would fail again.
+func (q *queue) stall(w *waiting, now time.Time) {
+	w.until = now.Add(w.wait())
+	w.at = backingOff
+	heap.Push(&q.stalled, w)
 }
 
 func (q *queue) activate(w *waiting) {
@@ -213,4 +270,22 @@ func (h *podHeap) Pop() any {
 	last := h.items[len(h.items)-1]
 	h.items = h.items[:len(h.items)-1]
 	return last
+}
+
+// peek is the first pod that is still at the station, next takes it out.
+func (h *podHeap) peek(at station) *waiting {
+	for len(h.items) > 0 && h.items[0].at != at {
+		heap.Pop(h)
+	}
+	if len(h.items) == 0 {
+		return nil
+	}
+	return h.items[0]
+}
+
+func (h *podHeap) next(at station) *waiting {
+	if h.peek(at) == nil {
+		return nil
+	}
+	return heap.Pop(h).(*waiting)
 }

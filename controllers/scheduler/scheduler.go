@@ -35,7 +35,10 @@ type Scheduler struct {
 	now     func() time.Time
 	watched watched
 	cache   *nodeCache
-	start   int // of the planning goroutine
+
+	// Of the planning goroutine.
+	start    int
+	profiles profiles
 
 	mu    sync.Mutex // protects queue
 	queue *queue
@@ -50,7 +53,7 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 	return &Scheduler{
 		client: client, events: events, log: log.With("controller", Name), now: now,
 		watched: newWatched(shared),
-		cache:   newCache(), queue: newQueue(),
+		cache:   newCache(), queue: newQueue(), profiles: profiles{Component: defaultOptions().build()},
 		wake:  make(chan struct{}, 1),
 		slots: make(chan struct{}, maxWrites),
 	}
@@ -103,26 +106,50 @@ func (s *Scheduler) sleep(ctx context.Context) bool {
 func (s *Scheduler) round(ctx context.Context) {
 	s.mu.Lock()
 	batch := s.queue.pop(maxBatch, s.now())
+	nominated := s.queue.nominatedPods()
 	s.mu.Unlock()
-	var pods []*corev1.Pod
+	var pods []*placed
 	for _, w := range batch {
 		if !s.cache.knows(w.pod.UID) {
-			pods = append(pods, w.pod)
+			pods = append(pods, w.placed)
 		}
 	}
-	snapshot := Snapshot{nodes: s.cache.infos(), start: s.start, selector: s.watched.defaultSelector, namespace: s.watched.namespaceLabels}
-	if snapshot.start >= len(snapshot.nodes) {
-		snapshot.start = 0
+	if len(pods) == 0 {
+		return
 	}
-	for _, d := range plan(snapshot, pods) {
-		if d.node == "" {
-			s.requeue(d.pod.UID, d.helps)
-			s.write(ctx, func() { s.reportFailure(ctx, d) })
-			continue
-		}
+	snapshot := Snapshot{
+		nodes: s.cache.infos(), start: s.start, nominated: nominated, budgets: s.watched.disruptionBudgets(),
+		selector: s.watched.defaultSelector, namespace: s.watched.namespaceLabels,
+	}
+	for _, d := range plan(snapshot, s.profiles, pods) {
+		s.carryOut(ctx, d)
+	}
+}
+
+// carryOut takes note of a decision and starts writing it.
+func (s *Scheduler) carryOut(ctx context.Context, d decision) {
+	uid := d.pod.UID
+	switch {
+	case d.node != "":
 		s.start++
-		s.cache.assume(d.pod, d.node)
+		s.nominate(uid, "")
+		s.cache.assume(d.placed, d.node)
 		s.write(ctx, func() { s.bind(ctx, d) })
+	case d.room.node != "":
+		s.mu.Lock()
+		s.queue.hold(uid, d.helps)
+		s.queue.nominate(uid, d.room.node)
+		for _, other := range d.room.yield {
+			s.queue.nominate(other.pod.UID, "")
+		}
+		s.mu.Unlock()
+		s.write(ctx, func() { s.makeRoom(ctx, d) })
+	default:
+		if d.room.give {
+			s.nominate(uid, "")
+		}
+		s.requeue(uid, d.helps)
+		s.write(ctx, func() { s.reportFailure(ctx, d) })
 	}
 }
 
@@ -158,13 +185,13 @@ func (s *Scheduler) bind(ctx context.Context, d decision) {
 	if apierrors.IsNotFound(err) || ctx.Err() != nil {
 		return
 	}
-	s.requeue(d.pod.UID, 0)
+	s.requeue(d.pod.UID, help{})
 	if !apierrors.IsConflict(err) {
 		s.log.Warn("binding not written, trying again", "pod", d.pod.Namespace+"/"+d.pod.Name, "node", d.node, "error", err)
 	}
 }
 
-func (s *Scheduler) requeue(uid types.UID, helps event) {
+func (s *Scheduler) requeue(uid types.UID, helps help) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.queue.failed(uid, helps, s.now())
@@ -179,21 +206,8 @@ func (s *Scheduler) poke() {
 	}
 }
 
-// reportFailure tells the user why the pod waits: an event, and the PodScheduled
-// condition when it does not say so already.
-func (s *Scheduler) reportFailure(ctx context.Context, d decision) {
-	s.events.Eventf(d.pod, corev1.EventTypeWarning, "FailedScheduling", "%s", d.message)
-	condition := corev1.PodCondition{
-		Type: corev1.PodScheduled, Status: corev1.ConditionFalse,
-		Reason: corev1.PodReasonUnschedulable, Message: d.message,
-		ObservedGeneration: d.pod.Generation,
-	}
-	patch, ok := conditionPatch(d.pod, condition, s.now())
-	if !ok {
-		return
-	}
-	_, err := s.client.CoreV1().Pods(d.pod.Namespace).Patch(ctx, d.pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
-	if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
-		s.log.Warn("condition PodScheduled not written", "pod", d.pod.Namespace+"/"+d.pod.Name, "error", err)
-	}
+func (s *Scheduler) nominate(uid types.UID, node string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queue.nominate(uid, node)
 }

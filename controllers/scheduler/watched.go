@@ -1,18 +1,19 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
-	"fmt"
-	"time"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	appslisters "k8s.io/client-go/listers/apps/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	policylisters "k8s.io/client-go/listers/policy/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"kontiki/controllers/podview"
@@ -23,17 +24,45 @@ type watched struct {
 	pods, nodes cache.SharedIndexInformer
 	services    corelisters.ServiceLister
 	sets        appslisters.ReplicaSetLister
+	stateful    appslisters.StatefulSetLister
+	replication corelisters.ReplicationControllerLister
 	namespaces  corelisters.NamespaceLister
+	budgets     policylisters.PodDisruptionBudgetLister
 	synced      []cache.InformerSynced
 }
 
 func newWatched(shared informers.SharedInformerFactory) watched {
-	services, sets, namespaces := shared.Core().V1().Services(), shared.Apps().V1().ReplicaSets(), shared.Core().V1().Namespaces()
-	return watched{
-		pods: shared.Core().V1().Pods().Informer(), nodes: shared.Core().V1().Nodes().Informer(),
-		services: services.Lister(), sets: sets.Lister(), namespaces: namespaces.Lister(),
-		synced: []cache.InformerSynced{services.Informer().HasSynced, sets.Informer().HasSynced, namespaces.Informer().HasSynced},
+	core, apps, budgets := shared.Core().V1(), shared.Apps().V1(), shared.Policy().V1().PodDisruptionBudgets()
+	w := watched{
+		pods: core.Pods().Informer(), nodes: core.Nodes().Informer(),
+		services: core.Services().Lister(), sets: apps.ReplicaSets().Lister(), stateful: apps.StatefulSets().Lister(),
+		replication: core.ReplicationControllers().Lister(), namespaces: core.Namespaces().Lister(), budgets: budgets.Lister(),
 	}
+	for _, informer := range []cache.SharedIndexInformer{
+		core.Services().Informer(), apps.ReplicaSets().Informer(), apps.StatefulSets().Informer(),
+		core.ReplicationControllers().Informer(), core.Namespaces().Informer(), budgets.Informer(),
+	} {
+		w.synced = append(w.synced, informer.HasSynced)
+	}
+	return w
+}
+
+// disruptionBudgets are all budgets, in a fixed order.
+func (w watched) disruptionBudgets() []budget {
+	objects, err := w.budgets.List(labels.Everything())
+	if err != nil {
+		return nil // a lister that reads a cache does not fail
+	}
+	slices.SortFunc(objects, func(a, b *policyv1.PodDisruptionBudget) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	budgets := make([]budget, 0, len(objects))
+	for _, b := range objects {
+		if ready, ok := newBudget(b); ok {
+			budgets = append(budgets, ready)
+		}
+	}
+	return budgets
 }
 
 func (w watched) namespaceLabels(name string) labels.Set {
@@ -44,7 +73,7 @@ func (w watched) namespaceLabels(name string) labels.Set {
 	return ns.Labels
 }
 
-// defaultSelector selects what the pod's Services and its ReplicaSet select.
+// defaultSelector selects what the pod's Services and its owner select.
 func (w watched) defaultSelector(pod *corev1.Pod) labels.Selector {
 	merged := labels.Set{}
 	services, err := w.services.Services(pod.Namespace).List(labels.Everything())
@@ -60,18 +89,43 @@ func (w watched) defaultSelector(pod *corev1.Pod) labels.Selector {
 	if len(merged) > 0 {
 		selector = labels.SelectorFromValidatedSet(merged)
 	}
+	own := w.ownersSelector(pod)
+	if own == nil {
+		return selector
+	}
+	if requirements, ok := own.Requirements(); ok {
+		selector = selector.Add(requirements...)
+	}
+	return selector
+}
+
+// ownersSelector is the selector of the pod's controller, nil if there is none.
+func (w watched) ownersSelector(pod *corev1.Pod) labels.Selector {
 	owner := metav1.GetControllerOfNoCopy(pod)
-	if owner == nil || owner.Kind != "ReplicaSet" {
-		return selector
+	if owner == nil {
+		return nil
 	}
-	rs, err := w.sets.ReplicaSets(pod.Namespace).Get(owner.Name)
-	if err != nil {
-		return selector
-	}
-	if own, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector); err == nil {
-		if requirements, ok := own.Requirements(); ok {
-			selector = selector.Add(requirements...)
+	var of *metav1.LabelSelector
+	switch owner.Kind {
+	case "ReplicaSet":
+		if rs, err := w.sets.ReplicaSets(pod.Namespace).Get(owner.Name); err == nil {
+			of = rs.Spec.Selector
 		}
+	case "StatefulSet":
+		if set, err := w.stateful.StatefulSets(pod.Namespace).Get(owner.Name); err == nil {
+			of = set.Spec.Selector
+		}
+	case "ReplicationController":
+		if rc, err := w.replication.ReplicationControllers(pod.Namespace).Get(owner.Name); err == nil {
+			of = &metav1.LabelSelector{MatchLabels: rc.Spec.Selector}
+		}
+	}
+	if of == nil {
+		return nil
+	}
+	selector, err := metav1.LabelSelectorAsSelector(of)
+	if err != nil {
+		return nil // the API has refused such an owner
 	}
 	return selector
 }
@@ -119,19 +173,23 @@ func handler[T any](s *Scheduler, changed func(before, after *T)) cache.Resource
 }
 
 func (s *Scheduler) nodeChanged(before, after *corev1.Node) {
-	var e event
+	e := change{node: after, oldNode: before}
 	switch {
 	case after == nil:
 		s.cache.removeNode(before.Name)
-		e = nodeLabelsChanged // a domain less may level a skew
+		e.event = nodeGone // a domain less may level a skew
 	case before == nil:
 		s.cache.setNode(after)
-		e = ^event(0)
+		e.event = nodeAdded
 	default:
-		if e = nodeEvents(before, after); e == 0 {
+		e.event = nodeEvents(before, after)
+		if e.event == 0 && equality.Semantic.DeepEqual(before.Status.Images, after.Status.Images) {
 			return
 		}
 		s.cache.setNode(after)
+		if e.event == 0 {
+			return
+		}
 	}
 	s.happened(e)
 }
@@ -149,7 +207,8 @@ func nodeEvents(before, after *corev1.Node) (e event) {
 	return e
 }
 
-func (s *Scheduler) happened(e event) {
+func (s *Scheduler) happened(e change) {
+	e.namespace = s.watched.namespaceLabels
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.queue.happened(e, s.now())
@@ -163,24 +222,47 @@ func (s *Scheduler) podChanged(before, after *corev1.Pod) {
 	}
 	switch {
 	case after == nil:
-		s.dequeue(before)
-		s.cache.removePod(before.UID)
-		s.happened(podGone)
+		s.podLeft(before)
 	case podview.Finished(after):
-		s.dequeue(after)
-		s.cache.removePod(after.UID)
-		if before != nil && !podview.Finished(before) {
-			s.happened(podGone)
+		if before == nil || !podview.Finished(before) {
+			s.podLeft(after)
 		}
 	case after.Spec.NodeName != "":
 		s.dequeue(after)
-		if before != nil && before.Spec.NodeName != "" && sameToPlanning(before, after) {
-			return
-		}
-		s.cache.setPod(after)
-		s.happened(podAdded)
+		s.podBound(before, after)
 	default:
 		s.enqueue(before, after)
+	}
+}
+
+// podLeft takes note of a pod that takes up nothing any more, and of one that only
+// waited.
+func (s *Scheduler) podLeft(pod *corev1.Pod) {
+	s.dequeue(pod)
+	s.cache.removePod(pod.UID)
+	if pod.Spec.NodeName != "" || pod.Status.NominatedNodeName != "" {
+		s.happened(change{event: podGone, pod: place(pod)})
+	}
+}
+
+func (s *Scheduler) podBound(before, after *corev1.Pod) {
+	if before == nil || before.Spec.NodeName == "" {
+		s.happened(change{event: podAdded, pod: s.cache.setPod(after)})
+		return
+	}
+	if sameToPlanning(before, after) {
+		return
+	}
+	e := change{pod: s.cache.setPod(after)}
+	if !equality.Semantic.DeepEqual(before.Labels, after.Labels) {
+		e.event |= podLabelsChanged
+		e.before = before
+	}
+	if before.Generation != after.Generation || !equality.Semantic.DeepEqual(before.Status.Resize, after.Status.Resize) {
+		e.event |= podGone // it may take up less
+	}
+	if e.event != 0 {
+		s.happened(e)
 	}
 }
 
@@ -197,35 +279,14 @@ func (s *Scheduler) dequeue(pod *corev1.Pod) {
 }
 
 func (s *Scheduler) enqueue(before, after *corev1.Pod) {
-	name := after.Spec.SchedulerName
-	if name != Component && name != "" {
-		return
-	}
 	if after.DeletionTimestamp != nil || len(after.Spec.SchedulingGates) > 0 {
 		s.dequeue(after)
 		return
 	}
 	changed := before != nil && (!equality.Semantic.DeepEqual(before.Spec, after.Spec) || !equality.Semantic.DeepEqual(before.Labels, after.Labels))
+	pod := place(after)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queue.set(after, changed, s.now())
+	s.queue.set(pod, changed, s.now())
 	s.poke()
-}
-
-// conditionPatch is the status patch for a condition, and whether it says anything new.
-func conditionPatch(pod *corev1.Pod, c corev1.PodCondition, now time.Time) ([]byte, bool) {
-	c.LastTransitionTime = metav1.NewTime(now)
-	if old := podview.Condition(pod, c.Type); old != nil {
-		if old.Status == c.Status && old.Reason == c.Reason && old.Message == c.Message {
-			return nil, false
-		}
-		if old.Status == c.Status {
-			c.LastTransitionTime = old.LastTransitionTime
-		}
-	}
-	condition, err := json.Marshal(c)
-	if err != nil {
-		return nil, false // a PodCondition can always be marshalled
-	}
-	return fmt.Appendf(nil, `{"metadata":{"uid":%q},"status":{"conditions":[%s]}}`, pod.UID, condition), true
 }
