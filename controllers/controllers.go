@@ -26,12 +26,15 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/record"
 
+	"kontiki/controllers/clusterroles"
 	"kontiki/controllers/cronjob"
 	"kontiki/controllers/daemonset"
 	"kontiki/controllers/deployment"
 	"kontiki/controllers/disruption"
+	"kontiki/controllers/endpoints"
 	"kontiki/controllers/endpointslice"
 	"kontiki/controllers/garbage"
+	"kontiki/controllers/hpa"
 	"kontiki/controllers/job"
 	"kontiki/controllers/loadbalancer"
 	"kontiki/controllers/namespace"
@@ -41,15 +44,22 @@ import (
 	"kontiki/controllers/podsubnet"
 	"kontiki/controllers/podview"
 	"kontiki/controllers/replicaset"
+	"kontiki/controllers/resourcequota"
+	"kontiki/controllers/scaletarget"
 	"kontiki/controllers/scheduler"
+	"kontiki/controllers/slicemirror"
 	"kontiki/controllers/statefulset"
+	"kontiki/controllers/tokensecret"
 )
 
-// Config is what the controllers need. All fields but Logger and RootCA must be set.
+// Config is what the controllers need. All fields but Logger and RootCA must be set;
+// Connect sets the clients.
 type Config struct {
 	Client          kubernetes.Interface // system:kube-controller-manager, fenced by the term
 	Metadata        metadata.Interface   // the same user and fence
 	SchedulerClient kubernetes.Interface // system:kube-scheduler, fenced by the term
+	Targets         *scaletarget.Targets // what has a size; the same user and fence as Client
+	Metrics         hpa.Metrics          // what pods use
 
 	RootCA []byte // PEM that proves the API server; nothing is published if it is empty
 
@@ -66,8 +76,8 @@ type Config struct {
 }
 
 func (c Config) check() error {
-	if c.Client == nil || c.Metadata == nil || c.SchedulerClient == nil || c.Ring == nil {
-		return errors.New("controllers: Client, Metadata, SchedulerClient and Ring are all needed")
+	if c.Client == nil || c.Metadata == nil || c.SchedulerClient == nil || c.Targets == nil || c.Ring == nil {
+		return errors.New("controllers: Client, Metadata, SchedulerClient, Targets and Ring are all needed")
 	}
 	return nil
 }
@@ -152,6 +162,24 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 		}},
 		{name: podgc.Name, start: func() (runner, error) {
 			return podgc.New(client, shared, log, time.Now), nil
+		}},
+		{name: hpa.Name, needs: kinds("autoscaling/v2", "horizontalpodautoscalers"), start: func() (runner, error) {
+			return hpa.New(client, shared, config.Targets, config.Metrics, recorders.as(hpa.Component), log, time.Now), nil
+		}},
+		{name: resourcequota.Name, needs: kinds("v1", "resourcequotas", "persistentvolumeclaims"), start: func() (runner, error) {
+			return resourcequota.New(client, config.Metadata, config.Targets.Mapper, shared, log, time.Now), nil
+		}},
+		{name: endpoints.Name, needs: kinds("v1", "endpoints"), start: func() (runner, error) {
+			return endpoints.New(client, shared, recorders.as(endpoints.Component), log), nil
+		}},
+		{name: slicemirror.Name, needs: kinds("v1", "endpoints"), start: func() (runner, error) {
+			return slicemirror.New(client, shared, recorders.as(slicemirror.Component), log), nil
+		}},
+		{name: clusterroles.Name, needs: kinds("rbac.authorization.k8s.io/v1", "clusterroles"), start: func() (runner, error) {
+			return clusterroles.New(client, shared, log), nil
+		}},
+		{name: tokensecret.Name, needs: kinds("v1", "secrets", "serviceaccounts"), start: func() (runner, error) {
+			return tokensecret.New(client, shared, string(config.RootCA), log), nil
 		}},
 		{name: garbage.Name, start: func() (runner, error) {
 			return garbage.New(config.Metadata, client.Discovery(), log), nil

@@ -16,6 +16,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -24,10 +25,12 @@ import (
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/client-go/kubernetes/fake"
 	metadatafake "k8s.io/client-go/metadata/fake"
+	scalefake "k8s.io/client-go/scale/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
 
 	"kontiki/controllers/nodelifecycle"
+	"kontiki/controllers/scaletarget"
 )
 
 // ring holds every node for alive but those that are said to be dead.
@@ -56,6 +59,11 @@ func (r *ring) set(node string, dead bool) {
 	r.dead[node] = dead
 	r.changed <- struct{}{}
 }
+
+// noKinds knows no kinds, and never will.
+type noKinds struct{ meta.RESTMapper }
+
+func (noKinds) Reset() {}
 
 // tracker gives client-go's object tracker what controllers rely on and it lacks:
 // one order of resourceVersions, and conflicts. Calls come one at a time, under
@@ -185,6 +193,7 @@ func (c *cluster) start() {
 	go func() {
 		stopped <- Run(ctx, Config{
 			Client: c, SchedulerClient: c, Metadata: metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme()),
+			Targets:     &scaletarget.Targets{Scales: &scalefake.FakeScaleClient{}, Mapper: noKinds{meta.MultiRESTMapper{}}},
 			ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), NodePrefixLen: 24,
 			Ring:   c.ring,
 			Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/metadata"
 
 	"kontiki/apiserver"
 	"kontiki/controllers"
@@ -91,16 +90,8 @@ func (n *node) govern(ctx context.Context, term uint64) error {
 	if err != nil {
 		return err
 	}
-	config := n.api.Client(controllerUser(), apiserver.WithTerm(term))
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return err
-	}
-	meta, err := metadata.NewForConfig(config)
-	if err != nil {
-		return err
-	}
-	scheduler, err := kubernetes.NewForConfig(n.api.Client(schedulerUser(), apiserver.WithTerm(term)))
+	config, err := controllers.Connect(
+		n.api.Client(controllerUser(), apiserver.WithTerm(term)), n.api.Client(schedulerUser(), apiserver.WithTerm(term)))
 	if err != nil {
 		return err
 	}
@@ -124,18 +115,13 @@ func (n *node) govern(ctx context.Context, term uint64) error {
 		return objects.Run(ctx)
 	})
 	work.Go(func() error {
-		return controllers.Run(ctx, controllers.Config{
-			Client:          client,
-			Metadata:        meta,
-			SchedulerClient: scheduler,
-			RootCA:          n.charter.trust.Authority.CertPEM(),
-			ClusterCIDR:     n.charter.Settings.ClusterCIDR,
-			NodePrefixLen:   n.charter.Settings.NodePrefixLen,
-			LoadBalancer:    n.cfg.LoadBalancer == LoadBalancerNodes,
-			ReservedPorts:   []int32{int32(n.cfg.Port), int32(n.cfg.RingPort), overlay.TunnelPort},
-			Ring:            ringHealth{n.ring},
-			Logger:          n.log.With("room", "controllers"),
-		})
+		config.RootCA = n.charter.trust.Authority.CertPEM()
+		config.ClusterCIDR, config.NodePrefixLen = n.charter.Settings.ClusterCIDR, n.charter.Settings.NodePrefixLen
+		config.LoadBalancer = n.cfg.LoadBalancer == LoadBalancerNodes
+		config.ReservedPorts = []int32{int32(n.cfg.Port), int32(n.cfg.RingPort), overlay.TunnelPort}
+		config.Ring = ringHealth{n.ring}
+		config.Logger = n.log.With("room", "controllers")
+		return controllers.Run(ctx, config)
 	})
 	work.Go(func() error { return n.driveSecret(ctx, term) })
 	return work.Wait()

@@ -1,0 +1,156 @@
+// Package slicemirror copies the Endpoints that somebody keeps by hand, for a
+// Service without a selector, into EndpointSlices, which is what nodes go by.
+//
+// plan.go decides and is pure; controller.go does. Endpoints are handled by one
+// worker at a time. Only controllers imports this package.
+package slicemirror
+
+import (
+	"context"
+	"log/slog"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	discoverylisters "k8s.io/client-go/listers/discovery/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	"kontiki/controllers/loop"
+)
+
+// Name is the controller's name in logs; Component is the source of its events.
+const (
+	Name      = "slicemirror"
+	Component = "endpoint-slice-mirroring-controller"
+	workers   = 2
+)
+
+// Controller mirrors Endpoints.
+type Controller struct {
+	client kubernetes.Interface
+	events record.EventRecorder
+
+	serviceInformer, endpointInformer, sliceInformer cache.SharedIndexInformer
+
+	services  corelisters.ServiceLister
+	endpoints corelisters.EndpointsLister //nolint:staticcheck // the kind is deprecated, and served
+	nodes     corelisters.NodeLister
+	slices    discoverylisters.EndpointSliceLister
+	loop      *loop.Loop
+}
+
+// New makes the controller on shared informers.
+func New(client kubernetes.Interface, shared informers.SharedInformerFactory, events record.EventRecorder, log *slog.Logger) *Controller {
+	core, slices := shared.Core().V1(), shared.Discovery().V1().EndpointSlices()
+	return &Controller{
+		client: client, events: events,
+		serviceInformer: core.Services().Informer(), endpointInformer: core.Endpoints().Informer(), sliceInformer: slices.Informer(),
+		services: core.Services().Lister(), endpoints: core.Endpoints().Lister(), nodes: core.Nodes().Lister(), slices: slices.Lister(),
+		loop: loop.New(Name, log),
+	}
+}
+
+// Run works until ctx ends.
+func (c *Controller) Run(ctx context.Context) error {
+	err := loop.On(c.loop, c.endpointInformer, func(before, after *corev1.Endpoints) {
+		if after == nil {
+			after = before
+		}
+		c.loop.AddObject(after)
+	})
+	if err != nil {
+		return err
+	}
+	err = loop.On(c.loop, c.serviceInformer, func(before, after *corev1.Service) {
+		if after == nil {
+			after = before
+		}
+		c.loop.AddObject(after)
+	})
+	if err != nil {
+		return err
+	}
+	err = loop.On(c.loop, c.sliceInformer, func(before, after *discoveryv1.EndpointSlice) {
+		if after == nil {
+			after = before
+		}
+		if after.Labels[discoveryv1.LabelManagedBy] == managedBy {
+			c.loop.Add(after.Namespace + "/" + after.Labels[discoveryv1.LabelServiceName])
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return c.loop.Run(ctx, workers, c.sync)
+}
+
+func (c *Controller) sync(ctx context.Context, key string) error {
+	namespace, name, err := cache.SplitMetaNamespaceKey(key)
+	if err != nil {
+		return err
+	}
+	endpoints, err := c.endpoints.Endpoints(namespace).Get(name)
+	if apierrors.IsNotFound(err) {
+		endpoints, err = nil, nil
+	}
+	if err != nil {
+		return err
+	}
+	service, err := c.services.Services(namespace).Get(name)
+	if apierrors.IsNotFound(err) {
+		service, err = nil, nil
+	}
+	if err != nil {
+		return err
+	}
+	existing, err := c.slices.EndpointSlices(namespace).List(labels.SelectorFromSet(labels.Set{
+		discoveryv1.LabelServiceName: name, discoveryv1.LabelManagedBy: managedBy,
+	}))
+	if err != nil {
+		return err
+	}
+	err = c.do(ctx, plan(endpoints, service, existing, c.zone))
+	if err != nil && endpoints != nil && !loop.Expected(err) {
+		c.events.Eventf(endpoints, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices", "Error mirroring Endpoints %s/%s: %v", namespace, name, err)
+	}
+	return err
+}
+
+func (c *Controller) zone(node string) string {
+	n, err := c.nodes.Get(node)
+	if err != nil {
+		return ""
+	}
+	return n.Labels[corev1.LabelTopologyZone]
+}
+
+// do creates and updates before it removes, so that no endpoint is ever missing.
+func (c *Controller) do(ctx context.Context, todo actions) error {
+	for _, slice := range todo.create {
+		_, err := c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Create(ctx, slice, metav1.CreateOptions{})
+		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			return nil
+		}
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+	}
+	for _, slice := range todo.update {
+		if _, err := c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Update(ctx, slice, metav1.UpdateOptions{}); err != nil {
+			return err
+		}
+	}
+	for _, slice := range todo.remove {
+		err := c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Delete(ctx, slice.Name, *metav1.NewPreconditionDeleteOptions(string(slice.UID)))
+		if err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
+}
