@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -72,6 +73,8 @@ type Config struct {
 	ReservedPorts []int32
 
 	Ring   RingHealth
+	Since  time.Time    // when this node was elected
+	Health *Health      // told how the controllers are; may be nil
 	Logger *slog.Logger // slog.Default if nil
 }
 
@@ -84,13 +87,16 @@ func (c Config) check() error {
 
 // Run runs all controllers until ctx ends and each of them has stopped. It returns
 // an error, at once, for a Config that cannot work and for an API that cannot say
-// what it serves.
+// what it serves; and ErrHopeless when a controller does not stay up.
 func Run(ctx context.Context, config Config) error {
 	if err := config.check(); err != nil {
 		return err
 	}
 	if config.Logger == nil {
 		config.Logger = slog.Default()
+	}
+	if config.Health == nil {
+		config.Health = &Health{}
 	}
 	recorders := newRecorders(ctx, config)
 	defer recorders.stop()
@@ -109,10 +115,20 @@ func Run(ctx context.Context, config Config) error {
 		}
 		all[i].first = first
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	shared.StartWithContext(ctx)
+	var watching sync.WaitGroup
 	defer shared.Shutdown()
-	supervise(ctx, config.Logger, all)
-	return nil
+	defer watching.Wait()
+	defer cancel()
+	watching.Go(func() {
+		shared.WaitForCacheSyncWithContext(ctx)
+		if after := time.Since(config.Since); ctx.Err() == nil {
+			config.Health.activeAfter(after)
+			config.Logger.Info("controllers are active", "after", after)
+		}
+	})
+	return supervise(ctx, config.Logger, config.Health, all)
 }
 
 func assemble(config Config, shared informers.SharedInformerFactory, recorders *recorders) []controller {

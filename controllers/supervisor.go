@@ -2,23 +2,30 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 )
 
-// Back-off of a controller that panicked. One that ran for a while starts anew.
+// ErrHopeless says that a controller stops again and again on this node: another
+// may do better as the leader.
+var ErrHopeless = errors.New("a controller does not stay up on this node")
+
+// Back-off of a controller that panicked. One that ran for a while starts anew; one
+// that never does, for some 25 s, is given up.
 const (
 	firstRestart = 100 * time.Millisecond
 	lastRestart  = 30 * time.Second
 	stable       = time.Minute
+	hopeless     = 9
 )
 
 // controller is one of those the supervisor runs. start makes a fresh one: what a
@@ -34,24 +41,35 @@ type runner interface {
 	Run(ctx context.Context) error
 }
 
-// supervise runs all controllers until ctx ends and each has returned.
-func supervise(ctx context.Context, log *slog.Logger, all []controller) {
-	var running sync.WaitGroup
+// supervise runs all controllers until ctx ends, or one of them is given up, and
+// each has returned.
+func supervise(ctx context.Context, log *slog.Logger, health *Health, all []controller) error {
+	running, ctx := errgroup.WithContext(ctx)
 	for _, c := range all {
-		running.Go(func() { keepRunning(ctx, log.With("controller", c.name), &c) })
+		running.Go(func() error { return keepRunning(ctx, log.With("controller", c.name), health, &c) })
 	}
-	running.Wait()
+	return running.Wait()
 }
 
-func keepRunning(ctx context.Context, log *slog.Logger, c *controller) {
+func keepRunning(ctx context.Context, log *slog.Logger, health *Health, c *controller) error {
+	defer health.ended(c.name)
 	for wait := firstRestart; ctx.Err() == nil; wait = min(2*wait, lastRestart) {
 		began := time.Now()
+		health.started(c.name)
+		well := time.AfterFunc(stable, func() { health.recovered(c.name) })
 		err := runOnce(ctx, c)
+		well.Stop()
 		if ctx.Err() != nil {
-			return
+			return nil
+		}
+		if err == nil {
+			err = errors.New("it returned without being asked to")
 		}
 		if time.Since(began) > stable {
 			wait = firstRestart
+		}
+		if health.failed(c.name, err) >= hopeless {
+			return fmt.Errorf("%w: %s: %w", ErrHopeless, c.name, err)
 		}
 		log.Error("controller stopped, starting it again", "error", err, "after", wait)
 		timer := time.NewTimer(wait)
@@ -61,6 +79,7 @@ func keepRunning(ctx context.Context, log *slog.Logger, c *controller) {
 		case <-timer.C:
 		}
 	}
+	return nil
 }
 
 func runOnce(ctx context.Context, c *controller) (err error) {

@@ -195,11 +195,15 @@ func TestNeverFasterThanAllowed(t *testing.T) {
 			if sizes = append(sizes, in.Replicas); in.Replicas < 1 || in.Replicas > 20 {
 				t.Fatalf("size %d", in.Replicas)
 			}
-			// Within one period the sizes must not be further apart than the policy says.
-			for j := max(0, len(sizes)-1-int(period/5)); j < len(sizes)-1; j++ {
-				if diff := in.Replicas - sizes[j]; diff > pods || -diff > pods {
-					t.Fatalf("from %d to %d in %v: sizes %v, %d pods in %d s allowed", sizes[j], in.Replicas, time.Duration(len(sizes)-1-j)*step, sizes, pods, period)
-				}
+			// Compared with what it was a period ago it did not move further than allowed.
+			cutoff := time.Duration(i)*step - time.Duration(period)*time.Second
+			was := sizes[0]
+			if cutoff >= 0 {
+				was = sizes[int(cutoff/step)+1]
+			}
+			before := sizes[len(sizes)-2]
+			if in.Replicas > before && in.Replicas-was > pods || in.Replicas < before && was-in.Replicas > pods {
+				t.Fatalf("from %d to %d within %d s, %d pods allowed: %v", was, in.Replicas, period, pods, sizes)
 			}
 		}
 	})

@@ -1,6 +1,7 @@
 package slicemirror
 
 import (
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,5 +47,6 @@ func tell(all []*discoveryv1.EndpointSlice) (texts []string) {
 		}
 		texts = append(texts, text)
 	}
+	slices.Sort(texts) // names are hashes
 	return texts
 }
