@@ -54,6 +54,7 @@ func (n *node) reign(ctx context.Context, term uint64, changed <-chan raftstore.
 		case err := <-done:
 			if err != nil && ctx.Err() == nil {
 				n.log.Error("the leader's work ended; it will be started again", "term", term, "err", err)
+				n.yield(err)
 			}
 			return
 		case l := <-changed:
@@ -68,9 +69,24 @@ func (n *node) reign(ctx context.Context, term uint64, changed <-chan raftstore.
 	}
 }
 
+// yieldPause is how long a node keeps leadership at least after it has given it away
+// over its controllers: where they fail on every node, it must not go in circles.
+const yieldPause = 10 * time.Minute
+
+// yield hands leadership over when a controller does not stay up here.
+func (n *node) yield(err error) {
+	if !errors.Is(err, controllers.ErrHopeless) || !n.yielded.IsZero() && time.Since(n.yielded) < yieldPause {
+		return
+	}
+	n.yielded = time.Now()
+	n.log.Warn("a controller does not stay up on this node: handing leadership over", "err", err)
+	n.store.HandOver()
+}
+
 // govern does the leader's work. All that it writes carries the term, and is
 // refused once another leader's term has begun.
 func (n *node) govern(ctx context.Context, term uint64) error {
+	elected := time.Now()
 	fixed, err := n.store.Barrier(ctx)
 	if err != nil {
 		return fmt.Errorf("wait for the entries of earlier terms: %w", err)
@@ -120,6 +136,7 @@ func (n *node) govern(ctx context.Context, term uint64) error {
 		config.LoadBalancer = n.cfg.LoadBalancer == LoadBalancerNodes
 		config.ReservedPorts = []int32{int32(n.cfg.Port), int32(n.cfg.RingPort), overlay.TunnelPort}
 		config.Ring = ringHealth{n.ring}
+		config.Since, config.Health = elected, n.health
 		config.Logger = n.log.With("room", "controllers")
 		return controllers.Run(ctx, config)
 	})

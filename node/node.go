@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"kontiki/apiserver"
+	"kontiki/controllers"
 	"kontiki/gossip"
 	"kontiki/internal/port"
 	"kontiki/overlay"
@@ -41,6 +42,8 @@ type node struct {
 
 	clock    *pki.Clock
 	problems *problems
+	health   *controllers.Health
+	yielded  time.Time // when this node last gave leadership away over its controllers; of lead alone
 }
 
 // Run runs a node until ctx ends, and then stops it in order: leadership is
@@ -56,6 +59,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	defer unlock()
 	n := &node{cfg: cfg, log: cfg.Logger, problems: newProblems(cfg.Logger)}
+	n.health = &controllers.Health{Report: n.problems.report, Solved: n.problems.solved}
 	n.phase.Store("starting")
 	routeKlog(cfg.Logger)
 	localLists()
@@ -156,6 +160,9 @@ func (n *node) boot(ctx context.Context, life *lifecycle) (err error) {
 		return err
 	}
 	if err := n.startWork(ctx, life); err != nil {
+		return err
+	}
+	if err := n.showMetrics(n.health, life); err != nil {
 		return err
 	}
 	life.start("leadership", n.lead)
