@@ -5,6 +5,8 @@ import (
 
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // enters namespaces in C, before Go's runtime begins
+
+	_ "kontiki/runtime/shim/pause" // likewise, when this is executed as "pause"
 )
 
 // libcontainer starts each container by executing this very program again with

@@ -2,29 +2,121 @@ package agent
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	sysctls "k8s.io/component-helpers/node/util/sysctl"
+	resourcehelper "k8s.io/component-helpers/resource"
 
 	"kontiki/runtime/pod"
 )
 
+// refusal is why a pod cannot be on this node, in upstream's words.
+type refusal struct{ reason, message string }
+
 // admit refuses a pod that cannot be on this node beside those that are: whoever
 // named the node did not look. Such a pod fails, as on a kubelet.
 func (a *Agent) admit(rec *pod.Record) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, r := range a.pods {
-		other := r.poster.snapshot()
-		if other.Status.Phase == corev1.PodSucceeded || other.Status.Phase == corev1.PodFailed {
-			continue
-		}
-		if port := sharedHostPort(rec.Pod, other); port != 0 {
-			rec.Stopping = &pod.Stopping{At: time.Now(), Grace: time.Second, Phase: corev1.PodFailed, Reason: "NodePorts",
-				Message: fmt.Sprintf("Pod was rejected: host port %d is taken by pod %s/%s", port, other.Namespace, other.Name)}
-			return
+	var others []*corev1.Pod
+	for _, p := range a.snapshots() {
+		if p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
+			others = append(others, p)
 		}
 	}
+	room := allocatable(a.host)
+	room[corev1.ResourcePods] = *podsQuantity(&a.cfg)
+	no := refuse(rec.Pod, others, room, a.cfg.AllowedUnsafeSysctls)
+	if no == nil {
+		return
+	}
+	rec.Stopping = &pod.Stopping{At: time.Now(), Grace: time.Second, Phase: corev1.PodFailed, Reason: no.reason, Message: "Pod was rejected: " + no.message}
+	(api{a}).Event(rec.Pod, "", corev1.EventTypeWarning, no.reason, no.message)
+}
+
+// refuse decides about a new pod, in upstream's order.
+func refuse(p *corev1.Pod, others []*corev1.Pod, room corev1.ResourceList, unsafe []string) *refusal {
+	if os := p.Spec.OS; os != nil && os.Name != corev1.Linux {
+		return &refusal{"PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"}
+	}
+	if no := forbiddenSysctl(p, unsafe); no != nil {
+		return no
+	}
+	if no := missingRoom(p, others, room); no != nil {
+		return no
+	}
+	for _, other := range others {
+		if port := sharedHostPort(p, other); port != 0 {
+			return &refusal{"NodePorts", fmt.Sprintf("host port %d is taken by pod %s/%s", port, other.Namespace, other.Name)}
+		}
+	}
+	return nil
+}
+
+// safeSysctls are upstream's: a pod has them for itself, and no other feels them.
+var safeSysctls = []string{
+	"kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range",
+	"net.ipv4.ip_unprivileged_port_start", "net.ipv4.ip_local_reserved_ports", "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout",
+	"net.ipv4.tcp_keepalive_intvl", "net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem",
+}
+
+// forbiddenSysctl finds one that is neither safe nor allowed on this node.
+func forbiddenSysctl(p *corev1.Pod, unsafe []string) *refusal {
+	if p.Spec.SecurityContext == nil {
+		return nil
+	}
+	for _, s := range p.Spec.SecurityContext.Sysctls {
+		name := pod.SysctlName(s.Name)
+		if !slices.Contains(safeSysctls, name) && !slices.ContainsFunc(unsafe, func(pattern string) bool { return sysctlFits(pattern, name) }) {
+			return &refusal{"SysctlForbidden", fmt.Sprintf("forbidden sysctl: %q not allowlisted", name)}
+		}
+		if ns, _, _ := sysctls.GetNamespace(name); ns == sysctls.NetNamespace && p.Spec.HostNetwork || ns == sysctls.IPCNamespace && p.Spec.HostIPC {
+			return &refusal{"SysctlForbidden", fmt.Sprintf("forbidden sysctl: %q not allowed with host %s enabled", name, ns)}
+		}
+	}
+	return nil
+}
+
+// sysctlFits: a pattern is a name, or the beginning of names with a star after it.
+func sysctlFits(pattern, name string) bool {
+	pattern = pod.SysctlName(pattern)
+	if n := len(pattern) - 1; n >= 0 && pattern[n] == '*' {
+		return len(name) >= n && name[:n] == pattern[:n]
+	}
+	return pattern == name
+}
+
+// missingRoom finds a resource of which others have left less than the pod asks for.
+func missingRoom(p *corev1.Pod, others []*corev1.Pod, room corev1.ResourceList) *refusal {
+	if most := room.Pods().Value(); int64(len(others))+1 > most {
+		return outOf(corev1.ResourcePods, 1, int64(len(others)), most)
+	}
+	asked := resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{})
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage} {
+		amount := func(list corev1.ResourceList) int64 {
+			q := list[name]
+			if name == corev1.ResourceCPU {
+				return q.MilliValue()
+			}
+			return q.Value()
+		}
+		want := amount(asked)
+		if want == 0 {
+			continue
+		}
+		used := int64(0)
+		for _, other := range others {
+			used += amount(resourcehelper.PodRequests(other, resourcehelper.PodResourcesOptions{}))
+		}
+		if most := amount(room); used+want > most {
+			return outOf(name, want, used, most)
+		}
+	}
+	return nil
+}
+
+func outOf(name corev1.ResourceName, requested, used, capacity int64) *refusal {
+	return &refusal{"OutOf" + string(name), fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity)}
 }
 
 // sharedHostPort is a port of the node that both pods want, or 0.

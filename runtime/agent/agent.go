@@ -66,7 +66,9 @@ type Config struct {
 	Version       string       // kubeletVersion of nodeInfo, DefaultVersion by default
 	MaxPods       int          // 110 by default
 	Labels        map[string]string
-	Logger        *slog.Logger
+	// AllowedUnsafeSysctls are sysctls, or beginnings of them with a star, that pods may set beside the safe ones.
+	AllowedUnsafeSysctls []string
+	Logger               *slog.Logger
 }
 
 func (c *Config) complete() error {

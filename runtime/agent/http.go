@@ -149,7 +149,7 @@ func (a *Agent) stillRuns(t logTarget) bool {
 }
 
 func findStatus(st *corev1.PodStatus, container string) *corev1.ContainerStatus {
-	for _, list := range [][]corev1.ContainerStatus{st.ContainerStatuses, st.InitContainerStatuses} {
+	for _, list := range [][]corev1.ContainerStatus{st.ContainerStatuses, st.InitContainerStatuses, st.EphemeralContainerStatuses} {
 		for i := range list {
 			if list[i].Name == container {
 				return &list[i]

@@ -12,6 +12,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"kontiki/runtime/pod"
 )
 
 // memoryReserved is kept from pods, as upstream keeps its hard eviction threshold.
@@ -75,7 +77,7 @@ func planNodeStatus(st *corev1.NodeStatus, f nodeFacts) {
 		corev1.ResourceCPU:              *resource.NewQuantity(int64(f.Host.CPUs), resource.DecimalSI),
 		corev1.ResourceMemory:           *resource.NewQuantity(f.Host.MemoryBytes, resource.BinarySI),
 		corev1.ResourceEphemeralStorage: *resource.NewQuantity(f.Host.StorageBytes, resource.BinarySI),
-		corev1.ResourcePods:             *resource.NewQuantity(int64(f.Config.MaxPods), resource.DecimalSI),
+		corev1.ResourcePods:             *podsQuantity(f.Config),
 	}
 	st.Capacity, st.Allocatable = capacity, allocatable(f.Host)
 	st.Allocatable[corev1.ResourcePods] = capacity[corev1.ResourcePods]
@@ -86,6 +88,7 @@ func planNodeStatus(st *corev1.NodeStatus, f nodeFacts) {
 		ContainerRuntimeVersion: "kontiki://" + f.Config.Version, KubeletVersion: f.Config.Version,
 	}
 	st.Images = f.Images
+	st.RuntimeHandlers = []corev1.NodeRuntimeHandler{{Name: ""}, {Name: pod.RuntimeHandler}}
 	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status"}
 	if f.NotReady != nil {
 		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, "KubeletNotReady", f.NotReady.Error()
@@ -98,6 +101,10 @@ func planNodeStatus(st *corev1.NodeStatus, f nodeFacts) {
 	} {
 		setNodeCondition(st, c, f.Now)
 	}
+}
+
+func podsQuantity(c *Config) *resource.Quantity {
+	return resource.NewQuantity(int64(c.MaxPods), resource.DecimalSI)
 }
 
 // allocatable is what pods may have of the machine.

@@ -8,6 +8,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 )
@@ -35,6 +36,21 @@ func (o *objects) ConfigMap(ctx context.Context, namespace, name string) (*corev
 
 func (o *objects) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	return o.client.CoreV1().Secrets(namespace).Get(ctx, name, local)
+}
+
+// RuntimeHandler implements pod.Objects. What the replica does not know yet is asked of the latest state.
+func (o *objects) RuntimeHandler(ctx context.Context, class string) (string, error) {
+	rc, err := o.client.NodeV1().RuntimeClasses().Get(ctx, class, local)
+	if apierrors.IsNotFound(err) {
+		rc, err = o.client.NodeV1().RuntimeClasses().Get(ctx, class, metav1.GetOptions{})
+	}
+	switch {
+	case apierrors.IsNotFound(err):
+		return "", err
+	case err != nil:
+		return "", fmt.Errorf("failed to lookup RuntimeClass %s: %w", class, err)
+	}
+	return rc.Handler, nil
 }
 
 // Token returns a token of the pod's service account, the same until four

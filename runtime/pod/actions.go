@@ -86,19 +86,11 @@ func (w *Worker) doSandbox(ctx context.Context) {
 		p.Failure, p.RetryAt = err.Error(), w.deps.Now().Add(waitStep)
 		return
 	}
-	spec := shim.SandboxSpec{
-		ID: string(pod.UID), PodUID: string(pod.UID), QOS: shim.QOSClass(qosClass(&pod.Spec)), Hostname: hostname(pod),
-		HostNetwork: pod.Spec.HostNetwork, HostIPC: pod.Spec.HostIPC, Resources: podResources(&pod.Spec), Labels: map[string]string{LabelUID: string(pod.UID)},
-	}
-	if sc := pod.Spec.SecurityContext; sc != nil {
-		for _, s := range sc.Sysctls {
-			if spec.Sysctls == nil {
-				spec.Sysctls = map[string]string{}
-			}
-			spec.Sysctls[s.Name] = s.Value
-		}
-	}
 	err := func() error {
+		spec, err := w.sandboxSpec(ctx)
+		if err != nil {
+			return err
+		}
 		sandbox, err := w.deps.Shim.CreateSandbox(ctx, spec)
 		if err != nil {
 			return err
@@ -167,7 +159,7 @@ func (w *Worker) doStart(ctx context.Context, name string) {
 		c.CreateWhy = "CreateContainerConfigError"
 		c.Create.fail(err, now)
 		w.event(name, corev1.EventTypeWarning, "Failed", "Error: "+err.Error())
-	case errors.Is(err, shim.ErrUnavailable), errors.Is(err, os.ErrNotExist):
+	case errors.Is(err, shim.ErrUnavailable), errors.Is(err, shim.ErrNotRunning), errors.Is(err, os.ErrNotExist):
 		c.CreateWhy = "CreateContainerError"
 		c.Create.fail(err, now)
 		c.Image.Ready = false // look again: it may be that which is gone
@@ -190,10 +182,13 @@ func (w *Worker) doStart(ctx context.Context, name string) {
 
 // kindOf is what a container is to the pod, in the words of upstream's metrics.
 func (w *Worker) kindOf(name string) string {
-	if isMain(&w.rec.Pod.Spec, name) {
-		return "container"
+	switch spec := &w.rec.Pod.Spec; {
+	case isInit(spec, name):
+		return "init_container"
+	case isEphemeral(spec, name):
+		return "ephemeral_container"
 	}
-	return "init_container"
+	return "container"
 }
 
 func (w *Worker) start(ctx context.Context, c *Container, spec *corev1.Container) error {

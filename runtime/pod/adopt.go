@@ -51,6 +51,9 @@ func (w *Worker) began(name string, c *Container) {
 
 // exited takes the end of a container into the record, once.
 func (w *Worker) exited(e shim.Exit) {
+	if e.ContainerID == shim.PauseID(string(w.rec.Pod.UID)) && w.rec.Stopping == nil {
+		w.rec.Sandbox = Phase{} // what all shared is gone, and they with it
+	}
 	for name, c := range w.rec.Containers {
 		if c.ID != e.ContainerID || c.State != Running {
 			continue
@@ -110,14 +113,19 @@ func (w *Worker) settle(ctx context.Context) {
 
 const maxTerminationMessage = 4096
 
+// terminationMessage is the end of what a container wrote as its last words.
 func (w *Worker) terminationMessage(name string, c *Container) string {
 	f, err := os.Open(filepath.Join(w.containerDir(name), fmt.Sprintf("termination-log.%d", c.Attempt)))
 	if err != nil {
 		return ""
 	}
 	defer f.Close()
-	buf := make([]byte, maxTerminationMessage)
-	n, _ := f.Read(buf)
+	fi, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	buf := make([]byte, min(fi.Size(), maxTerminationMessage))
+	n, _ := f.ReadAt(buf, fi.Size()-int64(len(buf)))
 	return string(buf[:n])
 }
 

@@ -30,6 +30,25 @@ func hostname(pod *corev1.Pod) string {
 	return name
 }
 
+// maxKernelHostname is what fits into the kernel's name of a node (uname(2)).
+const maxKernelHostname = 64
+
+// kernelHostname is what a pod's containers are told as the name of their machine.
+func kernelHostname(pod *corev1.Pod, domain string) (string, error) {
+	name := hostname(pod)
+	if o := pod.Spec.HostnameOverride; o != nil && *o != "" {
+		return *o, nil
+	}
+	if set := pod.Spec.SetHostnameAsFQDN; set == nil || !*set || pod.Spec.Subdomain == "" {
+		return name, nil
+	}
+	fqdn := fmt.Sprintf("%s.%s.%s.svc.%s", name, pod.Spec.Subdomain, pod.Namespace, domain)
+	if len(fqdn) > maxKernelHostname {
+		return "", fmt.Errorf("failed to construct FQDN from Pod hostname and cluster domain, FQDN %s is too long (%d characters is the max, %d characters requested)", fqdn, maxKernelHostname, len(fqdn))
+	}
+	return fqdn, nil
+}
+
 func hostsFile(pod *corev1.Pod, ips []string, domain string) string {
 	var b strings.Builder
 	b.WriteString("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nfe00::\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
@@ -159,7 +178,11 @@ func (w *Worker) writeFiles() error {
 	if err != nil && !os.IsNotExist(err) {
 		return err
 	}
-	for name, body := range map[string]string{"etc.hosts": hosts, "etc.hostname": hostname(w.rec.Pod) + "\n", "resolv.conf": resolvConf(w.rec.Pod, w.deps.DNS, parseResolver(own))} {
+	host, err := kernelHostname(w.rec.Pod, w.deps.DNS.Domain)
+	if err != nil {
+		return err
+	}
+	for name, body := range map[string]string{"etc.hosts": hosts, "etc.hostname": host + "\n", "resolv.conf": resolvConf(w.rec.Pod, w.deps.DNS, parseResolver(own))} {
 		if err := writeInPlace(filepath.Join(w.dir, name), body); err != nil {
 			return err
 		}

@@ -219,3 +219,5 @@ func TestCapabilities(t *testing.T) {
 		}
 	}
 }
+
+func (objects) RuntimeHandler(context.Context, string) (string, error) { return "", nil }

@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -156,7 +157,7 @@ func (r *Record) SetPod(pod *corev1.Pod) {
 	if r.Containers == nil {
 		r.Containers = map[string]*Container{}
 	}
-	for _, c := range append(append([]corev1.Container{}, p.Spec.InitContainers...), p.Spec.Containers...) {
+	for _, c := range r.all() {
 		if r.Containers[c.Name] == nil {
 			r.Containers[c.Name] = &Container{}
 		}
@@ -215,6 +216,25 @@ func writeSynced(path string, b []byte, mode os.FileMode) error {
 // containerID is the same for the same attempt, whoever asks: creating it again is harmless.
 func containerID(pod *corev1.Pod, name string, attempt int) string {
 	return fmt.Sprintf("%s.%s.%d", pod.UID, name, attempt)
+}
+
+// ephemerals are the containers that were added to a pod for looking into it, in
+// the shape of the others.
+func ephemerals(spec *corev1.PodSpec) []*corev1.Container {
+	list := make([]*corev1.Container, 0, len(spec.EphemeralContainers))
+	for i := range spec.EphemeralContainers {
+		c := corev1.Container(spec.EphemeralContainers[i].EphemeralContainerCommon)
+		list = append(list, &c)
+	}
+	return list
+}
+
+func isEphemeral(spec *corev1.PodSpec, name string) bool {
+	return slices.ContainsFunc(spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return c.Name == name })
+}
+
+func isInit(spec *corev1.PodSpec, name string) bool {
+	return slices.ContainsFunc(spec.InitContainers, func(c corev1.Container) bool { return c.Name == name })
 }
 
 func isSidecar(c *corev1.Container) bool {

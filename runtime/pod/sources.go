@@ -11,6 +11,8 @@ import (
 type Objects interface {
 	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
 	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
+	// RuntimeHandler is the handler that a RuntimeClass names.
+	RuntimeHandler(ctx context.Context, class string) (string, error)
 	Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error)
 }
 

@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,10 +10,63 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	sysctls "k8s.io/component-helpers/node/util/sysctl"
 
 	"kontiki/runtime/image"
 	"kontiki/runtime/shim"
 )
+
+// RuntimeHandler is the handler of a RuntimeClass that this node has; the empty one is the same.
+const RuntimeHandler = "runc"
+
+// sandboxSpec translates what a pod's containers share.
+func (w *Worker) sandboxSpec(ctx context.Context) (shim.SandboxSpec, error) {
+	pod := w.rec.Pod
+	if class := pod.Spec.RuntimeClassName; class != nil && *class != "" {
+		handler, err := w.deps.Objects.RuntimeHandler(ctx, *class)
+		if err != nil {
+			return shim.SandboxSpec{}, err
+		}
+		if handler != "" && handler != RuntimeHandler {
+			return shim.SandboxSpec{}, fmt.Errorf("failed to get sandbox runtime: no runtime for %q is configured", handler)
+		}
+	}
+	host, err := kernelHostname(pod, w.deps.DNS.Domain)
+	if err != nil {
+		return shim.SandboxSpec{}, err
+	}
+	spec := shim.SandboxSpec{
+		ID: string(pod.UID), PodUID: string(pod.UID), QOS: shim.QOSClass(qosClass(&pod.Spec)), Hostname: host,
+		HostNetwork: pod.Spec.HostNetwork, HostIPC: pod.Spec.HostIPC, SharePID: pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace && !pod.Spec.HostPID,
+		Resources: podResources(&pod.Spec), Labels: map[string]string{LabelUID: string(pod.UID)},
+	}
+	if sc := pod.Spec.SecurityContext; sc != nil && len(sc.Sysctls) > 0 {
+		spec.Sysctls = map[string]string{}
+		for _, s := range sc.Sysctls {
+			spec.Sysctls[SysctlName(s.Name)] = s.Value
+		}
+	}
+	return spec, nil
+}
+
+// SysctlName is a sysctl's name with dots, however it was written (sysctl.d(5)).
+func SysctlName(name string) string { return sysctls.NormalizeName(name) }
+
+// joined is the container whose processes an ephemeral container is to see, by its id.
+func (w *Worker) joined(name string) (string, error) {
+	for i := range w.rec.Pod.Spec.EphemeralContainers {
+		c := &w.rec.Pod.Spec.EphemeralContainers[i]
+		if c.Name != name || c.TargetContainerName == "" {
+			continue
+		}
+		target := w.rec.Containers[c.TargetContainerName]
+		if target == nil || target.State != Running {
+			return "", fmt.Errorf("unable to find target container %s", c.TargetContainerName)
+		}
+		return target.ID, nil
+	}
+	return "", nil
+}
 
 // containerSpec translates a container into what the shim runs. The same attempt
 // always gives the same specification, so that creating it can be repeated.
@@ -30,16 +84,23 @@ func (w *Worker) containerSpec(s *sources, c *corev1.Container, img image.Image,
 	if err != nil {
 		return shim.ContainerSpec{}, err
 	}
+	host, err := kernelHostname(pod, w.deps.DNS.Domain)
+	if err != nil {
+		return shim.ContainerSpec{}, err
+	}
 	args, err := command(c, img, vars)
 	if err != nil {
 		return shim.ContainerSpec{}, err
 	}
 	spec := shim.ContainerSpec{
-		ID: id, SandboxID: string(pod.UID), Args: args, Env: environ(img, vars, hostname(pod)), Cwd: c.WorkingDir, User: user,
+		ID: id, SandboxID: string(pod.UID), Args: args, Env: environ(img, vars, host), Cwd: c.WorkingDir, User: user,
 		Rootfs: rootfs, Mounts: mounts,
 		Resources: containerResources(c), OOMScoreAdj: oomScore(pod, c, s.allocatable.Memory().Value()),
 		HostPID: pod.Spec.HostPID, Tty: c.TTY, Stdin: c.Stdin,
 		Labels: map[string]string{LabelUID: string(pod.UID), LabelContainer: c.Name},
+	}
+	if spec.JoinPID, err = w.joined(c.Name); err != nil {
+		return shim.ContainerSpec{}, err
 	}
 	if spec.Cwd == "" {
 		spec.Cwd = img.Config.Config.WorkingDir
@@ -215,6 +276,7 @@ func podResources(spec *corev1.PodSpec) shim.Resources {
 		limitedCPU = limitedCPU && !l.Cpu().IsZero()
 		limitedMemory = limitedMemory && !l.Memory().IsZero()
 	}
+	cpu, quota, memory = cpu+spec.Overhead.Cpu().MilliValue(), quota+spec.Overhead.Cpu().MilliValue(), memory+spec.Overhead.Memory().Value()
 	total.CPUShares = shares(cpu)
 	if limitedCPU && quota > 0 {
 		total.CPUPeriod, total.CPUQuota = 100_000, max(quota*100, 1000)

@@ -44,6 +44,11 @@ func Status(r *Record, v View) corev1.PodStatus {
 	for i := range spec.Containers {
 		s.ContainerStatuses = append(s.ContainerStatuses, r.containerStatus(&spec.Containers[i], initialized, v.Now))
 	}
+	for _, c := range ephemerals(spec) {
+		st := r.containerStatus(c, true, v.Now)
+		st.Ready, st.Started = false, nil // it serves nobody
+		s.EphemeralContainerStatuses = append(s.EphemeralContainerStatuses, st)
+	}
 	s.Phase = phase(r, initialized)
 	if r.Stopping != nil && (s.Phase == corev1.PodFailed || s.Phase == corev1.PodSucceeded) {
 		s.Reason, s.Message = r.Stopping.Reason, r.Stopping.Message
@@ -115,7 +120,7 @@ func (r *Record) containerStatus(c *corev1.Container, turn bool, now time.Time) 
 	started := st.State == Running && st.Started
 	s.Started = &started
 	s.Ready = st.State == Running && st.Ready
-	if !isMain(&r.Pod.Spec, c.Name) && !isSidecar(c) {
+	if isInit(&r.Pod.Spec, c.Name) && !isSidecar(c) {
 		s.Ready = st.State == Exited && st.Ended.Code == 0 // an init container is ready when it is done
 	}
 	switch st.State {
@@ -148,12 +153,15 @@ func (r *Record) waiting(st *Container, turn bool) *corev1.ContainerStateWaiting
 	return &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}
 }
 
+// policyOf is what becomes of a container that ends.
 func (r *Record) policyOf(c *corev1.Container) corev1.RestartPolicy {
 	policy := r.Pod.Spec.RestartPolicy
-	if isSidecar(c) {
+	switch {
+	case isSidecar(c):
 		return corev1.RestartPolicyAlways
-	}
-	if policy == corev1.RestartPolicyAlways && !isMain(&r.Pod.Spec, c.Name) {
+	case isEphemeral(&r.Pod.Spec, c.Name):
+		return corev1.RestartPolicyNever
+	case policy == corev1.RestartPolicyAlways && isInit(&r.Pod.Spec, c.Name):
 		return corev1.RestartPolicyOnFailure
 	}
 	return policy

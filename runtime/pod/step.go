@@ -135,6 +135,7 @@ func (p *plan) up(r *Record, now time.Time) {
 			turn = append(turn, &spec.Containers[i])
 		}
 	}
+	turn = append(turn, ephemerals(spec)...) // whatever the others do: they are for finding out why
 	// Images are looked for while namespaces and volumes are made.
 	for _, c := range turn {
 		p.image(r, c, now)
@@ -144,13 +145,7 @@ func (p *plan) up(r *Record, now time.Time) {
 		return
 	}
 	for _, c := range turn {
-		policy := spec.RestartPolicy
-		if isSidecar(c) {
-			policy = corev1.RestartPolicyAlways
-		} else if !isMain(spec, c.Name) && policy == corev1.RestartPolicyAlways {
-			policy = corev1.RestartPolicyOnFailure
-		}
-		p.container(r, c, policy, now)
+		p.container(r, c, r.policyOf(c), now)
 	}
 	p.keepEnding(r, now)
 }
@@ -312,7 +307,7 @@ func (p *plan) end(r *Record, c *corev1.Container, grace time.Duration, now time
 	}
 }
 
-// all lists the pod's containers, init containers first.
+// all lists the pod's containers: init containers, main ones, ephemeral ones.
 func (r *Record) all() []*corev1.Container {
 	spec := &r.Pod.Spec
 	list := make([]*corev1.Container, 0, len(spec.InitContainers)+len(spec.Containers))
@@ -322,7 +317,7 @@ func (r *Record) all() []*corev1.Container {
 	for i := range spec.Containers {
 		list = append(list, &spec.Containers[i])
 	}
-	return list
+	return append(list, ephemerals(spec)...)
 }
 
 // down brings a pod towards its end: main containers, then sidecars from the
@@ -356,7 +351,7 @@ func (p *plan) down(r *Record, now time.Time) {
 // stopRuns ends containers; true: some are left.
 func (p *plan) stopRuns(r *Record, now time.Time) (left bool) {
 	all, spec := r.all(), &r.Pod.Spec
-	mains := 0
+	later := 0
 	deadline := r.Stopping.At.Add(r.Stopping.Grace)
 	for i := len(all) - 1; i >= 0; i-- {
 		c := all[i]
@@ -370,10 +365,10 @@ func (p *plan) stopRuns(r *Record, now time.Time) (left bool) {
 			p.reap(st, c.Name, now)
 		case st.State == Running:
 			left = true
-			if !isMain(spec, c.Name) && mains > 0 {
+			if isInit(spec, c.Name) && later > 0 {
 				continue // sidecars serve until those after them are gone
 			}
-			mains++
+			later++
 			p.end(r, c, max(deadline.Sub(now), time.Second), now)
 		}
 	}

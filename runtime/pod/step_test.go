@@ -2,6 +2,7 @@ package pod
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -100,6 +101,9 @@ func (p *player) command(d *datadriven.TestData) error {
 		p.rec.Containers[d.CmdArgs[0].Key].KillReason = "it is sick"
 	case "image": // image CONTAINER IMAGE
 		p.spec(d.CmdArgs[0].Key).Image = d.CmdArgs[1].Key
+	case "debug": // debug CONTAINER: an ephemeral one is added
+		p.rec.Pod.Spec.EphemeralContainers = append(p.rec.Pod.Spec.EphemeralContainers, corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: d.CmdArgs[0].Key}})
+		p.rec.SetPod(p.rec.Pod)
 	case "hook-cut": // the agent dies in a preStop hook
 		p.rec.Containers[d.CmdArgs[0].Key].Asked = false
 	case "break":
@@ -161,7 +165,7 @@ func (p *player) show(b *strings.Builder) {
 			fmt.Fprintf(b, " ready=%s", c.Status)
 		}
 	}
-	for _, c := range append(s.InitContainerStatuses, s.ContainerStatuses...) {
+	for _, c := range slices.Concat(s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses) {
 		state := "?"
 		switch {
 		case c.State.Running != nil:

@@ -49,6 +49,7 @@ type SandboxSpec struct {
 	Hostname    string            `json:"hostname,omitempty"` // ignored with HostNetwork: such pods share the host's UTS namespace, too
 	HostNetwork bool              `json:"hostNetwork,omitempty"`
 	HostIPC     bool              `json:"hostIPC,omitempty"`  // the host's /dev/shm as well
+	SharePID    bool              `json:"sharePID,omitempty"` // its containers see each other's processes; costs a process, see PauseID
 	ShmBytes    int64             `json:"shmBytes,omitempty"` // size of the pod's /dev/shm; 0 means 64 MiB
 	Sysctls     map[string]string `json:"sysctls,omitempty"`  // namespaced ones only: net.* kernel.shm* kernel.msg* kernel.sem fs.mqueue.*
 	Resources   Resources         `json:"resources"`          // of the pod's cgroup, above its containers
@@ -66,6 +67,10 @@ type Sandbox struct {
 	Lost    bool      `json:"lost,omitempty"`
 	Created time.Time `json:"created"`
 }
+
+// PauseID is the id of the container that holds the PID namespace of a sandbox
+// with SharePID. Creating the sandbox again starts it again when it has ended.
+func PauseID(sandbox string) string { return sandbox + "..pause" }
 
 // MountType says what a Mount puts at its destination.
 type MountType string
@@ -148,6 +153,7 @@ type ContainerSpec struct {
 	ReadonlyPaths []string `json:"readonlyPaths,omitempty"` // see DefaultReadonlyPaths
 
 	HostPID     bool      `json:"hostPID,omitempty"`
+	JoinPID     string    `json:"joinPID,omitempty"` // a running container of the same sandbox, whose processes it sees
 	Resources   Resources `json:"resources"`
 	OOMScoreAdj int       `json:"oomScoreAdj,omitempty"`
 	Rlimits     []Rlimit  `json:"rlimits,omitempty"`

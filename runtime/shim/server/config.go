@@ -51,7 +51,7 @@ func checkContainer(spec *shim.ContainerSpec) error {
 
 // containerConfig turns a specification into libcontainer's configuration.
 // Its OOM score is oomFloor at least.
-func containerConfig(spec *shim.ContainerSpec, sb *sandbox, cgroupPath string, oomFloor int) (*configs.Config, error) {
+func containerConfig(spec *shim.ContainerSpec, sb *sandbox, cgroupPath, pidNamespace string, oomFloor int) (*configs.Config, error) {
 	mounts, shared, err := containerMounts(spec, sb)
 	if err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func containerConfig(spec *shim.ContainerSpec, sb *sandbox, cgroupPath string, o
 		Rootfs:          spec.Rootfs,
 		Readonlyfs:      spec.ReadonlyRootfs,
 		Mounts:          mounts,
-		Namespaces:      containerNamespaces(spec, sb),
+		Namespaces:      containerNamespaces(spec, sb, pidNamespace),
 		Capabilities:    convertCapabilities(spec.Capabilities),
 		NoNewPrivileges: spec.NoNewPrivileges,
 		Seccomp:         seccomp,
@@ -88,10 +88,11 @@ func containerConfig(spec *shim.ContainerSpec, sb *sandbox, cgroupPath string, o
 
 // containerNamespaces: mounts and (mostly) processes of its own, the rest is
 // the sandbox's. What the sandbox shares with the host is not listed, and so stays the shim's.
-func containerNamespaces(spec *shim.ContainerSpec, sb *sandbox) configs.Namespaces {
+// pid is the namespace of other processes that it joins, if any.
+func containerNamespaces(spec *shim.ContainerSpec, sb *sandbox, pid string) configs.Namespaces {
 	ns := configs.Namespaces{{Type: configs.NEWNS}}
 	if !spec.HostPID {
-		ns = append(ns, configs.Namespace{Type: configs.NEWPID})
+		ns = append(ns, configs.Namespace{Type: configs.NEWPID, Path: pid})
 	}
 	for _, pin := range sb.pins() {
 		ns = append(ns, configs.Namespace{Type: pin.kind, Path: pin.path})

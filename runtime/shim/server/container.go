@@ -143,12 +143,21 @@ func (s *Server) make(c *container, sb *sandbox) (err error) {
 	if err := s.purge(c.rec); err != nil {
 		return err
 	}
-	config, err := containerConfig(&c.spec, sb, c.rec.Cgroup, s.oomFloor)
+	pid, err := s.pidNamespace(&c.spec, sb)
+	if err != nil {
+		return err
+	}
+	config, err := containerConfig(&c.spec, sb, c.rec.Cgroup, pid, s.oomFloor)
 	if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(s.layout.execs(c.spec.ID), 0o700); err != nil {
 		return err
+	}
+	if c.spec.ID == shim.PauseID(sb.ID) {
+		if err := s.preparePause(c.spec.ID); err != nil {
+			return err
+		}
 	}
 	if err := writeJSON(s.layout.record(c.spec.ID), &c.rec); err != nil {
 		return err
@@ -295,8 +304,8 @@ func (s *Server) signal(_ context.Context, id string, sig unix.Signal) error {
 }
 
 func (s *Server) signalLocked(c *container, sig unix.Signal) error {
-	if sig == unix.SIGKILL && c.spec.HostPID {
-		// Without a PID namespace the others do not die with the first.
+	if sig == unix.SIGKILL && s.sharesPID(c) {
+		// Without a PID namespace of its own the others do not die with the first.
 		return killCgroup(c.rec.Cgroup)
 	}
 	if c.proc == nil {

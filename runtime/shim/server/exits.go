@@ -35,6 +35,11 @@ func (s *Server) finish(c *container, e ending) {
 	if s.neverRan(c, e) {
 		e = ending{unknown: true}
 	}
+	if s.sharesPID(c) {
+		if err := killCgroup(c.rec.Cgroup); err != nil { // what it left behind goes with it, as from a PID namespace of its own
+			s.log.Warn("cannot end what an ended container left behind", "container", c.spec.ID, "error", err)
+		}
+	}
 	exit := shim.Exit{ContainerID: c.spec.ID, SandboxID: c.spec.SandboxID, Labels: c.spec.Labels, Unknown: e.unknown, At: now()}
 	exit.Code, exit.Signal = e.codeOf()
 	// Counted by the kernel, so also what happened while nobody watched.

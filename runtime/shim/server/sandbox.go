@@ -100,10 +100,22 @@ func namespacedSysctl(name string, spec shim.SandboxSpec) bool {
 	return false
 }
 
-func (s *Server) createSandbox(_ context.Context, spec shim.SandboxSpec) (shim.Sandbox, error) {
-	fresh, err := s.newSandbox(spec)
+func (s *Server) createSandbox(ctx context.Context, spec shim.SandboxSpec) (shim.Sandbox, error) {
+	sb, err := s.raiseSandbox(spec)
+	if err == nil && spec.SharePID {
+		err = s.ensurePause(ctx, sb)
+	}
 	if err != nil {
 		return shim.Sandbox{}, err
+	}
+	return sb.Sandbox, nil
+}
+
+// raiseSandbox makes what a sandbox is without a process, or finds it.
+func (s *Server) raiseSandbox(spec shim.SandboxSpec) (*sandbox, error) {
+	fresh, err := s.newSandbox(spec)
+	if err != nil {
+		return nil, err
 	}
 	s.mu.Lock()
 	sb, known := s.sandboxes[spec.ID]
@@ -118,26 +130,26 @@ func (s *Server) createSandbox(_ context.Context, spec shim.SandboxSpec) (shim.S
 	}
 	s.mu.Unlock()
 	if err != nil {
-		return shim.Sandbox{}, err
+		return nil, err
 	}
 	sb.mu.Lock()
 	defer sb.mu.Unlock()
 	if known && sb.alive() {
-		return sb.Sandbox, nil
+		return sb, nil
 	}
 	if err := s.makeSandbox(sb); err != nil {
 		err = fmt.Errorf("make sandbox %s: %w", spec.ID, err)
 		if cerr := sb.takeDown(); cerr != nil {
-			return shim.Sandbox{}, errors.Join(err, cerr) // still in the map: a removal tries again
+			return nil, errors.Join(err, cerr) // still in the map: a removal tries again
 		}
 		s.mu.Lock()
 		if s.sandboxes[spec.ID] == sb {
 			delete(s.sandboxes, spec.ID)
 		}
 		s.mu.Unlock()
-		return shim.Sandbox{}, err
+		return nil, err
 	}
-	return sb.Sandbox, nil
+	return sb, nil
 }
 
 // alive: everything it consists of is there. After a reboot the files are, but not what was bound to them.

@@ -77,6 +77,24 @@ func main() {
 			fmt.Println("error:", err)
 			os.Exit(1)
 		}
+	case "link": // where a symbolic link leads
+		to, err := os.Readlink(args[0])
+		if err != nil {
+			fmt.Println("error:", err)
+			os.Exit(1)
+		}
+		fmt.Println(to)
+	case "say-then": // WORDS CODE
+		fmt.Println(args[0])
+		code, _ := strconv.Atoi(args[1])
+		os.Exit(code)
+	case "processes-then-run": // the same every 50 ms, for one who comes later
+		for {
+			listProcesses()
+			time.Sleep(50 * time.Millisecond)
+		}
+	case "processes": // PID COMMAND of all that can be seen
+		listProcesses()
 	case "who":
 		host, _ := os.Hostname()
 		cwd, _ := os.Getwd()
@@ -106,5 +124,15 @@ func main() {
 func forever() {
 	for {
 		time.Sleep(time.Hour)
+	}
+}
+
+func listProcesses() {
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		if _, err := strconv.Atoi(e.Name()); err == nil {
+			b, _ := os.ReadFile("/proc/" + e.Name() + "/cmdline")
+			fmt.Println(e.Name(), strings.Join(strings.Split(strings.TrimRight(string(b), "\x00"), "\x00"), " "))
+		}
 	}
 }
