@@ -233,18 +233,24 @@ func newLabWith(t testing.TB, n int, backend datapath.Backend) *lab {
 		ns, addr := l.host(i + 1)
 		node := &labNode{lab: l, name: name, ns: ns, addr: addr, dir: t.TempDir()}
 		l.nodes = append(l.nodes, node)
-		obj := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: fmt.Sprint(100 + i)}}
-		obj.Spec.PodCIDR = fmt.Sprintf("10.42.%d.0/24", i+1)
-		obj.Spec.PodCIDRs = []string{obj.Spec.PodCIDR}
-		if _, err := l.client.CoreV1().Nodes().Create(t.Context(), obj, metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
+		l.register(node, i+1)
 		node.start()
 	}
 	for _, node := range l.nodes {
 		eventually(t, node.name+" has routes to all others", func() error { return node.hasRoutes(n - 1) })
 	}
 	return l
+}
+
+// register makes the Node object with the subnet of that number.
+func (l *lab) register(node *labNode, number int) {
+	l.t.Helper()
+	obj := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node.name, ResourceVersion: fmt.Sprint(99 + number)}}
+	obj.Spec.PodCIDR = fmt.Sprintf("10.42.%d.0/24", number)
+	obj.Spec.PodCIDRs = []string{obj.Spec.PodCIDR}
+	if _, err := l.client.CoreV1().Nodes().Create(l.t.Context(), obj, metav1.CreateOptions{}); err != nil {
+		l.t.Fatal(err)
+	}
 }
 
 // makeUnderlay makes the bridge that nodes and other hosts are on.

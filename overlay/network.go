@@ -331,8 +331,13 @@ func (n *Network) Close() {
 
 // baseLocked is what the nftables table depends on besides Services.
 func (n *Network) baseLocked() nft.Base {
-	return nft.Base{
+	b := nft.Base{
 		Subnets: n.grant.Subnets, ClusterCIDRs: n.cfg.ClusterCIDRs, ServiceCIDRs: n.cfg.ServiceCIDRs,
 		Bridge: datapath.BridgeName, Tunnel: datapath.TunnelName,
 	}
+	if n.cfg.Backend == datapath.VXLAN {
+		// Without a tunnel packets leave by the nodes' own devices, which are not ours.
+		b.Loopback, b.TunnelPort = true, datapath.Port
+	}
+	return b
 }

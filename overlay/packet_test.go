@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
@@ -219,5 +220,46 @@ func readSCTP(c net.PacketConn, chunk byte) (from netip.Addr, src, dst uint16, e
 		}
 		from, _ = netip.AddrFromSlice(addr.(*net.IPAddr).IP)
 		return from.Unmap(), binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]), nil
+	}
+}
+
+// TestTheTunnelIsNotTracked: conntrack does not see the tunnel's own packets, and
+// does see those of pods to the same port of others.
+func TestTheTunnelIsNotTracked(t *testing.T) {
+	l := newLab(t, 2)
+	a, b := l.nodes[0].pod(), l.nodes[1].pod()
+	outside, outsideAddr := l.host(99)
+	echoUDP(t, b.ns, b.uid, TunnelPort)
+	echoUDP(t, outside, "outside", TunnelPort)
+	slice := l.expose("tunnel", "10.43.0.50", 0, b)
+	l.changeService("tunnel", func(s *corev1.Service) { s.Spec.Ports[1].Port = TunnelPort })
+	slice.Ports[1].Port = ptr.To[int32](TunnelPort)
+	l.update(slice)
+	eventually(t, "the node reaches a Service at the tunnel's port", answered(func() (string, error) {
+		s, _, _, err := askUDP(l.nodes[0].ns, at(netip.MustParseAddr("10.43.0.50"), TunnelPort), 10, false)
+		return s, err
+	}, b.uid))
+	if s, _, _, err := askUDP(a.ns, at(b.addr, TunnelPort), 10, false); err != nil || s != b.uid {
+		t.Errorf("another pod at the tunnel's port: %q, %v", s, err)
+	}
+	if s, seen, _, err := askUDP(a.ns, at(outsideAddr, TunnelPort), 10, false); err != nil || s != "outside" || seen != l.nodes[0].addr.String() {
+		t.Errorf("the outside at the tunnel's port: %q saw %q, %v", s, seen, err)
+	}
+	for _, n := range l.nodes {
+		h, err := netlink.NewHandleAt(n.ns, unix.NETLINK_NETFILTER)
+		if err != nil {
+			t.Fatal(err)
+		}
+		flows, err := h.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+		h.Close()
+		if err != nil || len(flows) == 0 {
+			t.Fatalf("%d connections, %v", len(flows), err)
+		}
+		for _, f := range flows {
+			to, _ := netip.AddrFromSlice(f.Forward.DstIP)
+			if f.Forward.DstPort == TunnelPort && (to.Unmap() == l.nodes[0].addr || to.Unmap() == l.nodes[1].addr) {
+				t.Errorf("%s tracks its tunnel: %v", n.name, f)
+			}
+		}
 	}
 }

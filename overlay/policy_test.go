@@ -13,6 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	"kontiki/overlay/datapath"
 )
 
 func (l *lab) changeService(name string, change func(*corev1.Service)) {
@@ -106,6 +108,25 @@ func TestNodePortOnLoopback(t *testing.T) {
 		s, _, err := askTCP(l.nodes[0].ns, "127.0.0.1:30080")
 		return s, err
 	}, a.uid, b.uid))
+}
+
+// TestNoNodePortOnLoopbackWithoutATunnel: packets would have to leave by a device
+// that is not ours to configure. It is refused always, not now and then.
+func TestNoNodePortOnLoopbackWithoutATunnel(t *testing.T) {
+	l := newLabWith(t, 2, datapath.HostGateway)
+	a, b := l.nodes[0].pod(), l.nodes[1].pod()
+	echoTCP(t, a.ns, a.uid, 80)
+	echoTCP(t, b.ns, b.uid, 80)
+	l.expose("web", "10.43.0.20", 30080, a, b)
+	ask := func(to string) func() (string, error) {
+		return func() (string, error) { s, _, err := askTCP(l.nodes[0].ns, to); return s, err }
+	}
+	eventually(t, "all endpoints answer at the node's own address", answered(ask(at(l.nodes[0].addr, 30080)), a.uid, b.uid))
+	for range 10 {
+		if err := refused(ask("127.0.0.1:30080"))(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func TestExternalPolicyLocal(t *testing.T) {

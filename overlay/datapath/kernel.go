@@ -115,6 +115,25 @@ func (c *change) sysctl(name, want string) {
 	}
 }
 
+// unfiltered lets packets in where the route to their source does not lead, as
+// replies may come. The kernel takes the stricter of "all" and the device, and any
+// check costs a lookup a packet: none where "all" has none, else the loose one.
+func (c *change) unfiltered(device string) {
+	want := "2"
+	err := Within(c.ns, func() error {
+		all, err := os.ReadFile("/proc/sys/net/ipv4/conf/all/rp_filter")
+		if err == nil && strings.TrimSpace(string(all)) == "0" {
+			want = "0"
+		}
+		return err
+	})
+	if err != nil {
+		c.did(err, "look at the reverse path filter")
+		return
+	}
+	c.sysctl("net/ipv4/conf/"+device+"/rp_filter", want)
+}
+
 var errUnchanged = errors.New("unchanged")
 
 // find returns a link by name, nil when there is none. ok is false when it could
@@ -155,8 +174,7 @@ func (c *change) bridge(want *Bridge) netlink.Link {
 		}
 	}
 	c.attrs(link, want.MAC, want.MTU)
-	// Replies may come in where the route to their source does not lead (loose).
-	c.sysctl("net/ipv4/conf/"+BridgeName+"/rp_filter", "2")
+	c.unfiltered(BridgeName)
 	// Lets a connection to a node port at 127.0.0.1 leave for a pod; what comes in
 	// for 127.0.0.1 is dropped by the nftables chain "guard".
 	c.sysctl("net/ipv4/conf/"+BridgeName+"/route_localnet", "1")
@@ -201,7 +219,7 @@ func (c *change) tunnel(want *Tunnel) netlink.Link {
 		}
 	}
 	c.attrs(link, want.MAC, want.MTU)
-	c.sysctl("net/ipv4/conf/"+TunnelName+"/rp_filter", "2")
+	c.unfiltered(TunnelName)
 	c.sysctl("net/ipv4/conf/"+TunnelName+"/route_localnet", "1")
 	return link
 }

@@ -3,11 +3,12 @@
 //
 // What a new connection meets (later packets follow conntrack and look nothing up):
 //
+//	guard, untracked       (of every packet) no tracking of the tunnels' own packets
 //	prerouting, output   → chain services
 //	services               vmap services  (address . protocol . port)  → goto lb-N
 //	                       vmap nodeports (protocol . port), if the address is the node's → goto np-N
 //	lb-N, np-N             map endpoints  (address . protocol . port . random i < N) → dnat to (address . port)
-//	forward, refuse-output set refused, and all that is left in the Services' range → reject
+//	forward, refuse-output (of new connections) set refused, and all that is left in the Services' range → reject
 //	postrouting            masquerade: marked for it; a pod that reached itself; what
 //	                       leaves the cluster
 //

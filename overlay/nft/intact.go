@@ -18,7 +18,7 @@ func (p *Programmer) intactLocked() (bool, error) {
 		return false, err
 	}
 	rules := map[string]int{
-		"guard": 1, "services": 2, "prerouting": 1, "output": 1,
+		"guard": len(guardRules(p.base)), "untracked": len(untrackedRules(p.base)), "services": 2, "prerouting": 1, "output": 1,
 		"postrouting": len(p.layout.masqueradeRules(p.base)),
 		"forward":     len(p.layout.refuseRules(p.base)),
 	}

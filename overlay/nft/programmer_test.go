@@ -42,7 +42,7 @@ func newNS(t testing.TB) int {
 
 func base() Base {
 	return Base{
-		Subnets: []netip.Prefix{netip.MustParsePrefix("10.42.1.0/24")}, Bridge: "kontiki0", Tunnel: "kontiki.1",
+		Subnets: []netip.Prefix{netip.MustParsePrefix("10.42.1.0/24")}, Bridge: "kontiki0", Tunnel: "kontiki.1", TunnelPort: 8472, Loopback: true,
 		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}, ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
 	}
 }

@@ -102,26 +102,60 @@ func to(p netip.Prefix) []expr.Any   { return addrIn(expr.CmpOpEq, offsetDestina
 
 var loopback = netip.MustParsePrefix("127.0.0.0/8")
 
-// guardRule keeps out what claims to be for 127.0.0.1 and comes from elsewhere:
-// the devices of the pod network would let it in, so that node ports answer there
-// (route_localnet).
-func guardRule() rule {
-	return rule{iifnameNot("lo"), to(loopback), {&expr.Verdict{Kind: expr.VerdictDrop}}}
+// guardRules keep out what claims to be for 127.0.0.1 and comes from elsewhere: the
+// devices of the pod network would let it in, so that node ports answer there
+// (route_localnet). And they keep conntrack from the tunnels' own packets, each of
+// whose ways has a source port of its own that is never answered: it would look
+// twice at all that crosses, and its table would fill with what nobody asks for.
+// What nearly no packet fulfils comes first: all are asked.
+func guardRules(b Base) []rule {
+	rules := []rule{{to(loopback), iifnameNot("lo"), {&expr.Verdict{Kind: expr.VerdictDrop}}}}
+	if b.TunnelPort != 0 {
+		// Not those of a pod that has something to say to that port of others.
+		rules = append(rules, rule{toUDP(b.TunnelPort), toSelf(), iifnameNot(b.Bridge), {&expr.Notrack{}}})
+	}
+	return rules
+}
+
+// untrackedRules are the same for tunnel packets on their way out.
+func untrackedRules(b Base) []rule {
+	if b.TunnelPort == 0 {
+		return nil
+	}
+	r := rule{toUDP(b.TunnelPort)}
+	for _, cidr := range ipv4(b.ServiceCIDRs) {
+		r = append(r, addrIn(expr.CmpOpNeq, offsetDestination, cidr)) // a Service may have that port
+	}
+	return []rule{append(r, []expr.Any{&expr.Notrack{}})}
+}
+
+func toUDP(port uint16) []expr.Any {
+	return append(protocol(unix.IPPROTO_UDP), loadPort(1), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(port >> 8), byte(port)}})
+}
+
+// toSelf matches what is for an address of the node.
+func toSelf() []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)},
+	}
 }
 
 // serviceRules send a new connection to the chain of its Service, or of the
 // node's port.
-func (l *layout) serviceRules() []rule {
+func (l *layout) serviceRules(b Base) []rule {
+	var reachable []expr.Any
+	if !b.Loopback {
+		reachable = addrIn(expr.CmpOpNeq, offsetDestination, loopback)
+	}
 	return []rule{
 		{{
 			loadAddr(offsetDestination, reg0), loadProto(reg1), loadPort(reg2),
 			&expr.Lookup{SourceRegister: reg0, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: l.services.Name, SetID: l.services.ID},
 		}},
 		{
-			{
-				&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
-				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)},
-			},
+			reachable,
+			toSelf(),
 			{
 				loadProto(reg0), loadPort(reg1),
 				&expr.Lookup{SourceRegister: reg0, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: l.nodeports.Name, SetID: l.nodeports.ID},
@@ -189,6 +223,16 @@ func translate(addr, port uint32) expr.Any {
 	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: addr, RegProtoMin: port}
 }
 
+// knownRule lets packets of connections pass that were looked at when they began.
+func knownRule() rule {
+	states := binary.NativeEndian.AppendUint32(nil, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
+	return rule{{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: states, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}, accept()}
+}
+
 // refuseRules answer what leads nowhere at once, instead of letting it time out:
 // frontends without endpoints, and all of the Services' range that no Service
 // has (what has one carries an endpoint's address by now).
@@ -200,7 +244,7 @@ func (l *layout) refuseRules(b Base) []rule {
 	for _, cidr := range ipv4(b.ServiceCIDRs) {
 		matches = append(matches, rule{to(cidr)})
 	}
-	var rules []rule
+	rules := []rule{knownRule()}
 	for _, m := range matches {
 		rules = append(rules, rule{m[0], protocol(unix.IPPROTO_TCP), reset()}, rule{m[0], unreachable()})
 	}

@@ -18,6 +18,11 @@ type Base struct {
 	Subnets                    []netip.Prefix // of this node's pods
 	ClusterCIDRs, ServiceCIDRs []netip.Prefix
 	Bridge, Tunnel             string // names of devices
+	// TunnelPort is the UDP port of the tunnels between nodes; 0: there are none.
+	TunnelPort uint16
+	// Loopback has ports of the node answer at 127.0.0.1, too. Packets from there leave
+	// only by devices that were told to let them (route_localnet).
+	Loopback bool
 }
 
 // layout is the table's parts, as the library wants them.
@@ -117,16 +122,18 @@ func (l *layout) build(c *nftables.Conn, b Base) error {
 	forward := chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
 	refuse := chain("refuse-output", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter)
 	guard := chain("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
+	untracked := chain("untracked", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityRaw)
 	rules := map[*nftables.Chain][]rule{
-		guard:       {guardRule()},
-		services:    l.serviceRules(),
+		guard:       guardRules(b),
+		untracked:   untrackedRules(b),
+		services:    l.serviceRules(b),
 		prerouting:  {{jump("services")}},
 		output:      {{jump("services")}},
 		postrouting: l.masqueradeRules(b),
 		forward:     l.refuseRules(b),
 		refuse:      append([]rule{{oifname("lo"), accept()}}, l.refuseRules(b)...),
 	}
-	for _, ch := range []*nftables.Chain{guard, services, prerouting, output, postrouting, forward, refuse} {
+	for _, ch := range []*nftables.Chain{guard, untracked, services, prerouting, output, postrouting, forward, refuse} {
 		for _, r := range rules[ch] {
 			c.AddRule(&nftables.Rule{Table: l.table, Chain: ch, Exprs: r.exprs()})
 		}
