@@ -26,17 +26,28 @@ import (
 // machine may be busy; how long things take is the bench's to say.
 const patience = 90 * time.Second
 
-// TestMain lets the test binary fetch URLs from inside a host: it reads a list
-// of them as JSON and answers what each returned.
+// TestMain lets the test binary work inside a host: fetch reads a list of URLs as
+// JSON and answers what each returned; kernel lists what is there of a pod
+// network, and sabotage removes some of it.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == "fetch" {
-		if err := fetchAll(os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+	var err error
+	switch {
+	case len(os.Args) == 2 && os.Args[1] == "fetch":
+		err = fetchAll(os.Stdin, os.Stdout)
+	case len(os.Args) == 2 && os.Args[1] == "kernel":
+		var lines []string
+		if lines, err = kernelLines(); err == nil {
+			err = json.NewEncoder(os.Stdout).Encode(lines)
 		}
-		return
+	case len(os.Args) == 3 && os.Args[1] == "sabotage":
+		err = sabotage(os.Args[2])
+	default:
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 // answer is what a URL returned.

@@ -10,8 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kontiki/jepsen/lab"
 )
@@ -95,6 +98,9 @@ func TestNetworkFaults(t *testing.T) {
 	t.Run("without UDP between nodes", n.withoutUDP)
 	t.Run("one node cut off", n.cutOff)
 	t.Run("a third of all packets lost", n.lossy)
+	t.Run("a third of the ring's messages lost", n.ringLossy)
+	t.Run("two of three nodes killed", n.killed)
+	t.Run("all nodes readdressed", n.readdressed)
 }
 
 // on are the names of the pods on some hosts.
@@ -145,6 +151,9 @@ var everywhere = []string{"n1", "n2", "n3"}
 
 func (n *network) whole(ctx context.Context) error {
 	if err := n.reach(ctx, everywhere, everywhere); err != nil {
+		return err
+	}
+	if err := n.oneAddressEach(ctx); err != nil {
 		return err
 	}
 	for _, h := range n.Hosts() {
@@ -285,6 +294,80 @@ func (n *network) lossy(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+	n.heal(t)
+}
+
+// oneAddressEach checks that no two pods have one address.
+func (n *network) oneAddressEach(ctx context.Context) error {
+	client, err := n.Hosts()[0].Client()
+	if err != nil {
+		return err
+	}
+	pods, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	holder := map[string]string{}
+	for _, pod := range pods.Items {
+		if pod.Spec.HostNetwork || pod.Status.PodIP == "" {
+			continue
+		}
+		if other, taken := holder[pod.Status.PodIP]; taken {
+			return fmt.Errorf("pods %s and %s both have %s", pod.Name, other, pod.Status.PodIP)
+		}
+		holder[pod.Status.PodIP] = pod.Name
+	}
+	return nil
+}
+
+// ringLossy loses what the ring says only: all that pods do must go on without a
+// single failure, whatever nodes hold of each other meanwhile.
+func (n *network) ringLossy(t *testing.T) {
+	for _, h := range n.Hosts() {
+		if err := n.LoseRing(h.Name, 0.3); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for began := time.Now(); time.Since(began) < 20*time.Second; {
+		if err := errors.Join(n.reach(t.Context(), everywhere, everywhere), n.service(t.Context(), everywhere, everywhere)); err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range n.Hosts() {
+			if err := n.ways(t.Context(), h); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	n.heal(t)
+}
+
+// killed kills the programs of two nodes, and with them the quorum. Their pods run on,
+// and packets reach them; the third node resolves names and its Services answer.
+func (n *network) killed(t *testing.T) {
+	for _, h := range n.Hosts()[1:] {
+		if err := h.Signal(t.Context(), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func() {
+		t.Helper()
+		if err := errors.Join(n.reach(t.Context(), everywhere, everywhere), n.service(t.Context(), everywhere[:1], everywhere)); err != nil {
+			t.Error(err)
+		}
+	}
+	check()
+	n.heldForDead(t, "n1", "n2", "n3")
+	n.withoutQuorum(t, "n1")
+	check()
+	startNodes(t, n.Hosts()[1:])
+	n.heal(t)
+}
+
+// readdressed gives all nodes new addresses at once, while they run.
+func (n *network) readdressed(t *testing.T) {
+	if err := n.Readdress(n.Hosts()...); err != nil {
+		t.Fatal(err)
 	}
 	n.heal(t)
 }

@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -167,7 +169,7 @@ func TestNetwork(t *testing.T) {
 		}
 		return err
 	})
-	n := network{cluster: c, program: program, outside: fromHere(program)}
+	n := network{cluster: c, program: program, tunnel: true, outside: fromHere(program)}
 	for _, pod := range pods {
 		n.pods = append(n.pods, pod)
 		n.names = append(n.names, pod.Name)
@@ -188,11 +190,16 @@ func TestNetwork(t *testing.T) {
 	t.Run("the way out", n.wayOut)
 	t.Run("host ports", n.hostPorts)
 	t.Run("names", n.lookups)
+	t.Run("names, asked by a program of Debian", n.stranger)
+	t.Run("names of a stub domain", n.stubDomain)
+	t.Run("what is removed by hand", n.sabotage)
+	t.Run("taken down", n.tearDown)
 }
 
 type network struct {
 	*cluster
 	program  string
+	tunnel   bool // leads to other nodes; else these are each other's gateways
 	pods     []corev1.Pod
 	names    []string // of pods
 	nodes    []prober
@@ -232,7 +239,10 @@ func (n *network) must(t *testing.T, p prober, all []expectation) {
 }
 
 func (n *network) podToPod(t *testing.T) {
-	const mtu = 1450
+	mtu := 1500
+	if n.tunnel {
+		mtu -= 50
+	}
 	for _, from := range n.pods {
 		var all []expectation
 		for _, to := range n.pods {
@@ -289,7 +299,11 @@ func (n *network) toServices(t *testing.T) {
 		outside = append(outside, kept)
 	}
 	for _, node := range n.nodes {
-		n.must(t, node, []expectation{tcp("127.0.0.1:30700", n.names...), udp("127.0.0.1:30700", n.names...)})
+		atLoopback := []expectation{tcp("127.0.0.1:30700", n.names...), udp("127.0.0.1:30700", n.names...)}
+		for i := range atLoopback {
+			atLoopback[i].fails = !n.tunnel
+		}
+		n.must(t, node, atLoopback)
 	}
 	inside = append(inside, tcp(n.services["nobody"]+":7000"))
 	inside[len(inside)-1].fails = true
@@ -347,18 +361,31 @@ func (n *network) loadBalancer(t *testing.T) {
 		}
 		return nil
 	})
+	s, err := client.CoreV1().Services("default").Get(t.Context(), "local", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, at := range want {
+		// What a balancer in front of the nodes would ask them.
+		resp, err := http.Get(fmt.Sprintf("http://%s:%d/healthz", at, s.Spec.HealthCheckNodePort))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), `"localEndpoints":2`) {
+			t.Errorf("the health check at %s answers %s: %s, %v", at, resp.Status, body, err)
+		}
 		ask := []expectation{{question: question{Kind: "tcp", To: at + ":7001"}, server: n.names, client: n.gateway()}}
 		n.eventually(t, "an answer at "+at, func(ctx context.Context) error { return n.outside.expect(ctx, ask) })
 	}
 }
 
+// network is the lab's network.
+func (c *cluster) network() netip.Prefix { return netip.PrefixFrom(c.Hosts()[0].Addr, 24).Masked() }
+
 // gateway is the machine's own address on the lab's network.
-func (n *network) gateway() string {
-	raw := n.Hosts()[0].Addr.As4()
-	raw[3] = 1
-	return netip.AddrFrom4(raw).String()
-}
+func (c *cluster) gateway() string { return c.network().Addr().Next().String() }
 
 // startEcho serves one line with the client's address, and what it gets.
 func startEcho(t *testing.T, address string) (at string) {

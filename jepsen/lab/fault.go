@@ -18,7 +18,11 @@ type Fault struct {
 
 	Host string  `json:"host,omitempty"`
 	Loss float64 `json:"loss,omitempty"` // the share of packets to and from Host that is lost, 0 to 1
+	Ring bool    `json:"ring,omitempty"` // only the ring's datagrams are
 }
+
+// ringPort is the UDP port of the ring.
+const ringPort = 7946
 
 // deafness is what a cut means for one receiver: it hears nothing from a sender.
 type deafness struct{ sender, receiver string }
@@ -91,7 +95,12 @@ func (l *Lab) Partition(cut, proto string) error {
 
 // Lose makes a host lose a share (0 to 1) of the packets to it, and of those
 // from it, the machine's own too. It takes the place of the host's earlier loss.
-func (l *Lab) Lose(host string, share float64) error {
+func (l *Lab) Lose(host string, share float64) error { return l.lose(host, share, false) }
+
+// LoseRing is Lose for the datagrams of the ring alone.
+func (l *Lab) LoseRing(host string, share float64) error { return l.lose(host, share, true) }
+
+func (l *Lab) lose(host string, share float64, ring bool) error {
 	if share < 0 || share > 1 {
 		return errors.New("a share of packets is between 0 and 1")
 	}
@@ -101,7 +110,7 @@ func (l *Lab) Lose(host string, share float64) error {
 		}
 		l.faults = slices.DeleteFunc(l.faults, func(f Fault) bool { return f.Host == host })
 		if share > 0 {
-			l.faults = append(l.faults, Fault{Host: host, Loss: share})
+			l.faults = append(l.faults, Fault{Host: host, Loss: share, Ring: ring})
 		}
 		return nil
 	}, l.applyFaults)
@@ -129,7 +138,11 @@ func (l *Lab) applyFaults() error {
 func (h *Host) ailments() (words []string) {
 	for _, f := range h.lab.faults {
 		if f.Host == h.Name {
-			words = append(words, fmt.Sprintf("loses %g%%", math.Round(f.Loss*10000)/100))
+			what := ""
+			if f.Ring {
+				what = " of the ring's datagrams"
+			}
+			words = append(words, fmt.Sprintf("loses %g%%%s", math.Round(f.Loss*10000)/100, what))
 		}
 		for _, sender := range h.deafTo(f) {
 			word := "deaf to " + sender

@@ -47,6 +47,9 @@ func (h *Host) Kubeconfig() string { return filepath.Join(h.DataDir(), "admin.ku
 func (h *Host) pidPath() string { return filepath.Join(h.dir(), "node.pid") }
 func (h *Host) cgroup() string  { return h.lab.cgroup() + "/" + h.Name }
 
+// CgroupRoot is the cgroup below which the host's node places pods.
+func (h *Host) CgroupRoot() string { return "/" + h.cgroup() }
+
 func (h *Host) create() error {
 	if err := os.MkdirAll(h.DataDir(), 0o700); err != nil {
 		return err
@@ -84,7 +87,7 @@ func (h *Host) Start(extra ...string) error {
 		"--data-dir", h.DataDir(),
 		"--secret-file", h.lab.secretPath(),
 		"--expect", strconv.Itoa(h.lab.expect),
-		"--cgroup-root", "/" + h.cgroup(),
+		"--cgroup-root", h.CgroupRoot(),
 	}, extra...)
 	if !h.lab.cfg.Beacon {
 		args = append(args, "--join", strings.Join(h.lab.hostNames(), ","))

@@ -73,8 +73,8 @@ func (h *Host) rules() (in, out [][]expr.Any) {
 			in = append(in, dropSender(other.mac(), f.Proto))
 		}
 		if f.Host == h.Name {
-			in = append(in, dropShare(f.Loss))
-			out = append(out, dropShare(f.Loss))
+			in = append(in, dropShare(f))
+			out = append(out, dropShare(f))
 		}
 	}
 	return in, out
@@ -93,16 +93,22 @@ func dropSender(mac []byte, proto string) []expr.Any {
 	return append(rule, &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})
 }
 
-func dropShare(share float64) []expr.Any {
-	limit := binary.BigEndian.AppendUint32(nil, uint32(share*lossScale+0.5))
-	return []expr.Any{
+func dropShare(f Fault) (rule []expr.Any) {
+	if f.Ring {
+		rule = append(rule,
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, ringPort)})
+	}
+	limit := binary.BigEndian.AppendUint32(nil, uint32(f.Loss*lossScale+0.5))
+	return append(rule,
 		&expr.Numgen{Register: 1, Modulus: lossScale, Type: unix.NFT_NG_RANDOM},
 		// The number is in the machine's byte order, comparisons are of bytes.
 		&expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 4, Size: 4},
 		&expr.Cmp{Op: expr.CmpOpLt, Register: 1, Data: limit},
 		&expr.Counter{},
-		&expr.Verdict{Kind: expr.VerdictDrop},
-	}
+		&expr.Verdict{Kind: expr.VerdictDrop})
 }
 
 // mac is the Ethernet address of the host's eth0: one for each host of each lab,
