@@ -12,8 +12,8 @@ import (
 	"kontiki/overlay/service"
 )
 
-// programmer is nftables, and conntrack beside it, which would go on sending UDP
-// clients where they were sent before.
+// programmer is nftables, and conntrack beside it, which would go on sending clients
+// where they were sent before.
 type programmer struct {
 	*nft.Programmer
 	kernel *datapath.Kernel
@@ -23,10 +23,10 @@ type programmer struct {
 // Replace implements service.Programmer. What an earlier process left in conntrack
 // is put right, too: endpoints may have gone while there was none.
 func (p programmer) Replace(pools map[service.Frontend]service.Pool) error {
-	now := map[datapath.UDPFrontend][]netip.AddrPort{}
+	now := map[datapath.Frontend][]netip.AddrPort{}
 	for f, pool := range pools {
-		if f.Protocol == service.UDP {
-			now[datapath.UDPFrontend{Addr: f.Addr, Port: f.Port}] = pool.Endpoints
+		if f.Protocol != service.SCTP {
+			now[tracked(f)] = pool.Endpoints
 		}
 	}
 	if err := p.Programmer.Replace(pools); err != nil {
@@ -38,16 +38,16 @@ func (p programmer) Replace(pools map[service.Frontend]service.Pool) error {
 
 // Update implements service.Programmer.
 func (p programmer) Update(changes []service.Change) error {
-	now := map[datapath.UDPFrontend][]netip.AddrPort{}
+	now := map[datapath.Frontend][]netip.AddrPort{}
 	for _, ch := range changes {
-		if ch.Frontend.Protocol != service.UDP || !redirects(ch) {
+		if !redirects(ch) {
 			continue
 		}
 		var endpoints []netip.AddrPort
 		if ch.New != nil {
 			endpoints = ch.New.Endpoints
 		}
-		now[datapath.UDPFrontend{Addr: ch.Frontend.Addr, Port: ch.Frontend.Port}] = endpoints
+		now[tracked(ch.Frontend)] = endpoints
 	}
 	if err := p.Programmer.Update(changes); err != nil {
 		return err
@@ -56,23 +56,30 @@ func (p programmer) Update(changes []service.Change) error {
 	return nil
 }
 
+func tracked(f service.Frontend) datapath.Frontend {
+	return datapath.Frontend{Protocol: uint8(f.Protocol), Addr: f.Addr, Port: f.Port}
+}
+
 // redirects says whether clients that were served right before a change may not be
-// any more: endpoints went, or the first ones came. Another endpoint beside those
-// there are concerns nobody.
+// any more: endpoints went or, for UDP, the first ones came (TCP was refused before).
+// Another endpoint beside those there are concerns nobody.
 func redirects(ch service.Change) bool {
-	if ch.Old == nil || len(ch.Old.Endpoints) == 0 {
-		return ch.New != nil && len(ch.New.Endpoints) > 0
+	switch {
+	case ch.Frontend.Protocol == service.SCTP:
+		return false
+	case ch.Old == nil || len(ch.Old.Endpoints) == 0:
+		return ch.Frontend.Protocol == service.UDP && ch.New != nil && len(ch.New.Endpoints) > 0
 	}
 	return slices.ContainsFunc(ch.Old.Endpoints, func(ep netip.AddrPort) bool {
 		return ch.New == nil || !slices.Contains(ch.New.Endpoints, ep)
 	})
 }
 
-func (p programmer) forget(now map[datapath.UDPFrontend][]netip.AddrPort) {
-	if err := p.kernel.ForgetUDP(now); err != nil {
+func (p programmer) forget(now map[datapath.Frontend][]netip.AddrPort) {
+	if err := p.kernel.Forget(now); err != nil {
 		// New clients are served right; those that keep sending are not until
 		// their entry times out.
-		p.log.Warn("UDP clients of endpoints that changed may hang", "error", err)
+		p.log.Warn("clients of endpoints that changed may hang", "error", err)
 	}
 }
 

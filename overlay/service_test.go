@@ -389,3 +389,49 @@ func TestNodeWithoutPodsReachesServices(t *testing.T) {
 		return s, err
 	}, p.uid))
 }
+
+// TestTCPClientIsNotHeldToASilentEndpoint: a client whose connection was never answered
+// tries again from the same port, as happens by chance to one that connects often.
+func TestTCPClientIsNotHeldToASilentEndpoint(t *testing.T) {
+	l := newLab(t, 2)
+	client, gone, alive := l.nodes[0].pod(), l.nodes[1].pod(), l.nodes[0].pod()
+	echoTCP(t, alive.ns, alive.uid, 80)
+	h := handle(t, gone.ns)
+	link, err := h.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.LinkSetDown(link); err != nil {
+		t.Fatal(err)
+	}
+	l.expose("web", "10.43.0.40", 0, gone)
+	ask := func(wait time.Duration) (server string, err error) {
+		d := net.Dialer{Timeout: wait, LocalAddr: &net.TCPAddr{Port: 40000}}
+		var c net.Conn
+		err = datapath.Within(client.ns, func() (err error) {
+			c, err = d.Dial("tcp4", "10.43.0.40:80")
+			return err
+		})
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(wait))
+		_, err = fmt.Fscanf(c, "%s", &server)
+		return server, err
+	}
+	eventually(t, "the endpoint that does not answer to be used", func() error {
+		if _, err := ask(200 * time.Millisecond); !os.IsTimeout(err) {
+			return fmt.Errorf("%v, want a timeout", err)
+		}
+		return nil
+	})
+	l.update(l.slice("web", alive))
+	eventually(t, "the other endpoint to answer", answered(func() (string, error) {
+		server, _, err := askTCP(client.ns, "10.43.0.40:80")
+		return server, err
+	}, alive.uid))
+	if server, err := ask(5 * time.Second); server != alive.uid {
+		t.Errorf("from the port of the connection that was not answered: %q, %v, want %s", server, err, alive.uid)
+	}
+}

@@ -2,8 +2,10 @@ package datapath
 
 // A UDP client that goes on sending from one port keeps what conntrack knows of it
 // for ever: a translation to an endpoint that is gone, or none, if it began before
-// there were endpoints. TCP needs nothing: a connection to an endpoint that is gone
-// breaks, and the next one is translated anew.
+// there were endpoints. A TCP connection to an endpoint that is gone breaks, and the next
+// one is translated anew, unless it comes from the port of one that was never answered:
+// for two minutes conntrack takes it for a repetition of that, and sends it to the same
+// endpoint. Who connects often comes round to such a port.
 
 import (
 	"fmt"
@@ -16,17 +18,19 @@ import (
 	"kontiki/internal/dump"
 )
 
-// UDPFrontend is where clients of a Service send datagrams.
-type UDPFrontend struct {
-	Addr netip.Addr // zero: any address of the node
-	Port uint16
+// Frontend is what clients of a Service speak to.
+type Frontend struct {
+	Protocol uint8      // of IANA's registry; UDP or TCP
+	Addr     netip.Addr // zero: any address of the node
+	Port     uint16
 }
 
-// ForgetUDP removes the conntrack entries of datagrams to these frontends that are
+// Forget removes the conntrack entries of datagrams to these frontends that are
 // not answered by one of the endpoints given, so that the next datagram is balanced
-// anew. Where there are no endpoints, entries that are not translated stay: nobody
-// else would get the next datagram. It reads the whole conntrack table.
-func (k *Kernel) ForgetUDP(now map[UDPFrontend][]netip.AddrPort) error {
+// anew; and those of TCP connections that wait for their first answer. Where there are
+// no endpoints, entries that are not translated stay: nobody else would get the next
+// packet. It reads the whole conntrack table.
+func (k *Kernel) Forget(now map[Frontend][]netip.AddrPort) error {
 	if len(now) == 0 {
 		return nil
 	}
@@ -46,15 +50,20 @@ func (k *Kernel) ForgetUDP(now map[UDPFrontend][]netip.AddrPort) error {
 	return nil
 }
 
-// stale finds the entries that ForgetUDP removes. It is netlink.CustomConntrackFilter.
+// tcpSynSent is TCP_CONNTRACK_SYN_SENT of linux/netfilter/nf_conntrack_tcp.h: nothing has
+// been answered yet.
+const tcpSynSent = 1
+
+// stale finds the entries that Forget removes. It is netlink.CustomConntrackFilter.
 type stale struct {
-	now map[UDPFrontend][]netip.AddrPort
+	now map[Frontend][]netip.AddrPort
 	own map[netip.Addr]bool // addresses of the node
 }
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (f stale) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	if flow.Forward.Protocol != unix.IPPROTO_UDP {
+	protocol := flow.Forward.Protocol
+	if tcp, ok := flow.ProtoInfo.(*netlink.ProtoInfoTCP); protocol != unix.IPPROTO_UDP && (!ok || tcp.State != tcpSynSent) {
 		return false
 	}
 	to, ok1 := netip.AddrFromSlice(flow.Forward.DstIP)
@@ -64,9 +73,9 @@ func (f stale) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	}
 	sent := netip.AddrPortFrom(to.Unmap(), flow.Forward.DstPort)
 	answers := netip.AddrPortFrom(by.Unmap(), flow.Reverse.SrcPort)
-	endpoints, ok := f.now[UDPFrontend{Addr: sent.Addr(), Port: sent.Port()}]
+	endpoints, ok := f.now[Frontend{Protocol: protocol, Addr: sent.Addr(), Port: sent.Port()}]
 	if !ok && (f.own[sent.Addr()] || sent.Addr().IsLoopback()) {
-		endpoints, ok = f.now[UDPFrontend{Port: sent.Port()}]
+		endpoints, ok = f.now[Frontend{Protocol: protocol, Port: sent.Port()}]
 	}
 	if !ok || slices.Contains(endpoints, answers) {
 		return false
