@@ -52,7 +52,7 @@ func (n *node) startAdmin(life *lifecycle) error {
 		return err
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { answer(w, n.status(), nil) })
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { answer(w, n.status(r.Context()), nil) })
 	mux.HandleFunc("GET /net", n.answerNet)
 	for action, change := range map[string]func(context.Context, string) (string, error){
 		"promote": n.promote, "demote": n.demote, "remove": n.remove,

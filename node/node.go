@@ -40,6 +40,7 @@ type node struct {
 	secretMu sync.Mutex                   // held by who changes secret
 	secret   atomic.Pointer[pki.Rotation] // see secret.go
 
+	peers    peers
 	clock    *pki.Clock
 	problems *problems
 	health   *controllers.Health

@@ -2,6 +2,7 @@ package node
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -27,6 +28,8 @@ type Status struct {
 	// JoinSecret tells how far the last change of the join secret has come; nil if it was
 	// never changed.
 	JoinSecret *SecretState `json:"joinSecret,omitempty"`
+	// Losses says what the number of voters means: what may be lost before what stops.
+	Losses string `json:"losses,omitempty"`
 	// Problems are what is wrong, in words, with what to do about it.
 	Problems []string `json:"problems"`
 }
@@ -39,10 +42,16 @@ type Member struct {
 	Role    string         `json:"role"`   // voter, non-voter
 	Health  string         `json:"health"` // alive, dead, left, unknown: the ring's word
 	Version string         `json:"version,omitempty"`
+	// AppliedRevision is what its replica shows, as it said last.
+	AppliedRevision uint64 `json:"appliedRevision,omitempty"`
+	// LastContact is when it last heard the leader, as it said last; of the leader itself,
+	// when that was last heard by this node. Of one that does not answer and was never
+	// asked, since when that is so.
+	LastContact *time.Time `json:"lastContact,omitempty"`
 }
 
 // status tells what boot has finished so far.
-func (n *node) status() Status {
+func (n *node) status(ctx context.Context) Status {
 	s := Status{ID: n.id.ID, Name: n.cfg.Name, Version: n.cfg.Version, Phase: n.phase.Load().(string), Members: []Member{}, Problems: n.problems.list()}
 	if behind := n.clock.Behind(); behind > time.Minute {
 		s.Problems = append(s.Problems, fmt.Sprintf("the machine's clock is %v behind what this node knows: certificates are made and checked at %s; set the clock, or, if it is right, stop the node and delete %s",
@@ -60,15 +69,16 @@ func (n *node) status() Status {
 	for _, m := range n.ring.Members() {
 		known[m.ID] = m
 	}
+	answers := n.askPeers(ctx, raft, known)
 	named := names(n.store.View())
 	for _, m := range raft.Members {
-		role := "non-voter"
-		if m.Voter {
-			role = "voter"
-		}
-		k := known[m.ID]
-		s.Members = append(s.Members, Member{ID: m.ID, Name: cmp.Or(named[m.ID], k.Name), Address: k.ClusterAddr(), Role: role, Health: string(k.State), Version: k.Version})
+		k, said := known[m.ID], answers[m.ID]
+		s.Members = append(s.Members, Member{
+			ID: m.ID, Name: cmp.Or(named[m.ID], k.Name), Address: k.ClusterAddr(), Role: roleOf(m), Health: string(k.State), Version: k.Version,
+			AppliedRevision: said.status.Revision, LastContact: lastContact(said, k),
+		})
 	}
+	s.Losses = losses(s.Members)
 	if state := n.secretState(); state.Change > 0 {
 		s.JoinSecret = &state
 	}
@@ -79,6 +89,83 @@ func (n *node) status() Status {
 	}
 	s.Problems = append(s.Problems, diagnose(s, raft)...)
 	return s
+}
+
+func roleOf(m raftstore.Member) string {
+	if m.Voter {
+		return "voter"
+	}
+	return "non-voter"
+}
+
+// askPeers tells what is known of every member's replica. Members that the ring does not
+// hold for alive are not asked.
+func (n *node) askPeers(ctx context.Context, raft raftstore.Status, known map[string]gossip.Member) map[string]peer {
+	var ids, away []string
+	for _, m := range raft.Members {
+		switch {
+		case m.ID == n.id.ID:
+		case known[m.ID].State == gossip.StateAlive:
+			ids = append(ids, m.ID)
+		default:
+			away = append(away, m.ID)
+		}
+	}
+	answers := n.peers.ask(ctx, n.store, ids)
+	for _, id := range away {
+		answers[id] = n.peers.last(id)
+	}
+	own := peer{status: n.store.PeerStatus(), at: time.Now()}
+	answers[n.id.ID] = own
+	return answers
+}
+
+// lastContact is when a member last heard the leader; nil if that is not known.
+func lastContact(said peer, m gossip.Member) *time.Time {
+	var at time.Time
+	switch {
+	case said.at.IsZero() && (m.State == gossip.StateDead || m.State == gossip.StateLeft):
+		at = m.Since
+	case said.at.IsZero() || said.status.Silence < 0:
+		return nil
+	default:
+		at = said.at.Add(-said.status.Silence)
+	}
+	at = at.UTC().Round(time.Millisecond)
+	return &at
+}
+
+// losses says what the number of voters means.
+func losses(members []Member) string {
+	var alive int
+	var voters []string
+	for _, m := range members {
+		if m.Role == "voter" {
+			voters = append(voters, cmp.Or(m.Name, m.ID))
+			if m.Health == string(gossip.StateAlive) {
+				alive++
+			}
+		}
+	}
+	quorum := len(voters)/2 + 1
+	switch spare := alive - quorum; {
+	case len(voters) == 0:
+		return ""
+	case alive < quorum:
+		return fmt.Sprintf("%d of %d voters answer, %d are needed: nothing can be written until more come back", alive, len(voters), quorum)
+	case len(voters) == 1 && len(members) == 1:
+		return "1 voter, the only node: its disk is everything; three nodes survive the loss of one"
+	case len(voters) == 1 && len(members) == 2:
+		return fmt.Sprintf("1 voter of 2 nodes: the disk of %s is everything, and while it is away nothing can be written. A second vote would make that worse (the loss of either would stop writes); with a third node, give both new ones a vote: kontiki members promote NAME", voters[0])
+	case len(voters) == 1:
+		return fmt.Sprintf("1 voter of %d nodes: the disk of %s is everything; give two more a vote: kontiki members promote NAME", len(members), voters[0])
+	case len(voters) == 2:
+		return "2 voters: the loss of either stops writes; give a third node a vote, or take one: kontiki members promote|demote NAME"
+	case spare == 0:
+		return fmt.Sprintf("%d of %d voters answer: the next loss stops writes", alive, len(voters))
+	default:
+		return fmt.Sprintf("%d of %d voters answer: %d more may be lost", alive, len(voters), spare)
+	}
 }
 
 // diagnose says in words what the rest of a status means, as far as it is trouble.

@@ -19,15 +19,16 @@ const (
 	callReadIndex callMethod = 2 // answer: readPoint
 	callTerm      callMethod = 3 // answer: uint64
 	callMember    callMethod = 4 // body: memberChange
+	callStatus    callMethod = 5 // answer: PeerStatus
 )
 
-type callStatus uint8
+type callOutcome uint8
 
 const (
-	callOK          callStatus = 0
-	callNotProposed callStatus = 1 // certainly without effect; try elsewhere
-	callUnknown     callStatus = 2 // whether it had an effect is open
-	callRefused     callStatus = 3 // final
+	callOK          callOutcome = 0
+	callNotProposed callOutcome = 1 // certainly without effect; try elsewhere
+	callUnknown     callOutcome = 2 // whether it had an effect is open
+	callRefused     callOutcome = 3 // final
 )
 
 type callRequest struct {
@@ -38,7 +39,7 @@ type callRequest struct {
 
 type callResponse struct {
 	ID     uint64
-	Status callStatus
+	Status callOutcome
 	Error  string
 	Body   []byte
 }

@@ -131,6 +131,34 @@ func TestHandOverLeavesTheStoreOpen(t *testing.T) {
 	}
 }
 
+func TestMembersTellWhatTheyHold(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 3)
+	leader := c.Leader()
+	asker := c.Stores[(leader+1)%3]
+	r := mustApply(t, asker, put("k", "v"))
+	if _, err := c.Stores[(leader+2)%3].WaitRevision(bounded(t), r.Revision); err != nil {
+		t.Fatal(err)
+	}
+	type told struct {
+		raftstore.PeerStatus
+		err error
+	}
+	for _, i := range []int{leader, (leader + 2) % 3} {
+		answer := make(chan told, 1)
+		asker.AskStatus(c.Stores[i].Status().NodeID, func(s raftstore.PeerStatus, err error) { answer <- told{s, err} })
+		got := <-answer
+		if got.err != nil || got.Revision != r.Revision || got.Term != asker.Status().Term || (i == leader) != (got.Silence == 0) {
+			t.Errorf("%+v, want revision %d", got, r.Revision)
+		}
+	}
+	c.Isolate(leader)
+	answer := make(chan error, 1)
+	asker.AskStatus(c.Stores[leader].Status().NodeID, func(_ raftstore.PeerStatus, err error) { answer <- err })
+	if err := <-answer; err == nil {
+		t.Error("a member that is cut off answered")
+	}
+}
+
 func TestMinorityRefusesLinearizableReads(t *testing.T) {
 	c := raftstoretest.NewCluster(t, 3)
 	old := c.Leader()

@@ -18,6 +18,8 @@ func (s *Store) handleCall(ctx context.Context, method callMethod, body []byte) 
 		return nil, fmt.Errorf("%w: %w", errNotProposed, err)
 	}
 	switch method {
+	case callStatus:
+		return s.PeerStatus(), nil
 	case callPropose:
 		var command []byte
 		if err := unmarshal(body, &command); err != nil {

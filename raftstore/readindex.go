@@ -146,8 +146,9 @@ func (s *Store) confirmTerm(term uint64) error {
 	ctx, cancel := context.WithTimeout(s.life, readRoundTime)
 	defer cancel()
 	confirmed, voters := 0, 0
-	answers := make(chan error, len(s.servers()))
-	for _, server := range s.servers() {
+	servers := s.servers()
+	answers := make(chan error, len(servers))
+	for _, server := range servers {
 		if server.Suffrage != raft.Voter {
 			continue
 		}

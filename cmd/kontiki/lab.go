@@ -141,6 +141,8 @@ func labExec(cfg *lab.Config) *cobra.Command {
 		Use:   "exec NODE -- COMMAND [ARG...]",
 		Short: "Run a command on a host; kontiki is on its PATH",
 		Args:  cobra.MinimumNArgs(2),
+
+		ValidArgsFunction: completeHosts(cfg),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			host, err := findHost(cfg, args[0])
 			if err != nil {
@@ -156,6 +158,8 @@ func labLogs(cfg *lab.Config) *cobra.Command {
 		Use:   "logs NODE",
 		Short: "Print what a host's node wrote",
 		Args:  cobra.ExactArgs(1),
+
+		ValidArgsFunction: completeHosts(cfg),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			host, err := findHost(cfg, args[0])
 			if err != nil {
@@ -215,6 +219,8 @@ func labNode(cfg *lab.Config, use, short string, act func(context.Context, *lab.
 		Use:   use,
 		Short: short,
 		Args:  cobra.ExactArgs(1),
+
+		ValidArgsFunction: completeHosts(cfg),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			host, err := findHost(cfg, args[0])
 			if err != nil {

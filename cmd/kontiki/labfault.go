@@ -31,6 +31,8 @@ func labLoss(cfg *lab.Config) *cobra.Command {
 		Use:   "loss NODE SHARE",
 		Short: "Lose a share (like 20%) of the packets to the host and of those from it",
 		Args:  cobra.ExactArgs(2),
+
+		ValidArgsFunction: completeHosts(cfg),
 		RunE: func(_ *cobra.Command, args []string) error {
 			share, err := lab.ParseLoss(args[1])
 			if err != nil {
@@ -55,6 +57,8 @@ func labReaddress(cfg *lab.Config) *cobra.Command {
 		Use:   "readdress NODE|all",
 		Short: "Give a host, or all at once, an address that it did not have before",
 		Args:  cobra.ExactArgs(1),
+
+		ValidArgsFunction: completeHosts(cfg, "all"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withLab(cfg, func(l *lab.Lab) error {
 				hosts := l.Hosts()

@@ -4,9 +4,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/duration"
 
 	"kontiki/node"
 )
@@ -50,6 +53,8 @@ func memberChange(dir *string, action, short string) *cobra.Command {
 		Use:   action + " NAME|ID",
 		Short: short,
 		Args:  cobra.ExactArgs(1),
+
+		ValidArgsFunction: completeMembers(dir),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var done node.Message
 			if err := adminCall(cmd.Context(), *dir, http.MethodPost, "/members/"+action, node.MemberChange{Node: args[0]}, &done); err != nil {
@@ -63,7 +68,7 @@ func memberChange(dir *string, action, short string) *cobra.Command {
 
 func printMembers(out io.Writer, s node.Status) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "MEMBER\tNAME\tADDRESS\tROLE\tHEALTH\tVERSION")
+	fmt.Fprintln(w, "MEMBER\tNAME\tADDRESS\tROLE\tHEALTH\tLAST CONTACT\tREVISION\tVERSION")
 	for _, m := range s.Members {
 		role := m.Role
 		if m.ID == s.Leader {
@@ -73,7 +78,14 @@ func printMembers(out io.Writer, s node.Status) error {
 		if m.Address.IsValid() {
 			address = m.Address.String()
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.ID, dash(m.Name), address, role, dash(m.Health), dash(m.Version))
+		contact, revision := "-", "-"
+		if m.LastContact != nil {
+			contact = duration.HumanDuration(max(time.Since(*m.LastContact), 0)) + " ago"
+		}
+		if m.AppliedRevision > 0 {
+			revision = strconv.FormatUint(m.AppliedRevision, 10)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.ID, dash(m.Name), address, role, dash(m.Health), contact, revision, dash(m.Version))
 	}
 	return w.Flush()
 }

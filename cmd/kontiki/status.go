@@ -38,7 +38,7 @@ func printStatus(out io.Writer, s node.Status, output string) error {
 	fmt.Fprintf(out, "Node     %s (%s), %s\n", s.Name, s.ID, s.Phase)
 	if s.Cluster != "" {
 		fmt.Fprintf(out, "Cluster  %s, term %d, revision %d\n", s.Cluster, s.Term, s.Revision)
-		fmt.Fprintf(out, "Losses   %s\n\n", survives(s.Members))
+		fmt.Fprintf(out, "Losses   %s\n\n", s.Losses)
 		if err := printMembers(out, s); err != nil {
 			return err
 		}
@@ -68,29 +68,5 @@ func printEncoded(out io.Writer, v any, format string) error {
 		return err
 	default:
 		return fmt.Errorf("-o %s: use json or yaml", format)
-	}
-}
-
-// survives says what the number of voters means.
-func survives(members []node.Member) string {
-	var voters, alive int
-	for _, m := range members {
-		if m.Role == "voter" {
-			voters++
-			if m.Health == "alive" {
-				alive++
-			}
-		}
-	}
-	quorum := voters/2 + 1
-	switch spare := alive - quorum; {
-	case alive < quorum:
-		return fmt.Sprintf("%d of %d voters answer, %d are needed: nothing can be written until one more comes back", alive, voters, quorum)
-	case spare == 0 && voters < 3:
-		return fmt.Sprintf("%d voter(s): one voter's disk is everything; add nodes to survive a loss", voters)
-	case spare == 0:
-		return fmt.Sprintf("%d of %d voters answer: the next loss stops writes", alive, voters)
-	default:
-		return fmt.Sprintf("%d of %d voters answer: %d more may be lost", alive, voters, spare)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -27,6 +28,8 @@ type account struct {
 	Leader  string `json:"leader"`
 	Members []struct {
 		ID, Name, Role, Health string
+		AppliedRevision        uint64
+		LastContact            time.Time
 	} `json:"members"`
 	Problems []string `json:"problems"`
 }
@@ -59,6 +62,14 @@ func TestMembers(t *testing.T) {
 		c.start(t, n4)
 		c.awaitAccount(t, n1, "n4 to be a non-voter", func(a account) bool { return a.role("n4") == "non-voter" })
 		c.runsPods(t, n4)
+		c.awaitAccount(t, n1, "every member's state", func(a account) bool {
+			for _, m := range a.Members {
+				if m.Health != "alive" || m.AppliedRevision == 0 || m.LastContact.IsZero() {
+					return false
+				}
+			}
+			return len(a.Members) == 4
+		})
 	})
 	t.Run("it gets a vote and loses it", func(t *testing.T) {
 		c.command(t, n4, "members", "promote", "n4")
