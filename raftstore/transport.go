@@ -43,19 +43,61 @@ func (t *transport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *
 	return err
 }
 
-// AppendEntriesPipeline is Raft's own; requests are noted as they are sent.
+// AppendEntriesPipeline is Raft's own, see notedPipeline.
 func (t *transport) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
 	p, err := t.NetworkTransport.AppendEntriesPipeline(id, to)
 	if err != nil {
 		return nil, err
 	}
-	return &notedPipeline{p, t, id}, nil
+	n := &notedPipeline{AppendPipeline: p, transport: t, id: id, answers: make(chan raft.AppendFuture), closed: make(chan struct{})}
+	go n.pass() // ends with the pipeline
+	return n, nil
 }
 
+// notedPipeline is Raft's pipeline to a peer. Requests are noted as they are sent, and
+// the first answer that is no success closes it: Raft v1.8.0 stops to take answers then
+// but may send once more before it looks, and waits for ever for an answer to be taken
+// (replication.go, pipelineReplicate). The peer would get heartbeats and no more entries,
+// and Raft could not be shut down.
 type notedPipeline struct {
 	raft.AppendPipeline
 	transport *transport
 	id        raft.ServerID
+	answers   chan raft.AppendFuture
+	once      sync.Once
+	closed    chan struct{}
+}
+
+// Consumer implements raft.AppendPipeline.
+func (p *notedPipeline) Consumer() <-chan raft.AppendFuture { return p.answers }
+
+// Close implements raft.AppendPipeline.
+func (p *notedPipeline) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return p.AppendPipeline.Close()
+}
+
+func (p *notedPipeline) pass() {
+	for {
+		var f raft.AppendFuture
+		select {
+		case f = <-p.AppendPipeline.Consumer():
+		case <-p.closed:
+			return
+		}
+		failed := f.Error() != nil || !f.Response().Success
+		if failed {
+			p.AppendPipeline.Close() // of a stream that is lost already
+		}
+		select {
+		case p.answers <- f:
+		case <-p.closed:
+			return
+		}
+		if failed {
+			return
+		}
+	}
 }
 
 func (p *notedPipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
