@@ -166,6 +166,7 @@ var groupOrder = map[string]int32{
 	"apiextensions.k8s.io": 16700, "admissionregistration.k8s.io": 16700,
 	"scheduling.k8s.io": 16600, "coordination.k8s.io": 16500, "node.k8s.io": 16300,
 	"discovery.k8s.io": 16200, "flowcontrol.apiserver.k8s.io": 16100, "resource.k8s.io": 15900,
+	"storagemigration.k8s.io": 15800,
 }
 
 // localService is the APIService of a group version that the chain serves.

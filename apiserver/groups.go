@@ -4,6 +4,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/client-go/kubernetes"
 
 	"kontiki/apiserver/access"
 	"kontiki/apiserver/admissionregistration"
@@ -12,11 +13,16 @@ import (
 	"kontiki/apiserver/authz"
 	"kontiki/apiserver/autoscaling"
 	"kontiki/apiserver/batch"
+	"kontiki/apiserver/certificates"
 	"kontiki/apiserver/coordination"
 	"kontiki/apiserver/core"
+	"kontiki/apiserver/devices"
 	"kontiki/apiserver/discovery"
 	"kontiki/apiserver/events"
+	"kontiki/apiserver/flowcontrol"
 	"kontiki/apiserver/kind"
+	"kontiki/apiserver/metrics"
+	"kontiki/apiserver/migration"
 	"kontiki/apiserver/networking"
 	"kontiki/apiserver/policy"
 	"kontiki/apiserver/rbac"
@@ -26,7 +32,7 @@ import (
 
 // apiGroups is every API group that is served. Core comes first, because the
 // others share kinds with it.
-func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authorizer, roles *authz.Authorizer, rules authorizer.RuleResolver, who authenticator.Request, tokenRequests rest.Storage) []kind.Group {
+func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authorizer, roles *authz.Authorizer, rules authorizer.RuleResolver, who authenticator.Request, tokenRequests rest.Storage, client kubernetes.Interface) []kind.Group {
 	return []kind.Group{
 		core.Group(core.Config{
 			Ledger:        ledger,
@@ -40,9 +46,14 @@ func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authori
 		apps.Group(),
 		autoscaling.Group(),
 		batch.Group(),
+		certificates.Group(),
 		coordination.Group(),
+		devices.Group(),
 		discovery.Group(),
 		events.Group(),
+		flowcontrol.Group(),
+		metrics.Group(metrics.Config{Agents: cfg.Agents, Core: client.CoreV1()}),
+		migration.Group(),
 		networking.Group(),
 		networking.NodeGroup(),
 		policy.Group(),

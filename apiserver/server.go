@@ -77,7 +77,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("apiserver: %w", err)
 	}
 	rules := union.NewRuleResolvers(s.nodes, roles)
-	groups := apiGroups(cfg, ledger, authorize, roles, rules, who, requests)
+	groups := apiGroups(cfg, ledger, authorize, roles, rules, who, requests, client)
 	scheme, err := newScheme(groups)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -49,6 +50,18 @@ func Invalid(at *field.Path, value any, messages []string) field.ErrorList {
 		errs = append(errs, field.Invalid(at, value, m))
 	}
 	return errs
+}
+
+// FinalizerName refuses a finalizer without a domain that is not Kubernetes' own.
+func FinalizerName(name string, at *field.Path) field.ErrorList {
+	switch name {
+	case "kubernetes", metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents:
+		return nil
+	}
+	if !strings.Contains(name, "/") {
+		return field.ErrorList{field.Invalid(at, name, "name is neither a standard finalizer name nor is it fully qualified")}
+	}
+	return nil
 }
 
 // OneOf refuses what is not among supported; an empty value is missing.

@@ -11,7 +11,8 @@ set -- \
   $api/autoscaling/v2 $api/batch/v1 $api/certificates/v1 $api/coordination/v1 \
   $api/core/v1 $api/discovery/v1 $api/events/v1 $api/flowcontrol/v1 \
   $api/networking/v1 $api/node/v1 $api/policy/v1 $api/rbac/v1 $api/resource/v1 \
-  $api/scheduling/v1 $api/scheduling/v1alpha3 $api/storage/v1 \
+  $api/scheduling/v1 $api/scheduling/v1alpha3 $api/storage/v1 $api/storagemigration/v1 \
+  k8s.io/metrics/pkg/apis/metrics/v1beta1 \
   k8s.io/apimachinery/pkg/apis/meta/v1 k8s.io/apimachinery/pkg/runtime \
   k8s.io/apimachinery/pkg/version k8s.io/apimachinery/pkg/api/resource \
   k8s.io/apimachinery/pkg/util/intstr \
