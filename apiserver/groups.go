@@ -40,6 +40,8 @@ func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authori
 			NodePorts:     allocate.NewPorts(ledger, cfg.Settings.NodePorts[0], cfg.Settings.NodePorts[1]),
 			Agents:        cfg.Agents,
 			Authorizer:    authorize,
+			Budgets:       client.PolicyV1(),
+			Slices:        client.DiscoveryV1(),
 			TokenRequests: tokenRequests,
 		}),
 		admissionregistration.Group(),

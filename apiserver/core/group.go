@@ -7,6 +7,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/rest"
+	discoveryclient "k8s.io/client-go/kubernetes/typed/discovery/v1"
+	policyclient "k8s.io/client-go/kubernetes/typed/policy/v1"
 
 	"kontiki/apiserver/allocate"
 	"kontiki/apiserver/kind"
@@ -18,6 +20,10 @@ type Config struct {
 	ClusterIPs *allocate.IPs
 	NodePorts  *allocate.Ports
 	Agents     AgentTransport // may be nil
+	// Budgets are the disruption budgets that evictions keep to.
+	Budgets policyclient.PodDisruptionBudgetsGetter
+	// Slices tell which pods are behind a Service.
+	Slices discoveryclient.EndpointSlicesGetter
 	// TokenRequests serves serviceaccounts/token; nil leaves it out.
 	TokenRequests rest.Storage
 	// Authorizer is asked where a request's own verb says too little; may be nil.
@@ -32,7 +38,7 @@ func Group(cfg Config) kind.Group {
 		AddToScheme: func(scheme *runtime.Scheme) error { return errors.Join(corev1.AddToScheme(scheme), addQueries(scheme)) },
 		Kinds: map[string][]kind.Definition{"v1": {
 			namespaces(),
-			nodes(),
+			nodes(cfg),
 			pods(cfg),
 			services(cfg),
 			endpoints(),

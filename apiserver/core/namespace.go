@@ -3,7 +3,6 @@ package core
 import (
 	"context"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -72,8 +71,8 @@ func prepareNamespace(_ context.Context, ns, old *corev1.Namespace) {
 
 func validateNamespace(ns *corev1.Namespace) field.ErrorList {
 	var errs field.ErrorList
-	for i, f := range ns.Spec.Finalizers {
-		errs = append(errs, validateFinalizerName(string(f), field.NewPath("spec", "finalizers").Index(i))...)
+	for _, f := range ns.Spec.Finalizers {
+		errs = append(errs, validateFinalizerName(string(f), field.NewPath("spec", "finalizers"))...)
 	}
 	return errs
 }
@@ -83,9 +82,7 @@ func validateFinalizerName(name string, path *field.Path) field.ErrorList {
 	for _, msg := range utilvalidation.IsQualifiedName(name) {
 		errs = append(errs, field.Invalid(path, name, msg))
 	}
-	if len(errs) == 0 && name != string(corev1.FinalizerKubernetes) && !strings.Contains(name, "/") {
-		errs = append(errs, field.Invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified"))
-	}
+	errs = append(errs, kind.FinalizerName(name, path)...)
 	return errs
 }
 

@@ -18,7 +18,7 @@ import (
 	"kontiki/apiserver/kind"
 )
 
-func nodes() kind.Definition {
+func nodes(cfg Config) kind.Definition {
 	return &kind.Kind[*corev1.Node]{
 		Resource: "nodes", Singular: "node", ShortNames: []string{"no"},
 		Cluster:            true,
@@ -29,6 +29,10 @@ func nodes() kind.Definition {
 		Validate:           validateNode,
 		ValidateUpdate:     validateNodeUpdate,
 		Status:             &kind.Status[*corev1.Node]{Validate: validateNodeUpdate},
+		Extend: func(in kind.Storages) (kind.Storages, error) {
+			in["nodes/proxy"] = nodeProxy(in["nodes"].(*kind.REST), cfg.Agents)
+			return in, nil
+		},
 		Fields: func(n *corev1.Node) fields.Set {
 			unschedulable := "false"
 			if n.Spec.Unschedulable {
@@ -70,7 +74,7 @@ func defaultNode(n *corev1.Node) {
 
 func validateNode(n *corev1.Node) field.ErrorList {
 	spec := field.NewPath("spec")
-	errs := validateTaints(n.Spec.Taints, spec.Child("taints"))
+	errs := validateTaints(n.Spec.Taints, field.NewPath("metadata", "taints"))
 	errs = append(errs, validateAddresses(n)...)
 	return append(errs, validatePodCIDRs(n.Spec.PodCIDRs, spec.Child("podCIDRs"))...)
 }
@@ -148,7 +152,7 @@ func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 	if !apiequality.Semantic.DeepEqual(old.Spec, n.Spec) {
 		errs = append(errs, field.Forbidden(field.NewPath(""), "node updates may only change labels, taints, or capacity (or configSource, if the DynamicKubeletConfig feature gate is enabled)"))
 	}
-	return append(errs, validateTaints(n.Spec.Taints, spec.Child("taints"))...)
+	return append(errs, validateTaints(n.Spec.Taints, field.NewPath("metadata", "taints"))...)
 }
 
 func nodeCells(n *corev1.Node) []any {

@@ -200,6 +200,18 @@ func addQueries(scheme *runtime.Scheme) error {
 			attachOptionsFrom(*in.(*url.Values), out.(*corev1.PodAttachOptions))
 			return nil
 		}),
+		scheme.AddConversionFunc(values, (*corev1.PodProxyOptions)(nil), func(in, out any, _ conversion.Scope) error {
+			out.(*corev1.PodProxyOptions).Path = in.(*url.Values).Get("path")
+			return nil
+		}),
+		scheme.AddConversionFunc(values, (*corev1.NodeProxyOptions)(nil), func(in, out any, _ conversion.Scope) error {
+			out.(*corev1.NodeProxyOptions).Path = in.(*url.Values).Get("path")
+			return nil
+		}),
+		scheme.AddConversionFunc(values, (*corev1.ServiceProxyOptions)(nil), func(in, out any, _ conversion.Scope) error {
+			out.(*corev1.ServiceProxyOptions).Path = in.(*url.Values).Get("path")
+			return nil
+		}),
 		scheme.AddConversionFunc(values, (*corev1.PodPortForwardOptions)(nil), func(in, out any, _ conversion.Scope) error {
 			return forwardOptionsFrom(*in.(*url.Values), out.(*corev1.PodPortForwardOptions))
 		}),

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -21,7 +22,11 @@ import (
 func extendPods(in kind.Storages, cfg Config) (kind.Storages, error) {
 	main := in["pods"].(*kind.REST)
 	in["pods/binding"] = &bindingREST{main}
+	in["bindings"] = &oldBindingREST{bindingREST{main}}
+	in["pods/eviction"] = &evictionREST{pods: main, status: in["pods/status"].(rest.Updater), budgets: cfg.Budgets}
+	in["pods/proxy"] = podProxy(main)
 	in["pods/log"] = &logREST{pods: main, agents: cfg.Agents}
+	maps.Copy(in, podParts(main))
 	maps.Copy(in, connectStorages(main, cfg.Agents, cfg.Authorizer))
 	return in, nil
 }
@@ -29,7 +34,10 @@ func extendPods(in kind.Storages, cfg Config) (kind.Storages, error) {
 // bindingREST binds a pod to a node, once.
 type bindingREST struct{ pods *kind.REST }
 
-var _ rest.NamedCreater = &bindingREST{}
+var (
+	_ rest.NamedCreater                   = &bindingREST{}
+	_ rest.SubresourceObjectMetaPreserver = &bindingREST{}
+)
 
 // New implements rest.Storage.
 func (*bindingREST) New() runtime.Object { return &corev1.Binding{} }
@@ -39,6 +47,10 @@ func (*bindingREST) Destroy() {}
 
 // NamespaceScoped implements rest.Scoper.
 func (*bindingREST) NamespaceScoped() bool { return true }
+
+// PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate implements
+// rest.SubresourceObjectMetaPreserver: a binding's UID and resourceVersion are the pod's.
+func (*bindingREST) PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate() bool { return true }
 
 // Create implements rest.NamedCreater.
 func (r *bindingREST) Create(ctx context.Context, name string, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
@@ -61,6 +73,27 @@ func (r *bindingREST) Create(ctx context.Context, name string, obj runtime.Objec
 		return nil, err
 	}
 	return &metav1.Status{Status: metav1.StatusSuccess}, nil
+}
+
+// oldBindingREST is the way to bind from before there were subresources: the pod's
+// name stands in the body.
+type oldBindingREST struct{ bindingREST }
+
+var (
+	_ rest.Creater              = &oldBindingREST{}
+	_ rest.SingularNameProvider = &oldBindingREST{}
+)
+
+// GetSingularName implements rest.SingularNameProvider.
+func (*oldBindingREST) GetSingularName() string { return "binding" }
+
+// Create implements rest.Creater.
+func (r *oldBindingREST) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("not a Binding object: %T", obj))
+	}
+	return r.bindingREST.Create(ctx, m.GetName(), obj, validate, options)
 }
 
 func validateBinding(b *corev1.Binding) field.ErrorList {

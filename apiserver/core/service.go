@@ -25,7 +25,7 @@ func services(cfg Config) kind.Definition {
 		Resource: "services", Singular: "service", ShortNames: []string{"svc"}, Categories: []string{"all"},
 		New:            func() *corev1.Service { return &corev1.Service{} },
 		NewList:        func() runtime.Object { return &corev1.ServiceList{} },
-		Name:           validation.NameIsDNS1035Label,
+		Name:           validation.NameIsDNSLabel,
 		ReturnDeleted:  true,
 		Default:        defaultService,
 		Prepare:        prepareService,
