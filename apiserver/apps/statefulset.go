@@ -2,6 +2,7 @@ package apps
 
 import (
 	"fmt"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -9,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"kontiki/apiserver/core"
@@ -83,12 +85,39 @@ func validateStatefulSetSpec(s *appsv1.StatefulSetSpec) field.ErrorList {
 	}
 	errs = append(errs, validateStatefulSetStrategy(&s.UpdateStrategy, spec.Child("updateStrategy"))...)
 	errs = append(errs, validateRetention(s.PersistentVolumeClaimRetentionPolicy, spec.Child("persistentVolumeClaimRetentionPolicy"))...)
+	for i := range s.VolumeClaimTemplates {
+		errs = append(errs, core.ValidateClaimTemplate(&s.VolumeClaimTemplates[i], spec.Child("volumeClaimTemplates").Index(i))...)
+	}
 	errs = append(errs, count(kind.Or(s.Replicas, 0), spec.Child("replicas"))...)
 	errs = append(errs, count(s.MinReadySeconds, spec.Child("minReadySeconds"))...)
 	if s.Ordinals != nil {
 		errs = append(errs, count(s.Ordinals.Start, spec.Child("ordinals.start"))...)
 	}
-	return append(errs, validateSelector(s.Selector, &s.Template, "statefulset", "StatefulSet")...)
+	if s.ServiceName != "" {
+		errs = append(errs, kind.Invalid(spec.Child("serviceName"), s.ServiceName, utilvalidation.IsDNS1123Label(s.ServiceName))...)
+	}
+	// The set itself names its pods and gives them volumes.
+	template := s.Template.DeepCopy()
+	template.Spec.Subdomain, template.Spec.Hostname = "", ""
+	template.Spec.Volumes = withClaims(s.VolumeClaimTemplates, template.Spec.Volumes)
+	return append(errs, validateSelector(s.Selector, template, "statefulset", "StatefulSet")...)
+}
+
+// withClaims are the volumes of a set's pods: its claims, and what else the template
+// has under other names.
+func withClaims(claims []corev1.PersistentVolumeClaim, volumes []corev1.Volume) []corev1.Volume {
+	var out []corev1.Volume
+	for _, c := range claims {
+		out = append(out, corev1.Volume{Name: c.Name, VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: c.Name},
+		}})
+	}
+	for _, v := range volumes {
+		if !slices.ContainsFunc(claims, func(c corev1.PersistentVolumeClaim) bool { return c.Name == v.Name }) {
+			out = append(out, v)
+		}
+	}
+	return out
 }
 
 func validateStatefulSetStrategy(s *appsv1.StatefulSetUpdateStrategy, at *field.Path) field.ErrorList {

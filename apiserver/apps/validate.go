@@ -34,7 +34,11 @@ func validateSelector(selector *metav1.LabelSelector, template *corev1.PodTempla
 	}
 	s, err := metav1.LabelSelectorAsSelector(selector)
 	if err != nil {
-		return append(errs, field.Invalid(at, selector, "invalid label selector"))
+		why := "invalid label selector"
+		if name == "statefulset" { // upstream gives no reason for these
+			why = ""
+		}
+		return append(errs, field.Invalid(at, selector, why))
 	}
 	path := spec.Child("template")
 	if !s.Empty() && !s.Matches(labels.Set(template.Labels)) {

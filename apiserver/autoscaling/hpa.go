@@ -1,7 +1,9 @@
 package autoscaling
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -10,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"kontiki/apiserver/kind"
@@ -19,10 +22,19 @@ func horizontalPodAutoscalers() kind.Definition {
 	doc := autoscalingv2.HorizontalPodAutoscalerSpec{}.SwaggerDoc()
 	return &kind.Kind[*autoscalingv2.HorizontalPodAutoscaler]{
 		Resource: "horizontalpodautoscalers", Singular: "horizontalpodautoscaler", ShortNames: []string{"hpa"}, Categories: []string{"all"},
-		New:      func() *autoscalingv2.HorizontalPodAutoscaler { return &autoscalingv2.HorizontalPodAutoscaler{} },
-		NewList:  func() runtime.Object { return &autoscalingv2.HorizontalPodAutoscalerList{} },
-		Default:  defaultAutoscaler,
-		Validate: validateAutoscaler,
+		New:     func() *autoscalingv2.HorizontalPodAutoscaler { return &autoscalingv2.HorizontalPodAutoscaler{} },
+		NewList: func() runtime.Object { return &autoscalingv2.HorizontalPodAutoscalerList{} },
+		Default: defaultAutoscaler,
+		Validate: func(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
+			return validateAutoscaler(h, validateScaled)
+		},
+		ValidateUpdate: func(h, old *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
+			target := validateScaled
+			if now, was := h.Spec.ScaleTargetRef, old.Spec.ScaleTargetRef; now.APIVersion == was.APIVersion && now.Kind == was.Kind {
+				target = validateReference // what was once accepted may stay
+			}
+			return validateAutoscaler(h, target)
+		},
 		Status: &kind.Status[*autoscalingv2.HorizontalPodAutoscaler]{Validate: func(h, _ *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 			return kind.Counts(field.NewPath("status"),
 				kind.Count{Name: "currentReplicas", N: int64(h.Status.CurrentReplicas)},
@@ -100,25 +112,33 @@ func withRules(r *autoscalingv2.HPAScalingRules, defaults autoscalingv2.HPAScali
 }
 
 // validateAutoscaler checks what an autoscaler aims at and by which measures.
-func validateAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
+func validateAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler, target func(autoscalingv2.CrossVersionObjectReference, *field.Path) field.ErrorList) field.ErrorList {
 	at, s := field.NewPath("spec"), &h.Spec
 	var errs field.ErrorList
-	if n := kind.Or(s.MinReplicas, 1); n < 1 {
-		errs = append(errs, field.Invalid(at.Child("minReplicas"), n, "must be greater than or equal to 1"))
+	if n := kind.Or(s.MinReplicas, 1); n < 0 {
+		errs = append(errs, field.Invalid(at.Child("minReplicas"), n, "must be greater than or equal to 0"))
 	}
-	if s.MaxReplicas < 1 {
+	if s.MaxReplicas < 0 {
 		errs = append(errs, field.Invalid(at.Child("maxReplicas"), s.MaxReplicas, "must be greater than 0"))
 	}
 	if s.MinReplicas != nil && s.MaxReplicas < *s.MinReplicas {
 		errs = append(errs, field.Invalid(at.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to `minReplicas`"))
 	}
-	errs = append(errs, validateReference(s.ScaleTargetRef, at.Child("scaleTargetRef"))...)
+	errs = append(errs, target(s.ScaleTargetRef, at.Child("scaleTargetRef"))...)
 	for i := range s.Metrics {
 		errs = append(errs, validateMetric(&s.Metrics[i], at.Child("metrics").Index(i))...)
+	}
+	if kind.Or(s.MinReplicas, 1) == 0 && !slices.ContainsFunc(s.Metrics, func(m autoscalingv2.MetricSpec) bool {
+		return m.Type == autoscalingv2.ObjectMetricSourceType || m.Type == autoscalingv2.ExternalMetricSourceType
+	}) {
+		errs = append(errs, field.Forbidden(at.Child("metrics"), "must specify at least one Object or External metric to support scaling to zero replicas"))
 	}
 	if b := s.Behavior; b != nil {
 		errs = append(errs, validateRules(b.ScaleUp, at.Child("behavior", "scaleUp"))...)
 		errs = append(errs, validateRules(b.ScaleDown, at.Child("behavior", "scaleDown"))...)
+	}
+	if s.MaxReplicas == 0 {
+		errs = append(errs, field.Required(at.Child("maxReplicas"), ""))
 	}
 	return errs
 }
@@ -131,6 +151,19 @@ func validateReference(r autoscalingv2.CrossVersionObjectReference, at *field.Pa
 		} else {
 			errs = append(errs, kind.Invalid(at.Child(part.name), part.value, path.IsValidPathSegmentName(part.value))...)
 		}
+	}
+	return errs
+}
+
+// validateScaled checks what is scaled: of the core group, that is only one kind.
+func validateScaled(r autoscalingv2.CrossVersionObjectReference, at *field.Path) field.ErrorList {
+	errs := validateReference(r, at)
+	gv, err := schema.ParseGroupVersion(r.APIVersion)
+	if err == nil && gv.Group == "" && r.Kind != "ReplicationController" {
+		err = errors.New("apiVersion must specify API group")
+	}
+	if err != nil {
+		errs = append(errs, field.Invalid(at.Child("apiVersion"), r.APIVersion, err.Error()))
 	}
 	return errs
 }
@@ -167,26 +200,29 @@ func validateMetric(m *autoscalingv2.MetricSpec, at *field.Path) field.ErrorList
 				errs = append(errs, field.Required(to, "must populate information for the given metric source"))
 				continue
 			}
-			nameAt := to.Child("name")
+			nameAt, what, least := to.Child("name"), "resource", "averageUtilization"
 			if s.kind != autoscalingv2.ResourceMetricSourceType && s.kind != autoscalingv2.ContainerResourceMetricSourceType {
-				nameAt = to.Child("metric", "name")
+				nameAt, what, least = to.Child("metric", "name"), "metric", "averageValue"
 			}
 			if s.name() == "" {
-				errs = append(errs, field.Required(nameAt, "must specify a metric name"))
+				errs = append(errs, field.Required(nameAt, "must specify a "+what+" name"))
 			}
 			if m.ContainerResource != nil && m.ContainerResource.Container == "" {
 				errs = append(errs, field.Required(to.Child("container"), "must specify a container"))
 			}
-			errs = append(errs, validateTarget(s.target(), to.Child("target"))...)
+			errs = append(errs, validateTarget(s.target(), to.Child("target"), least)...)
 		}
 	}
 	if m.Type != "" && !known {
+		slices.Sort(names)
 		errs = append(errs, field.NotSupported(at.Child("type"), m.Type, names))
 	}
 	return errs
 }
 
-func validateTarget(t *autoscalingv2.MetricTarget, at *field.Path) field.ErrorList {
+// validateTarget checks what a measure should be; least is the field that is missing
+// when there is none.
+func validateTarget(t *autoscalingv2.MetricTarget, at *field.Path, least string) field.ErrorList {
 	errs := kind.OneOf(t.Type, at.Child("type"), autoscalingv2.UtilizationMetricType, autoscalingv2.ValueMetricType, autoscalingv2.AverageValueMetricType)
 	if t.Value != nil && t.Value.Sign() != 1 {
 		errs = append(errs, field.Invalid(at.Child("value"), t.Value, "must be positive"))
@@ -198,7 +234,7 @@ func validateTarget(t *autoscalingv2.MetricTarget, at *field.Path) field.ErrorLi
 		errs = append(errs, field.Invalid(at.Child("averageUtilization"), *t.AverageUtilization, "must be greater than 0"))
 	}
 	if t.Value == nil && t.AverageValue == nil && t.AverageUtilization == nil {
-		errs = append(errs, field.Required(at.Child("averageValue"), "must set either a target raw value or a target utilization"))
+		errs = append(errs, field.Required(at.Child(least), "must set either a target raw value or a target utilization"))
 	}
 	return errs
 }

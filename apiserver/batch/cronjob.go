@@ -50,7 +50,7 @@ func cronJobs() kind.Definition {
 			kind.NameColumn,
 			kind.Column("Schedule", batchv1.CronJobSpec{}.SwaggerDoc()["schedule"]),
 			kind.Column("Timezone", batchv1.CronJobSpec{}.SwaggerDoc()["timeZone"]),
-			kind.Column("Suspend", batchv1.CronJobSpec{}.SwaggerDoc()["suspend"]),
+			metav1.TableColumnDefinition{Name: "Suspend", Type: "boolean", Description: batchv1.CronJobSpec{}.SwaggerDoc()["suspend"]},
 			kind.Number("Active", batchv1.CronJobStatus{}.SwaggerDoc()["active"]),
 			kind.Column("Last Schedule", batchv1.CronJobStatus{}.SwaggerDoc()["lastScheduleTime"]),
 			kind.AgeColumn,
@@ -141,11 +141,12 @@ func validateTimeZone(zone *string, at *field.Path) field.ErrorList {
 	if *zone == "" {
 		return field.ErrorList{field.Invalid(at, *zone, "timeZone must be nil or non-empty string")}
 	}
+	var errs field.ErrorList
 	if strings.EqualFold(*zone, "Local") {
-		return field.ErrorList{field.Invalid(at, *zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones")}
+		errs = append(errs, field.Invalid(at, *zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"))
 	}
 	if _, err := time.LoadLocation(*zone); err != nil {
-		return field.ErrorList{field.Invalid(at, *zone, err.Error())}
+		errs = append(errs, field.Invalid(at, *zone, err.Error()))
 	}
-	return nil
+	return errs
 }

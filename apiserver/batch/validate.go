@@ -149,7 +149,10 @@ func validateCompletionMode(s *batchv1.JobSpec, at *field.Path) field.ErrorList 
 		if s.BackoffLimitPerIndex == nil {
 			errs = append(errs, field.Required(at.Child("backoffLimitPerIndex"), "when maxFailedIndexes is specified"))
 		}
-		if *m > completions {
+		if !indexed {
+			errs = append(errs, field.Invalid(at.Child("maxFailedIndexes"), *m, "requires indexed completion mode"))
+		}
+		if indexed && *m > completions {
 			errs = append(errs, field.Invalid(at.Child("maxFailedIndexes"), *m, "must be less than or equal to completions"))
 		}
 		if *m > maxIndexedParallelism {

@@ -27,12 +27,14 @@ func persistentVolumeClaims() kind.Definition {
 	doc := corev1.PersistentVolumeClaimSpec{}.SwaggerDoc()
 	return &kind.Kind[*corev1.PersistentVolumeClaim]{
 		Resource: "persistentvolumeclaims", Singular: "persistentvolumeclaim", ShortNames: []string{"pvc"},
-		New:            func() *corev1.PersistentVolumeClaim { return &corev1.PersistentVolumeClaim{} },
-		NewList:        func() runtime.Object { return &corev1.PersistentVolumeClaimList{} },
-		ReturnDeleted:  true,
-		Default:        DefaultPersistentVolumeClaim,
-		Prepare:        preparePersistentVolumeClaim,
-		Validate:       func(c *corev1.PersistentVolumeClaim) field.ErrorList { return validateClaimSpec(&c.Spec) },
+		New:           func() *corev1.PersistentVolumeClaim { return &corev1.PersistentVolumeClaim{} },
+		NewList:       func() runtime.Object { return &corev1.PersistentVolumeClaimList{} },
+		ReturnDeleted: true,
+		Default:       DefaultPersistentVolumeClaim,
+		Prepare:       preparePersistentVolumeClaim,
+		Validate: func(c *corev1.PersistentVolumeClaim) field.ErrorList {
+			return validateClaimSpec(&c.Spec, field.NewPath("spec"))
+		},
 		ValidateUpdate: validateClaimUpdate,
 		Status:         &kind.Status[*corev1.PersistentVolumeClaim]{Validate: validateClaimStatus},
 		Columns: []metav1.TableColumnDefinition{
@@ -118,8 +120,7 @@ func preparePersistentVolumeClaim(_ context.Context, c, old *corev1.PersistentVo
 	}
 }
 
-func validateClaimSpec(s *corev1.PersistentVolumeClaimSpec) field.ErrorList {
-	at := field.NewPath("spec")
+func validateClaimSpec(s *corev1.PersistentVolumeClaimSpec, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if len(s.AccessModes) == 0 {
 		errs = append(errs, field.Required(at.Child("accessModes"), "at least 1 access mode is required"))
@@ -145,6 +146,11 @@ func validateClaimSpec(s *corev1.PersistentVolumeClaimSpec) field.ErrorList {
 		errs = append(errs, invalidFor(at.Child("volumeAttributesClassName"), n, validation.NameIsDNSSubdomain(n, false))...)
 	}
 	return errs
+}
+
+// ValidateClaimTemplate checks a claim that a workload will make.
+func ValidateClaimTemplate(c *corev1.PersistentVolumeClaim, at *field.Path) field.ErrorList {
+	return validateClaimSpec(&c.Spec, at.Child("spec"))
 }
 
 func validateDataSource(s *corev1.PersistentVolumeClaimSpec, at *field.Path) field.ErrorList {
@@ -201,7 +207,7 @@ func positive(q resource.Quantity, at *field.Path) field.ErrorList {
 }
 
 func validateClaimUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
-	errs := validateClaimSpec(&c.Spec)
+	errs := validateClaimSpec(&c.Spec, field.NewPath("spec"))
 	at := field.NewPath("spec")
 	now, was := c.Spec.DeepCopy(), old.Spec.DeepCopy()
 	if was.VolumeName == "" { // the binder sets it, once

@@ -76,6 +76,9 @@ func validateEndpoints(e *corev1.Endpoints) field.ErrorList {
 //nolint:staticcheck // as above
 func validateEndpointAddress(a corev1.EndpointAddress, at *field.Path) field.ErrorList {
 	errs := utilvalidation.IsValidIP(at.Child("ip"), a.IP)
+	if len(errs) > 0 { // upstream asks twice
+		errs = append(errs, field.Invalid(at.Child("ip"), a.IP, "must be a valid IP address"))
+	}
 	if a.Hostname != "" {
 		errs = append(errs, validateDNS1123Label(a.Hostname, at.Child("hostname"))...)
 	}

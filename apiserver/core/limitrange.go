@@ -26,7 +26,7 @@ func limitRanges() kind.Definition {
 		Validate: validateLimitRange,
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,
-			kind.Column("Created At", metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"]),
+			{Name: "Created At", Type: "date", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"]},
 		},
 		Cells: func(l *corev1.LimitRange) []any {
 			return []any{l.Name, l.CreationTimestamp.UTC().Format("2006-01-02T15:04:05Z")}
@@ -124,7 +124,7 @@ func validateLimitName(t corev1.LimitType, name corev1.ResourceName, at *field.P
 	if t == corev1.LimitTypePod || t == corev1.LimitTypeContainer {
 		return validateResource(name, resource.Quantity{}, at)
 	}
-	return invalidFor(at, name, utilvalidation.IsQualifiedName(string(name)))
+	return resourceName(name, at)
 }
 
 // validateLimitOrder wants min <= default request <= default <= max.
@@ -151,7 +151,9 @@ func validateLimitOrder(item *corev1.LimitRangeItem, at *field.Path) field.Error
 		order("defaultRequest", request, hasRequest, "default request", "max", high, hasMax)
 		order("defaultRequest", request, hasRequest, "default request", "default limit", def, hasDefault)
 		order("default", low, hasMin && hasDefault, "min", "default", def, hasDefault)
-		order("default", def, hasDefault, "default", "max", high, hasMax)
+		if hasDefault && hasMax && def.Cmp(high) > 0 { // upstream shows the maximum as the wrong value here
+			errs = append(errs, field.Invalid(at.Child("default").Key(string(name)), high.String(), fmt.Sprintf("default value %s is greater than max value %s", def.String(), high.String())))
+		}
 		if hasRatio && ratio.Cmp(*resource.NewQuantity(1, resource.DecimalSI)) < 0 {
 			errs = append(errs, field.Invalid(at.Child("maxLimitRequestRatio").Key(string(name)), ratio.String(), fmt.Sprintf("ratio %s is less than 1", ratio.String())))
 		}

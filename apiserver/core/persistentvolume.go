@@ -169,7 +169,7 @@ func validatePersistentSource(v *corev1.PersistentVolume, at *field.Path) field.
 			errs = append(errs, noBacksteps(l.Path, to.Child("path"))...)
 		}
 		if v.Spec.NodeAffinity == nil {
-			errs = append(errs, field.Required(field.NewPath("metadata", "annotations"), "Local volume requires node affinity"))
+			errs = append(errs, field.Required(field.NewPath("spec", "nodeAffinity"), "Local volume requires node affinity"))
 		}
 	}
 	if c := v.Spec.CSI; c != nil {

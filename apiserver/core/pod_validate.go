@@ -2,17 +2,19 @@ package core
 
 import (
 	"fmt"
-	"net/netip"
+	"math"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	unversioned "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
-	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/sets"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"kontiki/apiserver/kind"
 )
 
 func nonNegative(v int64, path *field.Path) field.ErrorList {
@@ -26,6 +28,18 @@ func invalidFor(path *field.Path, value any, messages []string) field.ErrorList 
 		errs = append(errs, field.Invalid(path, value, m))
 	}
 	return errs
+}
+
+func positiveNumber(v int64, path *field.Path) field.ErrorList {
+	if v <= 0 {
+		return field.ErrorList{field.Invalid(path, v, "must be greater than zero")}
+	}
+	return nil
+}
+
+// supported refuses what is not among values, an empty one as well.
+func supported[T ~string](value T, path *field.Path, values ...T) field.ErrorList {
+	return kind.Supported(value, path, values...)
 }
 
 func validateDNS1123Label(value string, path *field.Path) field.ErrorList {
@@ -48,12 +62,69 @@ func oneOf[T ~string](value T, path *field.Path, supported ...T) field.ErrorList
 	return field.ErrorList{field.NotSupported(path, value, supported)}
 }
 
+// validatePodAlone checks what every version of a pod must keep to.
+func validatePodAlone(p *corev1.Pod) field.ErrorList {
+	spec := field.NewPath("spec")
+	errs := validatePodAnnotations(p.Annotations, &p.Spec, field.NewPath("metadata", "annotations"))
+	errs = append(errs, validatePodSpec(&p.Spec, &p.ObjectMeta, spec)...)
+	if p.Spec.ServiceAccountName == "" {
+		for i, v := range p.Spec.Volumes {
+			if v.Projected == nil {
+				continue
+			}
+			for j, source := range v.Projected.Sources {
+				if source.ServiceAccountToken != nil {
+					at := spec.Child("volumes").Index(i).Child("projected", "sources").Index(j).Child("serviceAccountToken")
+					errs = append(errs, field.Forbidden(at, "must not be specified when serviceAccountName is not set"))
+				}
+			}
+		}
+	}
+	if g := p.Spec.TerminationGracePeriodSeconds; g != nil {
+		errs = append(errs, nonNegative(*g, spec.Child("terminationGracePeriodSeconds"))...)
+	}
+	errs = append(errs, validateImageNames(p.Spec.Containers, spec.Child("containers"))...)
+	return append(errs, validateImageNames(p.Spec.InitContainers, spec.Child("initContainers"))...)
+}
+
+// validateImageNames refuses blanks around the image, which templates may have.
+func validateImageNames(containers []corev1.Container, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, c := range containers {
+		errs = append(errs, validateImageName(c.Image, path.Index(i).Child("image"))...)
+	}
+	return errs
+}
+
+func validateImageName(image string, at *field.Path) field.ErrorList {
+	if strings.TrimSpace(image) != image {
+		return field.ErrorList{field.Invalid(at, image, "must not have leading or trailing whitespace")}
+	}
+	return nil
+}
+
+func validatePodAnnotations(annotations map[string]string, s *corev1.PodSpec, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if v, ok := annotations[corev1.MirrorPodAnnotationKey]; ok && s.NodeName == "" {
+		errs = append(errs, field.Invalid(at.Key(corev1.MirrorPodAnnotationKey), v, "must set spec.nodeName if mirror pod annotation is set"))
+	}
+	if v, ok := annotations[corev1.PodDeletionCost]; ok {
+		if n, err := strconv.ParseInt(v, 10, 32); err != nil || v[0] == '+' || (v[0] == '0' && n != 0) {
+			errs = append(errs, field.Invalid(at.Key(corev1.PodDeletionCost), v, "must be a 32bit integer"))
+		}
+	}
+	return errs
+}
+
 func validatePod(p *corev1.Pod) field.ErrorList {
 	spec := field.NewPath("spec")
-	errs := ValidatePodSpec(&p.Spec, spec)
+	errs := validatePodAlone(p)
 	// Only the API itself adds ephemeral containers, to pods that run.
 	if len(p.Spec.EphemeralContainers) > 0 {
 		errs = append(errs, field.Forbidden(spec.Child("ephemeralContainers"), "cannot be set on create"))
+	}
+	if p.Spec.NodeName != "" && len(p.Spec.SchedulingGates) > 0 {
+		errs = append(errs, field.Forbidden(spec.Child("nodeName"), "cannot be set until all schedulingGates have been cleared"))
 	}
 	return errs
 }
@@ -62,33 +133,51 @@ func validatePod(p *corev1.Pod) field.ErrorList {
 func ValidatePodTemplate(t *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
 	errs := unversioned.ValidateLabels(t.Labels, path.Child("labels"))
 	errs = append(errs, validation.ValidateAnnotations(t.Annotations, path.Child("annotations"))...)
-	errs = append(errs, ValidatePodSpec(&t.Spec, path.Child("spec"))...)
+	errs = append(errs, validatePodAnnotations(t.Annotations, &t.Spec, path.Child("annotations"))...)
+	errs = append(errs, validatePodSpec(&t.Spec, nil, path.Child("spec"))...)
 	if len(t.Spec.EphemeralContainers) > 0 {
 		errs = append(errs, field.Forbidden(path.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template"))
 	}
 	return errs
 }
 
-// ValidatePodSpec checks what pods and templates share.
-func ValidatePodSpec(s *corev1.PodSpec, path *field.Path) field.ErrorList {
-	volumes, errs := validateVolumes(s.Volumes, path.Child("volumes"))
-	errs = append(errs, validateContainers(s, volumes, path)...)
+// validatePodSpec checks what pods and templates share. meta is the pod's, and nil
+// for a template. The order of the rules is upstream's, since it is the order in
+// which people read what is wrong.
+func validatePodSpec(s *corev1.PodSpec, meta *metav1.ObjectMeta, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if s.TerminationGracePeriodSeconds == nil {
+		errs = append(errs, field.Required(path.Child("terminationGracePeriodSeconds"), ""))
+	}
+	volumes, bad := validateVolumes(s.Volumes, meta, path.Child("volumes"))
+	errs = append(errs, bad...)
+	errs = append(errs, validateClaims(s.ResourceClaims, meta, path.Child("resourceClaims"))...)
+	errs = append(errs, (&containerRules{spec: s, volumes: volumes}).validate(path)...)
+	errs = append(errs, validatePodResources(s, path.Child("resources"))...)
+	errs = append(errs, validateHostNetworkPorts(s, meta != nil, path.Child("containers"))...)
 	errs = append(errs, oneOf(s.RestartPolicy, path.Child("restartPolicy"),
 		corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)...)
-	errs = append(errs, validateDNS(s, path)...)
+	errs = append(errs, oneOf(s.DNSPolicy, path.Child("dnsPolicy"),
+		corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone)...)
 	errs = append(errs, unversioned.ValidateLabels(s.NodeSelector, path.Child("nodeSelector"))...)
 	errs = append(errs, validatePodSecurity(s, path.Child("securityContext"))...)
+	if s.ShareProcessNamespace != nil && *s.ShareProcessNamespace && s.HostPID {
+		errs = append(errs, field.Invalid(path.Child("shareProcessNamespace"), *s.ShareProcessNamespace, "ShareProcessNamespace and HostPID cannot both be enabled"))
+	}
 	errs = append(errs, validateAffinity(s.Affinity, path.Child("affinity"))...)
-	errs = append(errs, validateTolerations(s.Tolerations, path.Child("tolerations"))...)
+	errs = append(errs, validateDNSConfig(s, path.Child("dnsConfig"))...)
+	errs = append(errs, validateGates(s, path)...)
 	errs = append(errs, validateTopologySpread(s.TopologySpreadConstraints, path.Child("topologySpreadConstraints"))...)
-	errs = append(errs, validateHostAliases(s.HostAliases, path.Child("hostAliases"))...)
-	for i, g := range s.ReadinessGates {
-		errs = append(errs, invalidFor(path.Child("readinessGates").Index(i).Child("conditionType"), string(g.ConditionType),
-			utilvalidation.IsQualifiedName(string(g.ConditionType)))...)
-	}
-	for i, g := range s.SchedulingGates {
-		errs = append(errs, invalidFor(path.Child("schedulingGates").Index(i).Child("name"), g.Name, utilvalidation.IsQualifiedName(g.Name))...)
-	}
+	errs = append(errs, validateHostUsers(s, path)...)
+	errs = append(errs, validateHostname(s, path.Child("hostnameOverride"))...)
+	errs = append(errs, validatePodNames(s, path)...)
+	errs = append(errs, validatePodOS(s, path)...)
+	return append(errs, validateFileKeyVolumes(s, path)...)
+}
+
+// validatePodNames checks the spec's single fields.
+func validatePodNames(s *corev1.PodSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	if s.ServiceAccountName != "" {
 		errs = append(errs, invalidFor(path.Child("serviceAccountName"), s.ServiceAccountName, validation.ValidateServiceAccountName(s.ServiceAccountName, false))...)
 	}
@@ -96,8 +185,8 @@ func ValidatePodSpec(s *corev1.PodSpec, path *field.Path) field.ErrorList {
 		errs = append(errs, validateNodeName(s.NodeName, path.Child("nodeName"))...)
 	}
 	if s.ActiveDeadlineSeconds != nil {
-		if v := *s.ActiveDeadlineSeconds; v < 1 || v > 1<<31-1 {
-			errs = append(errs, field.Invalid(path.Child("activeDeadlineSeconds"), v, utilvalidation.InclusiveRangeError(1, 1<<31-1)))
+		if v := *s.ActiveDeadlineSeconds; v < 1 || v > math.MaxInt32 {
+			errs = append(errs, field.Invalid(path.Child("activeDeadlineSeconds"), v, utilvalidation.InclusiveRangeError(1, math.MaxInt32)))
 		}
 	}
 	if s.Hostname != "" {
@@ -106,6 +195,8 @@ func ValidatePodSpec(s *corev1.PodSpec, path *field.Path) field.ErrorList {
 	if s.Subdomain != "" {
 		errs = append(errs, validateDNS1123Label(s.Subdomain, path.Child("subdomain"))...)
 	}
+	errs = append(errs, validateTolerations(s.Tolerations, path.Child("tolerations"))...)
+	errs = append(errs, validateHostAliases(s.HostAliases, path.Child("hostAliases"))...)
 	if s.PriorityClassName != "" {
 		errs = append(errs, invalidFor(path.Child("priorityClassName"), s.PriorityClassName, validation.NameIsDNSSubdomain(s.PriorityClassName, false))...)
 	}
@@ -115,16 +206,86 @@ func ValidatePodSpec(s *corev1.PodSpec, path *field.Path) field.ErrorList {
 	if s.PreemptionPolicy != nil {
 		errs = append(errs, oneOf(*s.PreemptionPolicy, path.Child("preemptionPolicy"), corev1.PreemptLowerPriority, corev1.PreemptNever)...)
 	}
-	if s.TerminationGracePeriodSeconds != nil && *s.TerminationGracePeriodSeconds < 0 {
-		errs = append(errs, nonNegative(*s.TerminationGracePeriodSeconds, path.Child("terminationGracePeriodSeconds"))...)
+	if s.Overhead != nil {
+		errs = append(errs, validateResources(&corev1.ResourceRequirements{Limits: s.Overhead}, nil, containerResourceName, path.Child("overhead"))...)
 	}
-	return append(errs, validateHostPorts(s, path)...)
+	return errs
 }
 
-func validateDNS(s *corev1.PodSpec, path *field.Path) field.ErrorList {
-	errs := oneOf(s.DNSPolicy, path.Child("dnsPolicy"),
-		corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone)
-	config := path.Child("dnsConfig")
+func validateGates(s *corev1.PodSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, g := range s.ReadinessGates {
+		errs = append(errs, invalidFor(path.Child("readinessGates").Index(i).Child("conditionType"), string(g.ConditionType),
+			utilvalidation.IsQualifiedName(string(g.ConditionType)))...)
+	}
+	seen := sets.New[string]()
+	for i, g := range s.SchedulingGates {
+		at := path.Child("schedulingGates").Index(i)
+		errs = append(errs, invalidFor(at, g.Name, utilvalidation.IsQualifiedName(g.Name))...)
+		if seen.Has(g.Name) {
+			errs = append(errs, field.Duplicate(at, g.Name))
+		}
+		seen.Insert(g.Name)
+	}
+	return errs
+}
+
+// validateHostUsers keeps user namespaces and the host's other namespaces apart.
+func validateHostUsers(s *corev1.PodSpec, path *field.Path) field.ErrorList {
+	if s.HostUsers == nil || *s.HostUsers {
+		return nil
+	}
+	var errs field.ErrorList
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{{"hostNetwork", s.HostNetwork}, {"HostPID", s.HostPID}, {"HostIPC", s.HostIPC}} {
+		if f.set {
+			errs = append(errs, field.Forbidden(path.Child(f.name), "when `hostUsers` is false"))
+		}
+	}
+	eachContainer(s, path, func(c *corev1.Container, at *field.Path) {
+		if len(c.VolumeDevices) > 0 {
+			errs = append(errs, field.Forbidden(at.Child("volumeDevices"), "when `hostUsers` is false"))
+		}
+	})
+	return errs
+}
+
+func validateHostname(s *corev1.PodSpec, at *field.Path) field.ErrorList {
+	if s.HostnameOverride == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	const longest = 64
+	if s.SetHostnameAsFQDN != nil && *s.SetHostnameAsFQDN {
+		errs = append(errs, field.Forbidden(at, "may not be specified when setHostnameAsFQDN is true"))
+	}
+	if s.HostNetwork {
+		errs = append(errs, field.Forbidden(at, "may not be specified when hostNetwork is true"))
+	}
+	if len(*s.HostnameOverride) > longest {
+		errs = append(errs, field.TooLong(at, "" /*unused*/, longest))
+	}
+	return append(errs, invalidFor(at, *s.HostnameOverride, utilvalidation.IsDNS1123Subdomain(*s.HostnameOverride))...)
+}
+
+// eachContainer calls visit for all containers of the spec, in upstream's order.
+func eachContainer(s *corev1.PodSpec, path *field.Path, visit func(*corev1.Container, *field.Path)) {
+	for i := range s.InitContainers {
+		visit(&s.InitContainers[i], path.Child("initContainers").Index(i))
+	}
+	for i := range s.Containers {
+		visit(&s.Containers[i], path.Child("containers").Index(i))
+	}
+	for i := range s.EphemeralContainers {
+		c := corev1.Container(s.EphemeralContainers[i].EphemeralContainerCommon)
+		visit(&c, path.Child("ephemeralContainers").Index(i))
+	}
+}
+
+func validateDNSConfig(s *corev1.PodSpec, config *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	if s.DNSPolicy == corev1.DNSNone {
 		if s.DNSConfig == nil {
 			return append(errs, field.Required(config, fmt.Sprintf("must provide `dnsConfig` when `dnsPolicy` is %s", corev1.DNSNone)))
@@ -152,8 +313,6 @@ func validateDNS(s *corev1.PodSpec, path *field.Path) field.ErrorList {
 	for i, search := range s.DNSConfig.Searches {
 		if search != "." {
 			search = strings.TrimSuffix(search, ".")
-		}
-		if search != "." {
 			errs = append(errs, invalidFor(config.Child("searches").Index(i), search, utilvalidation.IsDNS1123SubdomainWithUnderscore(search))...)
 		}
 	}
@@ -176,204 +335,19 @@ func validateHostAliases(aliases []corev1.HostAlias, path *field.Path) field.Err
 	return errs
 }
 
-// validateHostPorts refuses a port of the node that two containers of the pod
-// want, and one that differs from the container's in the host's network.
-func validateHostPorts(s *corev1.PodSpec, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	check := func(containers []corev1.Container, path *field.Path, seen sets.Set[string]) {
-		for i, c := range containers {
-			for j, port := range c.Ports {
-				if port.HostPort == 0 {
-					continue
-				}
-				at := path.Index(i).Child("ports").Index(j).Child("hostPort")
-				if s.HostNetwork && port.HostPort != port.ContainerPort {
-					errs = append(errs, field.Invalid(path.Index(i).Child("ports").Index(j).Child("hostPort"), port.HostPort, "must match `containerPort` when `hostNetwork` is true"))
-				}
-				key := fmt.Sprintf("%s/%s/%d", port.Protocol, port.HostIP, port.HostPort)
-				if seen.Has(key) {
-					errs = append(errs, field.Duplicate(at, key))
-				}
-				seen.Insert(key)
-			}
-		}
-	}
-	check(s.Containers, path.Child("containers"), sets.New[string]())
-	for i := range s.InitContainers { // they run one after the other
-		check(s.InitContainers[i:i+1], path.Child("initContainers"), sets.New[string]())
-	}
-	return errs
-}
-
-func validateTolerations(tolerations []corev1.Toleration, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	for i, t := range tolerations {
-		at := path.Index(i)
-		if t.Key != "" {
-			errs = append(errs, unversioned.ValidateLabelName(t.Key, at.Child("key"))...)
-		}
-		if t.Key == "" && t.Operator != corev1.TolerationOpExists {
-			errs = append(errs, field.Invalid(at.Child("operator"), t.Operator, "operator must be Exists when `key` is empty, which means \"match all values and all keys\""))
-		}
-		if t.TolerationSeconds != nil && t.Effect != corev1.TaintEffectNoExecute {
-			errs = append(errs, field.Invalid(at.Child("effect"), t.Effect, "effect must be 'NoExecute' when `tolerationSeconds` is set"))
-		}
-		switch t.Operator {
-		case corev1.TolerationOpEqual, "":
-			errs = append(errs, invalidFor(at.Child("operator"), t.Value, utilvalidation.IsValidLabelValue(t.Value))...)
-		case corev1.TolerationOpExists:
-			if t.Value != "" {
-				errs = append(errs, field.Invalid(at.Child("operator"), t, "value must be empty when `operator` is 'Exists'"))
-			}
-		default:
-			errs = append(errs, field.NotSupported(at.Child("operator"), t.Operator, []corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists}))
-		}
-		if t.Effect != "" {
-			errs = append(errs, validateTaintEffect(t.Effect, at.Child("effect"))...)
-		}
-	}
-	return errs
-}
-
-func validateTaintEffect(effect corev1.TaintEffect, path *field.Path) field.ErrorList {
-	return oneOf(effect, path, corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)
-}
-
-func validateTopologySpread(constraints []corev1.TopologySpreadConstraint, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	seen := sets.New[string]()
-	for i, c := range constraints {
-		at := path.Index(i)
-		if c.MaxSkew <= 0 {
-			errs = append(errs, field.Invalid(at.Child("maxSkew"), c.MaxSkew, "must be greater than zero"))
-		}
-		if c.TopologyKey == "" {
-			errs = append(errs, field.Required(at.Child("topologyKey"), "can not be empty"))
-		} else {
-			errs = append(errs, unversioned.ValidateLabelName(c.TopologyKey, at.Child("topologyKey"))...)
-		}
-		errs = append(errs, oneOf(c.WhenUnsatisfiable, at.Child("whenUnsatisfiable"), corev1.DoNotSchedule, corev1.ScheduleAnyway)...)
-		pair := fmt.Sprintf("{%s, %s}", c.TopologyKey, c.WhenUnsatisfiable)
-		if seen.Has(pair) {
-			errs = append(errs, field.Duplicate(at.Child("{topologyKey, whenUnsatisfiable}"), pair))
-		}
-		seen.Insert(pair)
-		if c.MinDomains != nil && *c.MinDomains <= 0 {
-			errs = append(errs, field.Invalid(at.Child("minDomains"), c.MinDomains, "must be greater than zero"))
-		}
-		errs = append(errs, unversioned.ValidateLabelSelector(c.LabelSelector, unversioned.LabelSelectorValidationOptions{}, at.Child("labelSelector"))...)
-	}
-	return errs
-}
-
-// podImmutable is what upstream says about changes of a pod's spec.
-const podImmutable = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
-
-func validatePodUpdate(p, old *corev1.Pod) field.ErrorList {
-	spec := field.NewPath("spec")
-	errs := ValidatePodSpec(&p.Spec, spec)
-	if len(p.Spec.Containers) != len(old.Spec.Containers) {
-		return append(errs, field.Forbidden(spec.Child("containers"), "pod updates may not add or remove containers"))
-	}
-	if len(p.Spec.InitContainers) != len(old.Spec.InitContainers) {
-		return append(errs, field.Forbidden(spec.Child("initContainers"), "pod updates may not add or remove containers"))
-	}
-	errs = append(errs, validateDeadlineUpdate(p.Spec.ActiveDeadlineSeconds, old.Spec.ActiveDeadlineSeconds, spec.Child("activeDeadlineSeconds"))...)
-	errs = append(errs, onlyAdded(p.Spec.Tolerations, old.Spec.Tolerations, spec.Child("tolerations"))...)
-
-	// What may change is put back; then nothing may differ.
-	munged := *p.Spec.DeepCopy()
-	for i := range munged.Containers {
-		munged.Containers[i].Image = old.Spec.Containers[i].Image
-	}
-	for i := range munged.InitContainers {
-		munged.InitContainers[i].Image = old.Spec.InitContainers[i].Image
-	}
-	munged.ActiveDeadlineSeconds = old.Spec.ActiveDeadlineSeconds
-	munged.Tolerations = old.Spec.Tolerations
-	munged.SchedulingGates = keepGates(p.Spec.SchedulingGates, old.Spec.SchedulingGates)
-	if g := old.Spec.TerminationGracePeriodSeconds; g != nil && *g < 0 && munged.TerminationGracePeriodSeconds != nil && *munged.TerminationGracePeriodSeconds == 1 {
-		munged.TerminationGracePeriodSeconds = g
-	}
-	if !apiequality.Semantic.DeepEqual(munged, old.Spec) {
-		errs = append(errs, field.Forbidden(spec, podImmutable+"\n"+diff.Diff(old.Spec, munged)))
-	}
-	return errs
-}
-
-// keepGates returns the old gates if the new ones are a part of them.
-func keepGates(gates, old []corev1.PodSchedulingGate) []corev1.PodSchedulingGate {
-	had := sets.New[string]()
-	for _, g := range old {
-		had.Insert(g.Name)
-	}
-	for _, g := range gates {
-		if !had.Has(g.Name) {
-			return gates
-		}
-	}
-	return old
-}
-
-func validateDeadlineUpdate(now, old *int64, path *field.Path) field.ErrorList {
-	switch {
-	case now == nil && old == nil:
-	case now == nil:
-		return field.ErrorList{field.Invalid(path, now, "must not update from a positive integer to nil value")}
-	case old != nil && *now > *old:
-		return field.ErrorList{field.Invalid(path, *now, "must be less than or equal to previous value")}
-	}
-	return nil
-}
-
-func onlyAdded(now, old []corev1.Toleration, path *field.Path) field.ErrorList {
-	for _, o := range old {
-		found := false
-		for _, n := range now {
-			o := o
-			o.TolerationSeconds = n.TolerationSeconds
-			if apiequality.Semantic.DeepEqual(n, o) {
-				found = true
-				break
-			}
-		}
-		if !found {
-			return field.ErrorList{field.Forbidden(path, "existing toleration can not be modified except its tolerationSeconds")}
-		}
-	}
-	return nil
-}
-
-// validateTerminalStates refuses that a container which has ended for good runs again.
-func validateTerminalStates(now, old []corev1.ContainerStatus, path *field.Path, policy corev1.RestartPolicy) field.ErrorList {
-	if policy == corev1.RestartPolicyAlways {
+// validateHostNetworkPorts wants ports of the host's network to be the container's.
+// A template may leave them out: pods get them by default.
+func validateHostNetworkPorts(s *corev1.PodSpec, pod bool, path *field.Path) field.ErrorList {
+	if !s.HostNetwork {
 		return nil
 	}
 	var errs field.ErrorList
-	for i, o := range old {
-		if o.State.Terminated == nil || (o.State.Terminated.ExitCode != 0 && policy == corev1.RestartPolicyOnFailure) {
-			continue
-		}
-		for _, n := range now {
-			if n.Name == o.Name && n.State.Terminated == nil {
-				errs = append(errs, field.Forbidden(path.Index(i).Child("state"), "may not be transitioned to non-terminated state"))
+	for i, c := range s.Containers {
+		for j, p := range c.Ports {
+			if (pod || p.HostPort != 0) && p.HostPort != p.ContainerPort {
+				errs = append(errs, field.Invalid(path.Index(i).Child("ports").Index(j).Child("hostPort"), p.HostPort, "must match `containerPort` when `hostNetwork` is true"))
 			}
 		}
-	}
-	return errs
-}
-
-func validatePodIPs(p *corev1.Pod, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	families := map[bool]int{}
-	for i, ip := range p.Status.PodIPs {
-		errs = append(errs, utilvalidation.IsValidIP(path.Child("podIPs").Index(i), ip.IP)...)
-		if addr, err := netip.ParseAddr(ip.IP); err == nil {
-			families[addr.Is4()]++
-		}
-	}
-	if len(p.Status.PodIPs) > 1 && (len(p.Status.PodIPs) > 2 || families[true] != 1 || families[false] != 1) {
-		errs = append(errs, field.Invalid(path.Child("podIPs"), p.Status.PodIPs, "may specify no more than one IP for each IP family"))
 	}
 	return errs
 }

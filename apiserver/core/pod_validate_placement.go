@@ -2,11 +2,10 @@ package core
 
 import (
 	"fmt"
-	"strconv"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	unversioned "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -15,139 +14,109 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-var standardContainerResources = sets.New(corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage)
-
-func isHugePages(name corev1.ResourceName) bool {
-	return strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix)
-}
-
-// isExtended tells a resource of a device plugin from one that nodes know.
-func isExtended(name corev1.ResourceName) bool {
-	s := string(name)
-	return strings.Contains(s, "/") && !strings.Contains(s, corev1.ResourceDefaultNamespacePrefix) &&
-		!strings.HasPrefix(s, corev1.DefaultResourceRequestsPrefix)
-}
-
-func validateResources(r *corev1.ResourceRequirements, path *field.Path) field.ErrorList {
+func validateTolerations(tolerations []corev1.Toleration, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	for name, limit := range r.Limits {
-		errs = append(errs, validateResource(name, limit, path.Child("limits").Key(string(name)))...)
-		request, ok := r.Requests[name]
-		if !ok {
-			continue
+	for i, t := range tolerations {
+		at := path.Index(i)
+		operator := at.Child("operator")
+		if t.Key != "" {
+			errs = append(errs, unversioned.ValidateLabelName(t.Key, at.Child("key"))...)
 		}
-		at := path.Child("requests")
-		switch fixed := isExtended(name) || isHugePages(name); {
-		case fixed && request.Cmp(limit) != 0:
-			errs = append(errs, field.Invalid(at, request.String(), fmt.Sprintf("must be equal to %s limit of %s", name, limit.String())))
-		case !fixed && request.Cmp(limit) > 0:
-			errs = append(errs, field.Invalid(at, request.String(), fmt.Sprintf("must be less than or equal to %s limit of %s", name, limit.String())))
+		if t.Key == "" && t.Operator != corev1.TolerationOpExists {
+			errs = append(errs, field.Invalid(operator, t.Operator, "operator must be Exists when `key` is empty, which means \"match all values and all keys\""))
 		}
-	}
-	for name, request := range r.Requests {
-		errs = append(errs, validateResource(name, request, path.Child("requests").Key(string(name)))...)
-		if _, ok := r.Limits[name]; !ok && (isExtended(name) || isHugePages(name)) {
-			errs = append(errs, field.Required(path.Child("limits"), "Limit must be set for non overcommitable resources"))
+		if t.TolerationSeconds != nil && t.Effect != corev1.TaintEffectNoExecute {
+			errs = append(errs, field.Invalid(at.Child("effect"), t.Effect, "effect must be 'NoExecute' when `tolerationSeconds` is set"))
+		}
+		switch t.Operator {
+		case corev1.TolerationOpEqual, "":
+			if wrong := utilvalidation.IsValidLabelValue(t.Value); len(wrong) > 0 {
+				errs = append(errs, field.Invalid(operator, t.Value, strings.Join(wrong, ";")))
+			}
+		case corev1.TolerationOpExists:
+			if t.Value != "" {
+				errs = append(errs, field.Invalid(operator, t.Value, "value must be empty when `operator` is 'Exists'"))
+			}
+		case corev1.TolerationOpLt, corev1.TolerationOpGt: // upstream's gate for them is off
+			errs = append(errs, field.NotSupported(operator, t.Operator,
+				[]corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists, corev1.TolerationOpLt, corev1.TolerationOpGt}))
+		default:
+			errs = append(errs, field.NotSupported(operator, t.Operator, []corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists}))
+		}
+		if t.Effect != "" {
+			errs = append(errs, validateTaintEffect(t.Effect, at.Child("effect"))...)
 		}
 	}
 	return errs
 }
 
-func validateResource(name corev1.ResourceName, q resource.Quantity, at *field.Path) field.ErrorList {
-	errs := invalidFor(at, name, utilvalidation.IsQualifiedName(string(name)))
-	if len(errs) == 0 && !strings.Contains(string(name), "/") && !standardContainerResources.Has(name) && !isHugePages(name) {
-		errs = append(errs, field.Invalid(at, name, "must be a standard resource for containers"))
-	}
-	if q.Sign() < 0 {
-		errs = append(errs, field.Invalid(at, q.String(), validation.IsNegativeErrorMsg))
-	}
-	if isExtended(name) && q.MilliValue()%1000 != 0 {
-		errs = append(errs, field.Invalid(at, q, "must be an integer"))
-	}
-	return errs
+func validateTaintEffect(effect corev1.TaintEffect, path *field.Path) field.ErrorList {
+	return oneOf(effect, path, corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)
 }
 
-func validatePodSecurity(s *corev1.PodSpec, at *field.Path) field.ErrorList {
-	c := s.SecurityContext
-	if c == nil {
-		return nil
-	}
-	errs := validateIDs(c.RunAsUser, c.RunAsGroup, at)
-	if c.FSGroup != nil {
-		errs = append(errs, invalidFor(at.Child("fsGroup"), *c.FSGroup, utilvalidation.IsValidGroupID(*c.FSGroup))...)
-	}
-	for i, gid := range c.SupplementalGroups {
-		errs = append(errs, invalidFor(at.Child("supplementalGroups").Index(i), gid, utilvalidation.IsValidGroupID(gid))...)
-	}
-	if s.ShareProcessNamespace != nil && *s.ShareProcessNamespace && s.HostPID {
-		errs = append(errs, field.Invalid(at.Child("shareProcessNamespace"), *s.ShareProcessNamespace, "ShareProcessNamespace and HostPID cannot both be enabled"))
-	}
-	names := sets.New[string]()
-	for i, ctl := range c.Sysctls {
-		to := at.Child("sysctls").Index(i).Child("name")
-		switch {
-		case ctl.Name == "":
-			errs = append(errs, field.Required(to, ""))
-		case names.Has(ctl.Name):
-			errs = append(errs, field.Duplicate(to, ctl.Name))
-		}
-		names.Insert(ctl.Name)
-	}
-	if c.FSGroupChangePolicy != nil {
-		errs = append(errs, oneOf(*c.FSGroupChangePolicy, at.Child("fsGroupChangePolicy"), corev1.FSGroupChangeOnRootMismatch, corev1.FSGroupChangeAlways)...)
-	}
-	return append(errs, validateSeccomp(c.SeccompProfile, at.Child("seccompProfile"))...)
-}
-
-func validateIDs(uid, gid *int64, at *field.Path) field.ErrorList {
+func validateTopologySpread(constraints []corev1.TopologySpreadConstraint, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	if uid != nil {
-		errs = append(errs, invalidFor(at.Child("runAsUser"), *uid, utilvalidation.IsValidUserID(*uid))...)
-	}
-	if gid != nil {
-		errs = append(errs, invalidFor(at.Child("runAsGroup"), *gid, utilvalidation.IsValidGroupID(*gid))...)
-	}
-	return errs
-}
-
-func validateSeccomp(p *corev1.SeccompProfile, at *field.Path) field.ErrorList {
-	if p == nil {
-		return nil
-	}
-	errs := oneOf(p.Type, at.Child("type"), corev1.SeccompProfileTypeLocalhost, corev1.SeccompProfileTypeRuntimeDefault, corev1.SeccompProfileTypeUnconfined)
-	if p.Type == corev1.SeccompProfileTypeLocalhost {
-		if p.LocalhostProfile == nil {
-			errs = append(errs, field.Required(at.Child("localhostProfile"), "must be set when seccomp type is Localhost"))
-		} else {
-			errs = append(errs, validateLocalPath(*p.LocalhostProfile, at.Child("localhostProfile"))...)
+	for i, c := range constraints {
+		at := path.Index(i)
+		errs = append(errs, positiveNumber(int64(c.MaxSkew), at.Child("maxSkew"))...)
+		if c.TopologyKey == "" {
+			errs = append(errs, field.Required(at.Child("topologyKey"), "can not be empty"))
 		}
-	} else if p.LocalhostProfile != nil {
-		errs = append(errs, field.Invalid(at.Child("localhostProfile"), p, "can only be set when seccomp type is Localhost"))
-	}
-	return errs
-}
-
-func validateSecurityContext(c *corev1.SecurityContext, at *field.Path) field.ErrorList {
-	if c == nil {
-		return nil
-	}
-	errs := validateIDs(c.RunAsUser, c.RunAsGroup, at)
-	if c.ProcMount != nil {
-		errs = append(errs, oneOf(*c.ProcMount, at.Child("procMount"), corev1.DefaultProcMount, corev1.UnmaskedProcMount)...)
-	}
-	if c.AllowPrivilegeEscalation != nil && !*c.AllowPrivilegeEscalation {
-		if c.Privileged != nil && *c.Privileged {
-			errs = append(errs, field.Invalid(at, c, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"))
+		errs = append(errs, supported(c.WhenUnsatisfiable, at.Child("whenUnsatisfiable"), corev1.DoNotSchedule, corev1.ScheduleAnyway)...)
+		same := func(o corev1.TopologySpreadConstraint) bool {
+			return o.TopologyKey == c.TopologyKey && o.WhenUnsatisfiable == c.WhenUnsatisfiable
 		}
-		if c.Capabilities != nil {
-			for _, cap := range c.Capabilities.Add {
-				if cap == "CAP_SYS_ADMIN" {
-					errs = append(errs, field.Invalid(at, c, "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"))
-				}
+		if slices.ContainsFunc(constraints[i+1:], same) {
+			errs = append(errs, field.Duplicate(at.Child("{topologyKey, whenUnsatisfiable}"), fmt.Sprintf("{%v, %v}", c.TopologyKey, c.WhenUnsatisfiable)))
+		}
+		if c.MinDomains != nil {
+			errs = append(errs, positiveNumber(int64(*c.MinDomains), at.Child("minDomains"))...)
+			if c.WhenUnsatisfiable != corev1.DoNotSchedule {
+				errs = append(errs, field.Invalid(at.Child("minDomains"), c.MinDomains, fmt.Sprintf("can only use minDomains if whenUnsatisfiable=%s, not %s", corev1.DoNotSchedule, c.WhenUnsatisfiable)))
 			}
 		}
+		if p := c.NodeAffinityPolicy; p != nil {
+			errs = append(errs, supported(*p, at.Child("nodeAffinityPolicy"), corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)...)
+		}
+		if p := c.NodeTaintsPolicy; p != nil {
+			errs = append(errs, supported(*p, at.Child("nodeTaintsPolicy"), corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)...)
+		}
+		errs = append(errs, validateLabelKeys(c.MatchLabelKeys, nil, c.LabelSelector, at)...)
+		errs = append(errs, unversioned.ValidateLabelSelector(c.LabelSelector, unversioned.LabelSelectorValidationOptions{}, at.Child("labelSelector"))...)
 	}
-	return append(errs, validateSeccomp(c.SeccompProfile, at.Child("seccompProfile"))...)
+	return errs
+}
+
+// validateLabelKeys checks the keys whose values are taken from the pod's own labels.
+func validateLabelKeys(match, mismatch []string, selector *metav1.LabelSelector, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	names := func(keys []string, at *field.Path) {
+		if len(keys) > 0 && selector == nil {
+			errs = append(errs, field.Forbidden(at, "must not be specified when labelSelector is not set"))
+			return
+		}
+		for i, key := range keys {
+			errs = append(errs, unversioned.ValidateLabelName(key, at.Index(i))...)
+		}
+	}
+	names(match, at.Child("matchLabelKeys"))
+	names(mismatch, at.Child("mismatchLabelKeys"))
+	if selector != nil {
+		// By now the selector holds one expression for each key; a second one is the user's.
+		selected := sets.KeySet(selector.MatchLabels)
+		for _, e := range selector.MatchExpressions {
+			if i := slices.Index(match, e.Key); i >= 0 && selected.Has(e.Key) {
+				errs = append(errs, field.Invalid(at.Index(i), e.Key, "exists in both matchLabelKeys and labelSelector"))
+			}
+			selected.Insert(e.Key)
+		}
+	}
+	for i, key := range match {
+		if slices.Contains(mismatch, key) {
+			errs = append(errs, field.Invalid(at.Child("matchLabelKeys").Index(i), key, "exists in both matchLabelKeys and mismatchLabelKeys"))
+		}
+	}
+	return errs
 }
 
 func validateAffinity(a *corev1.Affinity, path *field.Path) field.ErrorList {
@@ -163,7 +132,7 @@ func validateAffinity(a *corev1.Affinity, path *field.Path) field.ErrorList {
 		for i, term := range n.PreferredDuringSchedulingIgnoredDuringExecution {
 			to := at.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i)
 			errs = append(errs, validateWeight(term.Weight, to.Child("weight"))...)
-			errs = append(errs, validateNodeSelectorTerm(term.Preference, to.Child("preference"))...)
+			errs = append(errs, validateNodeSelectorTerm(term.Preference, false, to.Child("preference"))...)
 		}
 	}
 	if p := a.PodAffinity; p != nil {
@@ -189,15 +158,23 @@ func validateNodeSelector(s *corev1.NodeSelector, at *field.Path) field.ErrorLis
 	}
 	var errs field.ErrorList
 	for i, term := range s.NodeSelectorTerms {
-		errs = append(errs, validateNodeSelectorTerm(term, terms.Index(i))...)
+		errs = append(errs, validateNodeSelectorTerm(term, true, terms.Index(i))...)
 	}
 	return errs
 }
 
-func validateNodeSelectorTerm(term corev1.NodeSelectorTerm, at *field.Path) field.ErrorList {
+// validateNodeSelectorTerm checks values only where the term is required: one that
+// is preferred may name what no label can be.
+func validateNodeSelectorTerm(term corev1.NodeSelectorTerm, required bool, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i, r := range term.MatchExpressions {
-		errs = append(errs, validateNodeSelectorRequirement(r, at.Child("matchExpressions").Index(i))...)
+		to := at.Child("matchExpressions").Index(i)
+		errs = append(errs, validateNodeSelectorRequirement(r, to)...)
+		for j, v := range r.Values {
+			if required {
+				errs = append(errs, invalidFor(to.Child("values").Index(j), v, utilvalidation.IsValidLabelValue(v))...)
+			}
+		}
 	}
 	for i, r := range term.MatchFields {
 		to := at.Child("matchFields").Index(i)
@@ -208,6 +185,10 @@ func validateNodeSelectorTerm(term corev1.NodeSelectorTerm, at *field.Path) fiel
 		}
 		if r.Key != metav1.ObjectNameField {
 			errs = append(errs, field.Invalid(to.Child("key"), r.Key, "not a valid field selector key"))
+			continue
+		}
+		for j, name := range r.Values {
+			errs = append(errs, validateNodeName(name, to.Child("values").Index(j))...)
 		}
 	}
 	return errs
@@ -215,20 +196,19 @@ func validateNodeSelectorTerm(term corev1.NodeSelectorTerm, at *field.Path) fiel
 
 func validateNodeSelectorRequirement(r corev1.NodeSelectorRequirement, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
+	values := at.Child("values")
 	switch r.Operator {
 	case corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn:
 		if len(r.Values) == 0 {
-			errs = append(errs, field.Required(at.Child("values"), "must be specified when `operator` is 'In' or 'NotIn'"))
+			errs = append(errs, field.Required(values, "must be specified when `operator` is 'In' or 'NotIn'"))
 		}
 	case corev1.NodeSelectorOpExists, corev1.NodeSelectorOpDoesNotExist:
 		if len(r.Values) > 0 {
-			errs = append(errs, field.Forbidden(at.Child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"))
+			errs = append(errs, field.Forbidden(values, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"))
 		}
 	case corev1.NodeSelectorOpGt, corev1.NodeSelectorOpLt:
 		if len(r.Values) != 1 {
-			errs = append(errs, field.Required(at.Child("values"), "must be specified single value when `operator` is 'Lt' or 'Gt'"))
-		} else if _, err := strconv.ParseInt(r.Values[0], 10, 64); err != nil {
-			errs = append(errs, field.Invalid(at.Child("values").Index(0), r.Values[0], "must be an integer"))
+			errs = append(errs, field.Required(values, "must be specified single value when `operator` is 'Lt' or 'Gt'"))
 		}
 	default:
 		errs = append(errs, field.Invalid(at.Child("operator"), r.Operator, "not a valid selector operator"))
@@ -256,8 +236,9 @@ func validatePodAffinityTerm(term corev1.PodAffinityTerm, at *field.Path) field.
 	for _, ns := range term.Namespaces {
 		errs = append(errs, invalidFor(at.Child("namespace"), ns, validation.ValidateNamespaceName(ns, false))...)
 	}
+	errs = append(errs, validateLabelKeys(term.MatchLabelKeys, term.MismatchLabelKeys, term.LabelSelector, at)...)
 	if term.TopologyKey == "" {
-		return append(errs, field.Required(at.Child("topologyKey"), "can not be empty"))
+		errs = append(errs, field.Required(at.Child("topologyKey"), "can not be empty"))
 	}
 	return append(errs, unversioned.ValidateLabelName(term.TopologyKey, at.Child("topologyKey"))...)
 }

@@ -1,27 +1,46 @@
 package core
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	unversioned "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/sets"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// validateVolumes checks the volumes of a pod and returns them by name.
-func validateVolumes(volumes []corev1.Volume, path *field.Path) (map[string]corev1.VolumeSource, field.ErrorList) {
+// validateVolumes checks the volumes of a pod and returns those that are valid, by
+// name. meta is the pod's and nil for a template.
+func validateVolumes(volumes []corev1.Volume, meta *metav1.ObjectMeta, path *field.Path) (map[string]corev1.VolumeSource, field.ErrorList) {
 	var errs field.ErrorList
 	known := map[string]corev1.VolumeSource{}
 	for i, v := range volumes {
 		at := path.Index(i)
-		named := validateVolumeName(v.Name, at.Child("name"))
-		if _, ok := known[v.Name]; ok {
-			named = append(named, field.Duplicate(at.Child("name"), v.Name))
+		bad := validateVolumeSource(&v.VolumeSource, at)
+		if meta != nil && meta.Name != "" && v.Name != "" && v.Ephemeral != nil {
+			claim := meta.Name + "-" + v.Name
+			for _, m := range validation.NameIsDNSSubdomain(claim, false) {
+				bad = append(bad, field.Invalid(at.Child("name"), v.Name, fmt.Sprintf("PVC name %q: %v", claim, m)))
+			}
 		}
-		errs = append(errs, validateVolumeSource(&v.VolumeSource, at)...)
-		if len(named) == 0 {
+		bad = append(bad, validateVolumeName(v.Name, at.Child("name"))...)
+		if _, ok := known[v.Name]; ok {
+			bad = append(bad, field.Duplicate(at.Child("name"), v.Name))
+		}
+		if len(bad) == 0 {
 			known[v.Name] = v.VolumeSource
 		}
-		errs = append(errs, named...)
+		errs = append(errs, bad...)
+		if c := v.PersistentVolumeClaim; c != nil && meta != nil && meta.Name != "" && slices.ContainsFunc(volumes, func(o corev1.Volume) bool {
+			return o.Ephemeral != nil && meta.Name+"-"+o.Name == c.ClaimName
+		}) {
+			errs = append(errs, field.Invalid(at.Child("persistentVolumeClaim", "claimName"), c.ClaimName, "must not reference a PVC that gets created for an ephemeral volume"))
+		}
 	}
 	return known, errs
 }
@@ -45,8 +64,13 @@ func validateVolumeSource(s *corev1.VolumeSource, at *field.Path) field.ErrorLis
 		}
 		return n == 1
 	}
-	if s.EmptyDir != nil && one("emptyDir") && s.EmptyDir.SizeLimit != nil && s.EmptyDir.SizeLimit.Sign() < 0 {
-		errs = append(errs, field.Forbidden(at.Child("emptyDir", "sizeLimit"), "SizeLimit field must be a valid resource quantity"))
+	if s.EmptyDir != nil && one("emptyDir") {
+		if s.EmptyDir.SizeLimit != nil && s.EmptyDir.SizeLimit.Sign() < 0 {
+			errs = append(errs, field.Forbidden(at.Child("emptyDir", "sizeLimit"), "SizeLimit field must be a valid resource quantity"))
+		}
+		if m := s.EmptyDir.Mode; m != nil && (*m < 0 || *m > 0o1777) {
+			errs = append(errs, field.Invalid(at.Child("emptyDir", "mode"), *m, "must be a number between 0 and 01777 (octal), both inclusive"))
+		}
 	}
 	if s.HostPath != nil && one("hostPath") {
 		to := at.Child("hostPath")
@@ -55,9 +79,9 @@ func validateVolumeSource(s *corev1.VolumeSource, at *field.Path) field.ErrorLis
 		} else {
 			errs = append(errs, noBacksteps(s.HostPath.Path, to.Child("path"))...)
 		}
-		if t := s.HostPath.Type; t != nil && *t != corev1.HostPathUnset {
-			errs = append(errs, oneOf(*t, to.Child("type"), corev1.HostPathDirectoryOrCreate, corev1.HostPathDirectory,
-				corev1.HostPathFileOrCreate, corev1.HostPathFile, corev1.HostPathSocket, corev1.HostPathCharDev, corev1.HostPathBlockDev)...)
+		if t := s.HostPath.Type; t != nil && s.HostPath.Path != "" {
+			errs = append(errs, supported(*t, to.Child("type"), corev1.HostPathUnset, corev1.HostPathBlockDev, corev1.HostPathCharDev, corev1.HostPathDirectory,
+				corev1.HostPathDirectoryOrCreate, corev1.HostPathFile, corev1.HostPathFileOrCreate, corev1.HostPathSocket)...)
 		}
 	}
 	if s.Secret != nil && one("secret") {
@@ -66,6 +90,7 @@ func validateVolumeSource(s *corev1.VolumeSource, at *field.Path) field.ErrorLis
 			errs = append(errs, field.Required(to.Child("secretName"), ""))
 		}
 		errs = append(errs, validateMode(s.Secret.DefaultMode, to.Child("defaultMode"))...)
+		errs = append(errs, validateUser(s.Secret.DefaultUser, to.Child("defaultUser"))...)
 		errs = append(errs, validateKeysToPaths(s.Secret.Items, to.Child("items"))...)
 	}
 	if s.ConfigMap != nil && one("configMap") {
@@ -74,10 +99,12 @@ func validateVolumeSource(s *corev1.VolumeSource, at *field.Path) field.ErrorLis
 			errs = append(errs, field.Required(to.Child("name"), ""))
 		}
 		errs = append(errs, validateMode(s.ConfigMap.DefaultMode, to.Child("defaultMode"))...)
+		errs = append(errs, validateUser(s.ConfigMap.DefaultUser, to.Child("defaultUser"))...)
 		errs = append(errs, validateKeysToPaths(s.ConfigMap.Items, to.Child("items"))...)
 	}
 	if s.DownwardAPI != nil && one("downwardAPI") {
 		errs = append(errs, validateMode(s.DownwardAPI.DefaultMode, at.Child("downwardAPI", "defaultMode"))...)
+		errs = append(errs, validateUser(s.DownwardAPI.DefaultUser, at.Child("downwardAPI", "defaultUser"))...)
 		errs = append(errs, validateDownwardItems(s.DownwardAPI.Items, at.Child("downwardAPI"))...)
 	}
 	if s.Projected != nil && one("projected") {
@@ -92,18 +119,28 @@ func validateVolumeSource(s *corev1.VolumeSource, at *field.Path) field.ErrorLis
 		}
 		if s.NFS.Path == "" {
 			errs = append(errs, field.Required(at.Child("nfs", "path"), ""))
-		} else if !strings.HasPrefix(s.NFS.Path, "/") {
+		}
+		if !strings.HasPrefix(s.NFS.Path, "/") {
 			errs = append(errs, field.Invalid(at.Child("nfs", "path"), s.NFS.Path, "must be an absolute path"))
 		}
 	}
-	if s.CSI != nil && one("csi") && s.CSI.Driver == "" {
-		errs = append(errs, field.Required(at.Child("csi", "driver"), ""))
+	if s.CSI != nil && one("csi") {
+		errs = append(errs, validateInlineCSI(s.CSI, at.Child("csi"))...)
 	}
-	if s.Ephemeral != nil && one("ephemeral") && s.Ephemeral.VolumeClaimTemplate == nil {
-		errs = append(errs, field.Required(at.Child("ephemeral", "volumeClaimTemplate"), ""))
+	if s.Ephemeral != nil && one("ephemeral") {
+		to := at.Child("ephemeral", "volumeClaimTemplate")
+		if t := s.Ephemeral.VolumeClaimTemplate; t == nil {
+			errs = append(errs, field.Required(to, ""))
+		} else {
+			errs = append(errs, validateTemplateMeta(&t.ObjectMeta, to)...)
+			errs = append(errs, validateClaimSpec(&t.Spec, to.Child("spec"))...)
+		}
 	}
-	if s.Image != nil && one("image") && s.Image.Reference == "" {
-		errs = append(errs, field.Required(at.Child("image", "reference"), ""))
+	if s.Image != nil && one("image") {
+		if s.Image.Reference == "" {
+			errs = append(errs, field.Required(at.Child("image", "reference"), ""))
+		}
+		errs = append(errs, validatePullPolicy(s.Image.PullPolicy, at.Child("image", "pullPolicy"))...)
 	}
 	if n == 0 && isEmptySource(s) {
 		errs = append(errs, field.Required(at, "must specify a volume type"))
@@ -112,6 +149,38 @@ func validateVolumeSource(s *corev1.VolumeSource, at *field.Path) field.ErrorLis
 }
 
 func isEmptySource(s *corev1.VolumeSource) bool { return *s == corev1.VolumeSource{} }
+
+func validateInlineCSI(s *corev1.CSIVolumeSource, at *field.Path) field.ErrorList {
+	errs := validateDriverName(s.Driver, at.Child("driver"))
+	if ref := s.NodePublishSecretRef; ref != nil {
+		if ref.Name == "" {
+			errs = append(errs, field.Required(at.Child("nodePublishSecretRef", "name"), ""))
+		} else {
+			errs = append(errs, invalidFor(at.Child("name"), ref.Name, validation.NameIsDNSSubdomain(ref.Name, false))...)
+		}
+	}
+	return errs
+}
+
+func validateDriverName(name string, at *field.Path) field.ErrorList {
+	const longest = 63
+	if name == "" {
+		return field.ErrorList{field.Required(at, "")}
+	}
+	var errs field.ErrorList
+	if len(name) > longest {
+		errs = append(errs, field.TooLong(at, "" /*unused*/, longest))
+	}
+	return append(errs, invalidFor(at, name, utilvalidation.IsDNS1123Subdomain(strings.ToLower(name)))...)
+}
+
+// validateTemplateMeta lets a template give labels and annotations, and no more.
+func validateTemplateMeta(m *metav1.ObjectMeta, at *field.Path) field.ErrorList {
+	to := at.Child("metadata")
+	errs := validation.ValidateAnnotations(m.Annotations, to.Child("annotations"))
+	errs = append(errs, unversioned.ValidateLabels(m.Labels, to.Child("labels"))...)
+	return append(errs, onlyFields(*m, sets.New("Annotations", "Labels"), "cannot be set", to)...)
+}
 
 const fileModeInvalid = "must be a number between 0 and 0777 (octal), both inclusive"
 
@@ -131,10 +200,13 @@ func validateKeysToPaths(items []corev1.KeyToPath, path *field.Path) field.Error
 		}
 		errs = append(errs, validatePathInVolume(item.Path, at.Child("path"))...)
 		errs = append(errs, validateMode(item.Mode, at.Child("mode"))...)
+		errs = append(errs, validateUser(item.User, at.Child("user"))...)
 	}
 	return errs
 }
 
+// validatePathInVolume wants the path of a file below the volume's root, not among
+// the names that atomic updates use.
 func validatePathInVolume(p string, at *field.Path) field.ErrorList {
 	if p == "" {
 		return field.ErrorList{field.Required(at, "")}
@@ -148,75 +220,21 @@ func validatePathInVolume(p string, at *field.Path) field.ErrorList {
 
 func validateDownwardItems(items []corev1.DownwardAPIVolumeFile, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	known := []string{"metadata.name", "metadata.namespace", "metadata.labels", "metadata.annotations", "metadata.uid"}
 	for _, item := range items {
 		errs = append(errs, validatePathInVolume(item.Path, path.Child("path"))...)
 		switch {
-		case item.FieldRef != nil && item.ResourceFieldRef != nil:
-			errs = append(errs, field.Invalid(path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"))
 		case item.FieldRef != nil:
-			errs = append(errs, validateFieldRef(item.FieldRef, known, path.Child("fieldRef"))...)
-		case item.ResourceFieldRef != nil:
-			if item.ResourceFieldRef.ContainerName == "" {
-				errs = append(errs, field.Required(path.Child("resourceFieldRef", "containerName"), ""))
+			errs = append(errs, validateFieldRef(item.FieldRef, volumeFields, path.Child("fieldRef"))...)
+			if item.ResourceFieldRef != nil {
+				errs = append(errs, field.Invalid(path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"))
 			}
+		case item.ResourceFieldRef != nil:
+			errs = append(errs, validateResourceRef(item.ResourceFieldRef, true, path.Child("resourceFieldRef"))...)
 		default:
 			errs = append(errs, field.Required(path, "one of fieldRef and resourceFieldRef is required"))
 		}
 		errs = append(errs, validateMode(item.Mode, path.Child("mode"))...)
-	}
-	return errs
-}
-
-func validateProjected(s *corev1.ProjectedVolumeSource, at *field.Path) field.ErrorList {
-	errs := validateMode(s.DefaultMode, at.Child("defaultMode"))
-	paths := map[string]bool{}
-	unique := func(p string, at *field.Path) {
-		if p != "" && paths[p] {
-			errs = append(errs, field.Invalid(at, p, "conflicting duplicate paths"))
-		}
-		paths[p] = true
-	}
-	for i, src := range s.Sources {
-		to := at.Child("sources").Index(i)
-		n := 0
-		if src.Secret != nil {
-			n++
-			if src.Secret.Name == "" {
-				errs = append(errs, field.Required(to.Child("secret", "name"), ""))
-			}
-			errs = append(errs, validateKeysToPaths(src.Secret.Items, to.Child("secret", "items"))...)
-			for _, item := range src.Secret.Items {
-				unique(item.Path, at)
-			}
-		}
-		if src.ConfigMap != nil {
-			n++
-			if src.ConfigMap.Name == "" {
-				errs = append(errs, field.Required(to.Child("configMap", "name"), ""))
-			}
-			errs = append(errs, validateKeysToPaths(src.ConfigMap.Items, to.Child("configMap", "items"))...)
-			for _, item := range src.ConfigMap.Items {
-				unique(item.Path, at)
-			}
-		}
-		if src.DownwardAPI != nil {
-			n++
-			errs = append(errs, validateDownwardItems(src.DownwardAPI.Items, to.Child("downwardAPI"))...)
-		}
-		if t := src.ServiceAccountToken; t != nil {
-			n++
-			if t.ExpirationSeconds != nil && *t.ExpirationSeconds < 10*60 {
-				errs = append(errs, field.Invalid(to.Child("serviceAccountToken", "expirationSeconds"), *t.ExpirationSeconds, "may not specify a duration less than 10 minutes"))
-			}
-			errs = append(errs, validatePathInVolume(t.Path, to.Child("serviceAccountToken", "path"))...)
-		}
-		if src.ClusterTrustBundle != nil || src.PodCertificate != nil {
-			n++
-		}
-		if n > 1 {
-			errs = append(errs, field.Forbidden(to, "may not specify more than 1 volume type"))
-		}
+		errs = append(errs, validateUser(item.User, path.Child("user"))...)
 	}
 	return errs
 }

@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
-	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"kontiki/apiserver/kind"
@@ -90,8 +89,8 @@ func validateQuotaList(list corev1.ResourceList, at *field.Path) field.ErrorList
 	var errs field.ErrorList
 	for _, name := range slices.Sorted(maps.Keys(list)) {
 		to, q := at.Key(string(name)), list[name]
-		bad := invalidFor(to, name, utilvalidation.IsQualifiedName(string(name)))
-		if len(bad) == 0 && !strings.Contains(string(name), "/") && !standardQuota.Has(name) && !isHugePages(corev1.ResourceName(strings.TrimPrefix(string(name), "requests."))) {
+		bad := resourceName(name, to)
+		if !strings.Contains(string(name), "/") && !standardQuota.Has(name) && !isHugePages(corev1.ResourceName(strings.TrimPrefix(string(name), "requests."))) {
 			bad = append(bad, field.Invalid(to, name, "must be a standard resource for quota"))
 		}
 		errs = append(errs, bad...)
@@ -118,39 +117,80 @@ func validateQuotaScopes(s *corev1.ResourceQuotaSpec, at *field.Path) field.Erro
 		corev1.ResourceQuotaScopeVolumeAttributesClass,
 	}
 	var errs field.ErrorList
-	seen := sets.New(s.Scopes...)
+	scopes := at.Child("scopes")
 	for _, scope := range s.Scopes {
 		if !slices.Contains(known, scope) {
-			errs = append(errs, field.Invalid(at.Child("scopes"), s.Scopes, "unsupported scope"))
+			errs = append(errs, field.Invalid(scopes, s.Scopes, "unsupported scope"))
 		}
+		errs = append(errs, validateScoped(s.Hard, scope, scopes, s.Scopes)...)
 	}
-	for _, pair := range [][2]corev1.ResourceQuotaScope{
-		{corev1.ResourceQuotaScopeBestEffort, corev1.ResourceQuotaScopeNotBestEffort},
-		{corev1.ResourceQuotaScopeTerminating, corev1.ResourceQuotaScopeNotTerminating},
-	} {
-		if seen.HasAll(pair[0], pair[1]) {
-			errs = append(errs, field.Invalid(at.Child("scopes"), s.Scopes, "conflicting scopes"))
-		}
-	}
+	errs = append(errs, conflictingScopes(s.Scopes, scopes, s.Scopes)...)
 	if s.ScopeSelector == nil {
 		return errs
 	}
-	to := at.Child("scopeSelector", "matchExpressions")
-	for i, r := range s.ScopeSelector.MatchExpressions {
+	to := at.Child("scopeSelector", "matchExpressions") // upstream's paths have no index here
+	var selected []corev1.ResourceQuotaScope
+	for _, r := range s.ScopeSelector.MatchExpressions {
+		selected = append(selected, r.ScopeName)
 		if !slices.Contains(known, r.ScopeName) {
-			errs = append(errs, field.Invalid(to.Index(i).Child("scopeName"), r.ScopeName, "unsupported scope"))
+			errs = append(errs, field.Invalid(to.Child("scopeName"), r.ScopeName, "unsupported scope"))
+		}
+		errs = append(errs, validateScoped(s.Hard, r.ScopeName, to, s.ScopeSelector)...)
+		named := r.ScopeName == corev1.ResourceQuotaScopePriorityClass || r.ScopeName == corev1.ResourceQuotaScopeVolumeAttributesClass
+		if slices.Contains(known, r.ScopeName) && !named && r.Operator != corev1.ScopeSelectorOpExists {
+			errs = append(errs, field.Invalid(to.Child("operator"), r.Operator, "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"))
 		}
 		switch r.Operator {
 		case corev1.ScopeSelectorOpIn, corev1.ScopeSelectorOpNotIn:
 			if len(r.Values) == 0 {
-				errs = append(errs, field.Required(to.Index(i).Child("values"), "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector"))
+				errs = append(errs, field.Required(to.Child("values"), "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector"))
 			}
 		case corev1.ScopeSelectorOpExists, corev1.ScopeSelectorOpDoesNotExist:
 			if len(r.Values) != 0 {
-				errs = append(errs, field.Invalid(to.Index(i).Child("values"), r.Values, "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector"))
+				errs = append(errs, field.Invalid(to.Child("values"), r.Values, "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector"))
 			}
 		default:
-			errs = append(errs, field.Invalid(to.Index(i).Child("operator"), r.Operator, "not a valid selector operator"))
+			errs = append(errs, field.Invalid(to.Child("operator"), r.Operator, "not a valid selector operator"))
+		}
+	}
+	return append(errs, conflictingScopes(selected, to, s.Scopes)...)
+}
+
+var (
+	computeOfPods = sets.New(corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceLimitsCPU, corev1.ResourceLimitsMemory,
+		corev1.ResourceRequestsCPU, corev1.ResourceRequestsMemory)
+	ofClaims = sets.New(corev1.ResourcePersistentVolumeClaims, corev1.ResourceRequestsStorage)
+)
+
+// validateScoped wants a scope to be one of what is counted: of pods, or of claims.
+func validateScoped(hard corev1.ResourceList, scope corev1.ResourceQuotaScope, at *field.Path, value any) field.ErrorList {
+	var errs field.ErrorList
+	for _, name := range slices.Sorted(maps.Keys(hard)) {
+		fits := true
+		switch scope {
+		case corev1.ResourceQuotaScopeBestEffort:
+			fits = name == corev1.ResourcePods
+		case corev1.ResourceQuotaScopeVolumeAttributesClass:
+			fits = ofClaims.Has(name)
+		case corev1.ResourceQuotaScopeTerminating, corev1.ResourceQuotaScopeNotTerminating, corev1.ResourceQuotaScopeNotBestEffort,
+			corev1.ResourceQuotaScopePriorityClass, corev1.ResourceQuotaScopeCrossNamespacePodAffinity:
+			fits = name == corev1.ResourcePods || computeOfPods.Has(name)
+		}
+		if standardQuota.Has(name) && !fits {
+			errs = append(errs, field.Invalid(at, value, "unsupported scope applied to resource"))
+		}
+	}
+	return errs
+}
+
+func conflictingScopes(scopes []corev1.ResourceQuotaScope, at *field.Path, value any) field.ErrorList {
+	var errs field.ErrorList
+	for _, pair := range [][2]corev1.ResourceQuotaScope{
+		{corev1.ResourceQuotaScopeBestEffort, corev1.ResourceQuotaScopeNotBestEffort},
+		{corev1.ResourceQuotaScopeTerminating, corev1.ResourceQuotaScopeNotTerminating},
+	} {
+		if slices.Contains(scopes, pair[0]) && slices.Contains(scopes, pair[1]) {
+			errs = append(errs, field.Invalid(at, value, "conflicting scopes"))
 		}
 	}
 	return errs

@@ -89,10 +89,11 @@ func validateReplicationController(r *corev1.ReplicationController) field.ErrorL
 	if selector.Empty() {
 		errs = append(errs, field.Required(spec.Child("selector"), ""))
 	}
-	errs = append(errs, nonNegative(int64(kind.Or(s.Replicas, 0)), spec.Child("replicas"))...)
+	// Upstream checks it among its declared rules, after all others.
+	replicas := nonNegative(int64(kind.Or(s.Replicas, 0)), spec.Child("replicas"))
 	at := spec.Child("template")
 	if s.Template == nil {
-		return append(errs, field.Required(at, ""))
+		return append(append(errs, field.Required(at, "")), replicas...)
 	}
 	if !selector.Empty() && !selector.Matches(labels.Set(s.Template.Labels)) {
 		errs = append(errs, field.Invalid(at.Child("metadata", "labels"), s.Template.Labels, "`selector` does not match template `labels`"))
@@ -104,7 +105,7 @@ func validateReplicationController(r *corev1.ReplicationController) field.ErrorL
 	if s.Template.Spec.ActiveDeadlineSeconds != nil {
 		errs = append(errs, field.Forbidden(at.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in ReplicationController is not Supported"))
 	}
-	return errs
+	return append(errs, replicas...)
 }
 
 func validateReplicationControllerStatus(r, _ *corev1.ReplicationController) field.ErrorList {

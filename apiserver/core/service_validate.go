@@ -156,7 +156,7 @@ func validateClusterIPs(s *corev1.Service, spec *field.Path) field.ErrorList {
 	}
 	if s.Spec.IPFamilyPolicy != nil {
 		errs = append(errs, oneOf(*s.Spec.IPFamilyPolicy, spec.Child("ipFamilyPolicy"),
-			corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack)...)
+			corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicySingleStack)...)
 	}
 	return errs
 }
@@ -197,6 +197,10 @@ func duplicatePorts(s *corev1.Service, path *field.Path) field.ErrorList {
 
 func validateTraffic(s *corev1.Service, spec *field.Path) field.ErrorList {
 	var errs field.ErrorList
+	if d := s.Spec.TrafficDistribution; d != nil {
+		errs = append(errs, supported(*d, spec.Child("trafficDistribution"),
+			corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone, corev1.ServiceTrafficDistributionPreferSameNode)...)
+	}
 	at := spec.Child("externalTrafficPolicy")
 	if !externallyAccessible(s) {
 		if s.Spec.ExternalTrafficPolicy != "" {
@@ -232,8 +236,11 @@ func validateTraffic(s *corev1.Service, spec *field.Path) field.ErrorList {
 		}
 		return errs
 	}
+	if c := s.Spec.LoadBalancerClass; c != nil {
+		errs = append(errs, invalidFor(spec.Child("loadBalancerClass"), *c, utilvalidation.IsQualifiedName(*c))...)
+	}
 	for i, cidr := range s.Spec.LoadBalancerSourceRanges {
-		errs = append(errs, utilvalidation.IsValidCIDR(spec.Child("loadBalancerSourceRanges").Index(i), strings.TrimSpace(cidr))...)
+		errs = append(errs, utilvalidation.IsValidCIDR(spec.Child("LoadBalancerSourceRanges").Index(i), strings.TrimSpace(cidr))...)
 	}
 	return errs
 }

@@ -17,11 +17,10 @@ func serviceAccounts(tokens rest.Storage) kind.Definition {
 		ReturnDeleted: true,
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,
-			kind.Column("Secrets", corev1.ServiceAccount{}.SwaggerDoc()["secrets"]),
 			kind.AgeColumn,
 		},
 		Cells: func(s *corev1.ServiceAccount) []any {
-			return []any{s.Name, int64(len(s.Secrets)), kind.Age(s.CreationTimestamp)}
+			return []any{s.Name, kind.Age(s.CreationTimestamp)}
 		},
 		Extend: func(in kind.Storages) (kind.Storages, error) {
 			if tokens != nil {

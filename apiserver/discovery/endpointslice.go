@@ -94,12 +94,12 @@ func validateEndpoint(e *discoveryv1.Endpoint, t discoveryv1.AddressType, path *
 	at := path.Child("addresses")
 	switch {
 	case len(e.Addresses) == 0:
-		errs = append(errs, field.Required(at, "must contain at least 1 address"))
+		errs = append(errs, field.Required(at, ""))
 	case len(e.Addresses) > maxAddresses:
 		errs = append(errs, field.TooMany(at, len(e.Addresses), maxAddresses))
 	}
 	for i, a := range e.Addresses {
-		errs = append(errs, validateAddress(a, t, at.Index(i))...)
+		errs = append(errs, validateAddress(a, t, at, i)...)
 	}
 	if e.NodeName != nil {
 		errs = append(errs, messages(path.Child("nodeName"), *e.NodeName, validation.NameIsDNSSubdomain(*e.NodeName, false))...)
@@ -124,16 +124,20 @@ func validateEndpoint(e *discoveryv1.Endpoint, t discoveryv1.AddressType, path *
 	return errs
 }
 
-func validateAddress(a string, t discoveryv1.AddressType, at *field.Path) field.ErrorList {
+func validateAddress(a string, t discoveryv1.AddressType, at *field.Path, i int) field.ErrorList {
 	switch t {
 	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6:
+		errs := utilvalidation.IsValidIP(at.Index(i), a)
 		ip, err := netip.ParseAddr(a)
-		if err != nil || ip.Is4() != (t == discoveryv1.AddressTypeIPv4) {
-			return field.ErrorList{field.Invalid(at, a, fmt.Sprintf("must be a valid %s address", t))}
+		if err != nil {
+			return errs
 		}
-		return core.ValidateEndpointIP(a, at)
+		if ip.Is4() != (t == discoveryv1.AddressTypeIPv4) {
+			errs = append(errs, field.Invalid(at, a, fmt.Sprintf("must be an %s address", t)))
+		}
+		return append(errs, core.ValidateEndpointIP(a, at.Index(i))...)
 	case discoveryv1.AddressTypeFQDN:
-		return utilvalidation.IsFullyQualifiedDomainName(at, a)
+		return utilvalidation.IsFullyQualifiedDomainName(at.Index(i), a)
 	}
 	return nil
 }

@@ -107,6 +107,9 @@ func (s *strategy[T]) Validate(_ context.Context, o runtime.Object) field.ErrorL
 		name = validation.NameIsDNSSubdomain
 	}
 	errs := validation.ValidateObjectMetaAccessor(obj, !s.k.Cluster, name, metadata)
+	for i, f := range obj.GetFinalizers() {
+		errs = append(errs, FinalizerName(f, metadata.Child("finalizers").Index(i))...)
+	}
 	if s.k.Validate != nil {
 		errs = append(errs, s.k.Validate(obj)...)
 	}

@@ -13,7 +13,9 @@ import (
 	nodev1 "k8s.io/api/node/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	unversioned "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
@@ -61,10 +63,12 @@ func ingressClasses() kind.Definition {
 			if len(c.Spec.Controller) > 250 {
 				return field.ErrorList{field.TooLong(at, "" /*unused*/, 250)}
 			}
-			return utilvalidation.IsDomainPrefixedPath(at, c.Spec.Controller)
+			errs := utilvalidation.IsDomainPrefixedPath(at, c.Spec.Controller)
+			return append(errs, validateParameters(c.Spec.Parameters, field.NewPath("spec", "parameters"))...)
 		},
 		ValidateUpdate: func(c, old *networkingv1.IngressClass) field.ErrorList {
-			return validation.ValidateImmutableField(c.Spec.Controller, old.Spec.Controller, field.NewPath("spec", "controller"))
+			errs := validateParameters(c.Spec.Parameters, field.NewPath("spec", "parameters"))
+			return append(errs, validation.ValidateImmutableField(c.Spec.Controller, old.Spec.Controller, field.NewPath("spec", "controller"))...)
 		},
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,
@@ -86,6 +90,35 @@ func ingressClasses() kind.Definition {
 	}
 }
 
+func validateParameters(p *networkingv1.IngressClassParametersReference, at *field.Path) field.ErrorList {
+	if p == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	if p.APIGroup != nil {
+		errs = append(errs, kind.Invalid(at.Child("apiGroup"), *p.APIGroup, utilvalidation.IsDNS1123Subdomain(*p.APIGroup))...)
+	}
+	for _, part := range []struct{ name, value string }{{"kind", p.Kind}, {"name", p.Name}} {
+		if part.value == "" {
+			errs = append(errs, field.Required(at.Child(part.name), ""))
+		} else {
+			errs = append(errs, kind.Invalid(at.Child(part.name), part.value, path.IsValidPathSegmentName(part.value))...)
+		}
+	}
+	cluster, namespaced := networkingv1.IngressClassParametersReferenceScopeCluster, networkingv1.IngressClassParametersReferenceScopeNamespace
+	scope := kind.Or(p.Scope, "")
+	errs = append(errs, kind.OneOf(scope, at.Child("scope"), cluster, namespaced)...)
+	switch {
+	case scope == namespaced && p.Namespace == nil:
+		errs = append(errs, field.Required(at.Child("namespace"), "`parameters.scope` is set to 'Namespace'"))
+	case scope == namespaced:
+		errs = append(errs, kind.Invalid(at.Child("namespace"), *p.Namespace, validation.ValidateNamespaceName(*p.Namespace, false))...)
+	case scope == cluster && p.Namespace != nil:
+		errs = append(errs, field.Forbidden(at.Child("namespace"), "`parameters.scope` is set to 'Cluster'"))
+	}
+	return errs
+}
+
 func serviceCIDRs() kind.Definition {
 	return &kind.Kind[*networkingv1.ServiceCIDR]{
 		Resource: "servicecidrs", Singular: "servicecidr",
@@ -100,6 +133,9 @@ func serviceCIDRs() kind.Definition {
 			var errs field.ErrorList
 			for i, text := range c.Spec.CIDRs {
 				errs = append(errs, utilvalidation.IsValidCIDR(at.Index(i), text)...)
+			}
+			if len(errs) == 0 && len(c.Spec.CIDRs) > 1 && !oneOfEach(c.Spec.CIDRs) {
+				errs = append(errs, field.Invalid(at, c.Spec.CIDRs, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"))
 			}
 			return errs
 		},
@@ -118,6 +154,17 @@ func serviceCIDRs() kind.Definition {
 	}
 }
 
+// oneOfEach tells a range of each address family.
+func oneOfEach(cidrs []string) bool {
+	families := map[bool]int{}
+	for _, text := range cidrs {
+		if p, err := netip.ParsePrefix(text); err == nil {
+			families[p.Addr().Is4()]++
+		}
+	}
+	return len(cidrs) == 2 && families[true] == 1 && families[false] == 1
+}
+
 func ipAddresses() kind.Definition {
 	return &kind.Kind[*networkingv1.IPAddress]{
 		Resource: "ipaddresses", Singular: "ipaddress", ShortNames: []string{"ip"},
@@ -125,8 +172,12 @@ func ipAddresses() kind.Definition {
 		New:     func() *networkingv1.IPAddress { return &networkingv1.IPAddress{} },
 		NewList: func() runtime.Object { return &networkingv1.IPAddressList{} },
 		Name: func(name string, _ bool) []string {
-			if addr, err := netip.ParseAddr(name); err != nil || addr.String() != name {
-				return []string{"must be a canonical form IP address"}
+			addr, err := netip.ParseAddr(name)
+			switch {
+			case err != nil:
+				return []string{"must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"}
+			case addr.String() != name:
+				return []string{fmt.Sprintf("must be in canonical form (%q)", addr)}
 			}
 			return nil
 		},
@@ -153,10 +204,9 @@ func ipAddresses() kind.Definition {
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,
 			kind.Column("ParentRef", networkingv1.IPAddressSpec{}.SwaggerDoc()["parentRef"]),
-			kind.AgeColumn,
 		},
 		Cells: func(a *networkingv1.IPAddress) []any {
-			return []any{a.Name, refOf(a.Spec.ParentRef), kind.Age(a.CreationTimestamp)}
+			return []any{a.Name, refOf(a.Spec.ParentRef)}
 		},
 	}
 }
@@ -180,8 +230,11 @@ func runtimeClasses() kind.Definition {
 		NewList: func() runtime.Object { return &nodev1.RuntimeClassList{} },
 		Validate: func(c *nodev1.RuntimeClass) field.ErrorList {
 			errs := kind.Invalid(field.NewPath("handler"), c.Handler, utilvalidation.IsDNS1123Label(c.Handler))
+			if s := c.Scheduling; s != nil {
+				errs = append(errs, unversioned.ValidateLabels(s.NodeSelector, field.NewPath("scheduling", "nodeSelector"))...)
+			}
 			if c.Overhead != nil {
-				at := field.NewPath("overhead", "podFixed")
+				at := field.NewPath("overhead", "limits") // upstream checks it as limits of a container
 				for name, q := range c.Overhead.PodFixed {
 					if q.Sign() < 0 {
 						errs = append(errs, field.Invalid(at.Key(string(name)), q.String(), validation.IsNegativeErrorMsg))

@@ -2,6 +2,7 @@ package networking
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -100,6 +101,9 @@ func validateIngress(s *networkingv1.IngressSpec) field.ErrorList {
 }
 
 func validateHost(host string, at *field.Path) field.ErrorList {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return field.ErrorList{field.Invalid(at, host, "must be a DNS name, not an IP address")}
+	}
 	if strings.Contains(host, "*") {
 		return kind.Invalid(at, host, utilvalidation.IsWildcardDNS1123Subdomain(host))
 	}
@@ -158,7 +162,7 @@ func validateBackend(b *networkingv1.IngressBackend, at *field.Path) field.Error
 	case b.Resource != nil:
 		return nil
 	case b.Service == nil:
-		return field.ErrorList{field.Required(at, "either service or resource backend must be specified")}
+		return field.ErrorList{field.Invalid(at, "", "resource or service backend is required")}
 	}
 	var errs field.ErrorList
 	to := at.Child("service")
@@ -170,13 +174,13 @@ func validateBackend(b *networkingv1.IngressBackend, at *field.Path) field.Error
 	port := to.Child("port")
 	switch hasName, hasNumber := b.Service.Port.Name != "", b.Service.Port.Number != 0; {
 	case hasName && hasNumber:
-		errs = append(errs, field.Invalid(port, "", "cannot set both port name & port number"))
+		errs = append(errs, field.Invalid(at, "", "cannot set both port name & port number"))
 	case hasName:
 		errs = append(errs, kind.Invalid(port.Child("name"), b.Service.Port.Name, utilvalidation.IsValidPortName(b.Service.Port.Name))...)
 	case hasNumber:
 		errs = append(errs, kind.Invalid(port.Child("number"), b.Service.Port.Number, utilvalidation.IsValidPortNum(int(b.Service.Port.Number)))...)
 	default:
-		errs = append(errs, field.Required(port, "port name or number is required"))
+		errs = append(errs, field.Required(at, "port name or number is required"))
 	}
 	return errs
 }

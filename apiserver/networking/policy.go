@@ -69,7 +69,7 @@ func validatePolicy(s *networkingv1.NetworkPolicySpec) field.ErrorList {
 		return append(errs, field.Invalid(types, &s.PolicyTypes, "may not specify more than two policyTypes"))
 	}
 	for i, t := range s.PolicyTypes {
-		errs = append(errs, kind.Supported(t, types.Index(i), networkingv1.PolicyTypeEgress, networkingv1.PolicyTypeIngress)...)
+		errs = append(errs, kind.Supported(t, types.Index(i), networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress)...)
 	}
 	return errs
 }
@@ -88,7 +88,7 @@ func validateRule(ports []networkingv1.NetworkPolicyPort, peers []networkingv1.N
 func validatePort(p networkingv1.NetworkPolicyPort, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if p.Protocol != nil {
-		errs = append(errs, kind.Supported(*p.Protocol, at.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
+		errs = append(errs, kind.Supported(*p.Protocol, at.Child("protocol"), corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)...)
 	}
 	switch {
 	case p.Port == nil:
@@ -99,7 +99,7 @@ func validatePort(p networkingv1.NetworkPolicyPort, at *field.Path) field.ErrorL
 		errs = append(errs, kind.Invalid(at.Child("port"), p.Port.IntVal, utilvalidation.IsValidPortNum(int(p.Port.IntVal)))...)
 		if p.EndPort != nil {
 			if *p.EndPort < p.Port.IntVal {
-				errs = append(errs, field.Invalid(at.Child("endPort"), p.Port.IntVal, "must be greater than or equal to `port`"))
+				errs = append(errs, field.Invalid(at.Child("endPort"), *p.EndPort, "must be greater than or equal to `port`"))
 			}
 			errs = append(errs, kind.Invalid(at.Child("endPort"), *p.EndPort, utilvalidation.IsValidPortNum(int(*p.EndPort)))...)
 		}

@@ -29,7 +29,7 @@ func Group(guard Guard) kind.Group {
 }
 
 var (
-	createdAt   = kind.Column("Created At", metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"])
+	createdAt   = metav1.TableColumnDefinition{Name: "Created At", Type: "date", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"]}
 	roleColumns = []metav1.TableColumnDefinition{kind.NameColumn, createdAt}
 )
 
@@ -70,6 +70,9 @@ func clusterRoles(guard Guard) kind.Definition {
 			}
 			for i := range r.AggregationRule.ClusterRoleSelectors {
 				errs = append(errs, unversioned.ValidateLabelSelector(&r.AggregationRule.ClusterRoleSelectors[i], unversioned.LabelSelectorValidationOptions{}, at.Index(i))...)
+				if _, err := metav1.LabelSelectorAsSelector(&r.AggregationRule.ClusterRoleSelectors[i]); err != nil {
+					errs = append(errs, field.Invalid(at.Index(i), nil, "invalid label selector."))
+				}
 			}
 			return errs
 		},
@@ -174,9 +177,6 @@ func validateRules(rules []rbacv1.PolicyRule, namespaced bool) field.ErrorList {
 	var errs field.ErrorList
 	for i, r := range rules {
 		at := field.NewPath("rules").Index(i)
-		if len(r.Verbs) == 0 {
-			errs = append(errs, field.Required(at.Child("verbs"), "verbs must contain at least one value"))
-		}
 		if len(r.NonResourceURLs) > 0 {
 			to := at.Child("nonResourceURLs")
 			if namespaced {
@@ -185,6 +185,7 @@ func validateRules(rules []rbacv1.PolicyRule, namespaced bool) field.ErrorList {
 			if len(r.APIGroups) > 0 || len(r.Resources) > 0 || len(r.ResourceNames) > 0 {
 				errs = append(errs, field.Invalid(to, r.NonResourceURLs, "rules cannot apply to both regular resources and non-resource URLs"))
 			}
+			errs = append(errs, validateVerbs(r.Verbs, at)...)
 			continue
 		}
 		if len(r.APIGroups) == 0 {
@@ -193,8 +194,16 @@ func validateRules(rules []rbacv1.PolicyRule, namespaced bool) field.ErrorList {
 		if len(r.Resources) == 0 {
 			errs = append(errs, field.Required(at.Child("resources"), "resource rules must supply at least one resource"))
 		}
+		errs = append(errs, validateVerbs(r.Verbs, at)...)
 	}
 	return errs
+}
+
+func validateVerbs(verbs []string, at *field.Path) field.ErrorList {
+	if len(verbs) == 0 {
+		return field.ErrorList{field.Required(at.Child("verbs"), "")}
+	}
+	return nil
 }
 
 func validateBinding(ref rbacv1.RoleRef, subjects []rbacv1.Subject, namespaced bool) field.ErrorList {

@@ -4,7 +4,7 @@
 package volumes
 
 import (
-	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,6 +12,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	unversioned "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -79,7 +80,32 @@ func validateClass(c *storagev1.StorageClass) field.ErrorList {
 	if c.VolumeBindingMode == nil {
 		return append(errs, field.Required(at, ""))
 	}
-	return append(errs, kind.Supported(*c.VolumeBindingMode, at, storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)...)
+	errs = append(errs, kind.Supported(*c.VolumeBindingMode, at, storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)...)
+	return append(errs, validateTopologies(c.AllowedTopologies, field.NewPath("allowedTopologies"))...)
+}
+
+func validateTopologies(terms []corev1.TopologySelectorTerm, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, term := range terms {
+		seen := map[string]bool{}
+		for j, r := range term.MatchLabelExpressions {
+			to := at.Index(i).Child("matchLabelExpressions").Index(j)
+			if len(r.Values) == 0 {
+				errs = append(errs, field.Required(to.Child("values"), ""))
+			}
+			for k, v := range r.Values {
+				if slices.Contains(r.Values[:k], v) {
+					errs = append(errs, field.Duplicate(to.Child("values").Index(k), v))
+				}
+			}
+			errs = append(errs, unversioned.ValidateLabelName(r.Key, to.Child("key"))...)
+			if seen[r.Key] {
+				errs = append(errs, field.Duplicate(to.Child("key"), r.Key))
+			}
+			seen[r.Key] = true
+		}
+	}
+	return errs
 }
 
 func validateProvisioner(name string, at *field.Path) field.ErrorList {
@@ -128,6 +154,9 @@ func volumeAttributesClasses() kind.Definition {
 		NewList: func() runtime.Object { return &storagev1.VolumeAttributesClassList{} },
 		Validate: func(c *storagev1.VolumeAttributesClass) field.ErrorList {
 			errs := validateProvisioner(c.DriverName, field.NewPath("driverName"))
+			if len(c.Parameters) == 0 {
+				return append(errs, field.Required(field.NewPath("parameters"), "must contain at least one key/value pair"))
+			}
 			return append(errs, validateParameters(c.Parameters, field.NewPath("parameters"))...)
 		},
 		ValidateUpdate: func(c, old *storagev1.VolumeAttributesClass) field.ErrorList {
@@ -161,11 +190,12 @@ func volumeAttachments() kind.Definition {
 		ReturnDeleted: true,
 		Validate: func(a *storagev1.VolumeAttachment) field.ErrorList {
 			at := field.NewPath("spec")
-			errs := validateProvisioner(a.Spec.Attacher, at.Child("attacher"))
+			var errs field.ErrorList
 			if (a.Spec.Source.PersistentVolumeName == nil) == (a.Spec.Source.InlineVolumeSpec == nil) {
 				errs = append(errs, field.Required(at.Child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
 			}
-			return append(errs, kind.Invalid(at.Child("nodeName"), a.Spec.NodeName, validation.NameIsDNSSubdomain(a.Spec.NodeName, false))...)
+			errs = append(errs, kind.Invalid(at.Child("nodeName"), a.Spec.NodeName, validation.NameIsDNSSubdomain(a.Spec.NodeName, false))...)
+			return append(errs, validateDriverName(a.Spec.Attacher, at.Child("attacher"))...)
 		},
 		ValidateUpdate: func(a, old *storagev1.VolumeAttachment) field.ErrorList {
 			if !apiequality.Semantic.DeepEqual(a.Spec, old.Spec) {
@@ -176,7 +206,7 @@ func volumeAttachments() kind.Definition {
 		Status: &kind.Status[*storagev1.VolumeAttachment]{},
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,
-			kind.Column("Attacher", doc["attacher"]),
+			{Name: "Attacher", Type: "string", Format: "name", Description: doc["attacher"]},
 			kind.Column("PV", "Name of the persistent volume that is attached"),
 			kind.Column("Node", doc["nodeName"]),
 			{Name: "Attached", Type: "boolean", Description: storagev1.VolumeAttachmentStatus{}.SwaggerDoc()["attached"]},
@@ -210,7 +240,11 @@ func csiDrivers() kind.Definition {
 			}
 		},
 		Validate: func(d *storagev1.CSIDriver) field.ErrorList {
-			return validateDriverName(d.Name, field.NewPath("metadata", "name"))
+			var errs field.ErrorList
+			if len(d.Name) > 63 && len(validation.NameIsDNSSubdomain(d.Name, false)) == 0 {
+				errs = append(errs, field.TooLong(field.NewPath("metadata", "name"), "" /*unused*/, 63))
+			}
+			return append(errs, validateDriver(&d.Spec, field.NewPath("spec"))...)
 		},
 		ValidateUpdate: func(d, old *storagev1.CSIDriver) field.ErrorList {
 			at := field.NewPath("spec")
@@ -247,6 +281,32 @@ func csiDrivers() kind.Definition {
 	}
 }
 
+func validateDriver(s *storagev1.CSIDriverSpec, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if p := s.FSGroupPolicy; p != nil {
+		errs = append(errs, kind.Supported(*p, at.Child("fsGroupPolicy"), storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)...)
+	}
+	seen := map[string]bool{}
+	for i, t := range s.TokenRequests {
+		to := at.Child("tokenRequests").Index(i)
+		if seen[t.Audience] {
+			errs = append(errs, field.Duplicate(to.Child("audience"), t.Audience))
+		}
+		seen[t.Audience] = true
+		if e := t.ExpirationSeconds; e != nil && (*e < 10*60 || *e > 1<<32) {
+			why := "may not specify a duration less than 10 minutes"
+			if *e > 1<<32 {
+				why = "may not specify a duration larger than 2^32 seconds"
+			}
+			errs = append(errs, field.Invalid(to.Child("expirationSeconds"), *e, why))
+		}
+	}
+	for _, m := range s.VolumeLifecycleModes {
+		errs = append(errs, kind.Supported(m, at.Child("volumeLifecycleModes"), storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral)...)
+	}
+	return errs
+}
+
 func validateDriverName(name string, at *field.Path) field.ErrorList {
 	if name == "" {
 		return field.ErrorList{field.Required(at, "")}
@@ -275,7 +335,7 @@ func csiNodes() kind.Definition {
 				}
 				seen[d.Name] = true
 				if d.NodeID == "" {
-					errs = append(errs, field.Required(at.Child("nodeID"), fmt.Sprintf("of driver %q", d.Name)))
+					errs = append(errs, field.Required(at.Child("nodeID"), ""))
 				}
 			}
 			return errs
@@ -298,7 +358,11 @@ func csiStorageCapacities() kind.Definition {
 		New:     func() *storagev1.CSIStorageCapacity { return &storagev1.CSIStorageCapacity{} },
 		NewList: func() runtime.Object { return &storagev1.CSIStorageCapacityList{} },
 		Validate: func(c *storagev1.CSIStorageCapacity) field.ErrorList {
-			return kind.Invalid(field.NewPath("storageClassName"), c.StorageClassName, validation.NameIsDNSSubdomain(c.StorageClassName, false))
+			errs := kind.Invalid(field.NewPath("storageClassName"), c.StorageClassName, validation.NameIsDNSSubdomain(c.StorageClassName, false))
+			if c.Capacity != nil && c.Capacity.Sign() < 0 {
+				errs = append(errs, field.Invalid(field.NewPath("capacity"), c.Capacity.String(), validation.IsNegativeErrorMsg))
+			}
+			return errs
 		},
 		ValidateUpdate: func(c, old *storagev1.CSIStorageCapacity) field.ErrorList {
 			errs := validation.ValidateImmutableField(c.NodeTopology, old.NodeTopology, field.NewPath("nodeTopology"))
@@ -308,14 +372,13 @@ func csiStorageCapacities() kind.Definition {
 			kind.NameColumn,
 			kind.Column("StorageClassName", doc["storageClassName"]),
 			kind.Column("Capacity", doc["capacity"]),
-			kind.AgeColumn,
 		},
 		Cells: func(c *storagev1.CSIStorageCapacity) []any {
 			capacity := "<unset>"
 			if c.Capacity != nil {
 				capacity = c.Capacity.String()
 			}
-			return []any{c.Name, c.StorageClassName, capacity, kind.Age(c.CreationTimestamp)}
+			return []any{c.Name, c.StorageClassName, capacity}
 		},
 	}
 }
