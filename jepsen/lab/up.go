@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
@@ -148,6 +149,15 @@ func (l *Lab) notReady(ctx context.Context, client kubernetes.Interface) (missin
 // Client is an API client with the admin's rights that speaks to this host's
 // node and no other.
 func (h *Host) Client() (kubernetes.Interface, error) {
+	config, err := h.ClientConfig()
+	if err != nil {
+		return nil, err
+	}
+	return kubernetes.NewForConfig(config)
+}
+
+// ClientConfig is how clients of the host's node speak to it.
+func (h *Host) ClientConfig() (*rest.Config, error) {
 	data, err := os.ReadFile(h.Kubeconfig())
 	if err != nil {
 		return nil, err
@@ -160,5 +170,5 @@ func (h *Host) Client() (kubernetes.Interface, error) {
 	config.Host = "https://" + net.JoinHostPort(h.Addr.String(), "6443")
 	config.ServerName = "kubernetes"
 	config.QPS, config.Burst = -1, -1 // the cluster is what is tested, not the client's patience
-	return kubernetes.NewForConfig(config)
+	return config, nil
 }
