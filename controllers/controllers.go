@@ -29,6 +29,7 @@ import (
 
 	"kontiki/controllers/clusterroles"
 	"kontiki/controllers/cronjob"
+	"kontiki/controllers/csr"
 	"kontiki/controllers/daemonset"
 	"kontiki/controllers/deployment"
 	"kontiki/controllers/disruption"
@@ -53,7 +54,7 @@ import (
 	"kontiki/controllers/tokensecret"
 )
 
-// Config is what the controllers need. All fields but Logger and RootCA must be set;
+// Config is what the controllers need. All fields but Logger, RootCA and Signer must be set;
 // Connect sets the clients.
 type Config struct {
 	Client          kubernetes.Interface // system:kube-controller-manager, fenced by the term
@@ -62,7 +63,8 @@ type Config struct {
 	Targets         *scaletarget.Targets // what has a size; the same user and fence as Client
 	Metrics         hpa.Metrics          // what pods use
 
-	RootCA []byte // PEM that proves the API server; nothing is published if it is empty
+	RootCA []byte     // PEM that proves the API server; nothing is published if it is empty
+	Signer csr.Signer // makes certificates that users ask for; none are made if it is nil
 
 	ClusterCIDR   netip.Prefix // range of all pod subnets
 	NodePrefixLen int          // of one node's subnet
@@ -159,7 +161,7 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 			return namespacedefaults.New(client, shared, string(config.RootCA), log), nil
 		}},
 		{name: disruption.Name, needs: append(kinds("policy/v1", "poddisruptionbudgets"), append(kinds("apps/v1", "statefulsets"), kinds("v1", "replicationcontrollers")...)...), start: func() (runner, error) {
-			return disruption.New(client, shared, recorders.as(disruption.Component), log, time.Now), nil
+			return disruption.New(client, shared, config.Targets, recorders.as(disruption.Component), log, time.Now), nil
 		}},
 		{name: endpointslice.Name, start: func() (runner, error) {
 			return endpointslice.New(client, shared, recorders.as(endpointslice.Component), log, time.Now), nil
@@ -200,6 +202,11 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 		{name: garbage.Name, start: func() (runner, error) {
 			return garbage.New(config.Metadata, client.Discovery(), log), nil
 		}},
+	}
+	if config.Signer != nil {
+		all = append(all, controller{name: csr.Name, needs: kinds("certificates.k8s.io/v1", "certificatesigningrequests"), start: func() (runner, error) {
+			return csr.New(client, shared, config.Signer, log, time.Now), nil
+		}})
 	}
 	if config.LoadBalancer {
 		all = append(all, controller{name: loadbalancer.Name, start: func() (runner, error) {

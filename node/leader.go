@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -132,6 +133,7 @@ func (n *node) govern(ctx context.Context, term uint64) error {
 	})
 	work.Go(func() error {
 		config.RootCA = n.charter.trust.Authority.CertPEM()
+		config.Signer = signer{n}
 		config.ClusterCIDR, config.NodePrefixLen = n.charter.Settings.ClusterCIDR, n.charter.Settings.NodePrefixLen
 		config.LoadBalancer = n.cfg.LoadBalancer == LoadBalancerNodes
 		config.ReservedPorts = []int32{int32(n.cfg.Port), int32(n.cfg.RingPort), overlay.TunnelPort}
@@ -142,6 +144,13 @@ func (n *node) govern(ctx context.Context, term uint64) error {
 	})
 	work.Go(func() error { return n.driveSecret(ctx, term) })
 	return work.Wait()
+}
+
+// signer makes certificates that users ask for with the cluster's authority.
+type signer struct{ *node }
+
+func (s signer) Sign(request *x509.CertificateRequest, usage x509.KeyUsage, extended []x509.ExtKeyUsage, life time.Duration) ([]byte, error) {
+	return s.charter.trust.Authority.Requested(request, usage, extended, life, s.now())
 }
 
 // apiServers are the addresses at which the cluster's nodes serve the API, as far

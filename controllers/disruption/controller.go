@@ -7,6 +7,7 @@ package disruption
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -16,7 +17,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	appslisters "k8s.io/client-go/listers/apps/v1"
@@ -27,6 +30,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"kontiki/controllers/loop"
+	"kontiki/controllers/scaletarget"
 )
 
 // Name is the controller's name in logs; Component is the source of its events.
@@ -44,6 +48,7 @@ type Controller struct {
 	budgets policylisters.PodDisruptionBudgetLister
 	pods    corelisters.PodLister
 	owners  owners
+	targets *scaletarget.Targets
 	loop    *loop.Loop
 
 	budgetInformer, podInformer cache.SharedIndexInformer
@@ -59,10 +64,10 @@ type owners struct {
 }
 
 // New makes the controller on shared informers.
-func New(client kubernetes.Interface, shared informers.SharedInformerFactory, events record.EventRecorder, log *slog.Logger, now func() time.Time) *Controller {
+func New(client kubernetes.Interface, shared informers.SharedInformerFactory, targets *scaletarget.Targets, events record.EventRecorder, log *slog.Logger, now func() time.Time) *Controller {
 	apps, core, budgets := shared.Apps().V1(), shared.Core().V1(), shared.Policy().V1().PodDisruptionBudgets()
 	return &Controller{
-		client: client, events: events, now: now,
+		client: client, events: events, now: now, targets: targets,
 		budgets: budgets.Lister(), pods: core.Pods().Lister(),
 		owners:         owners{apps.Deployments().Lister(), apps.ReplicaSets().Lister(), apps.StatefulSets().Lister(), core.ReplicationControllers().Lister()},
 		loop:           loop.New(Name, log),
@@ -133,9 +138,17 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if w.pods, err = c.pods.Pods(namespace).List(selector); err != nil {
 		return err
 	}
-	w.scale, w.unknown = c.owners.scale(w.pods)
-	if w.unknown != "" && budget.Spec.MinAvailable == nil {
-		c.events.Eventf(budget, corev1.EventTypeWarning, "CalculateExpectedPodCountFailed", "Failed to calculate the number of expected pods: %s", w.unknown)
+	shares := budget.Spec.MaxUnavailable != nil || budget.Spec.MinAvailable != nil && budget.Spec.MinAvailable.Type == intstr.String
+	if shares {
+		var alone int
+		if w.scale, alone, err = c.expected(ctx, w.pods); err != nil {
+			w.unknown = err.Error()
+			c.events.Eventf(budget, corev1.EventTypeWarning, "CalculateExpectedPodCountFailed", "Failed to calculate the number of expected pods: %v", err)
+		} else if alone > 0 {
+			c.events.Eventf(budget, corev1.EventTypeWarning, "UnmanagedPods", "Pods selected by this PodDisruptionBudget (selector: %v) were found to be unmanaged. "+
+				"As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. "+
+				"To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.", selector)
+		}
 	}
 	status, again := plan(w)
 	if again > 0 {
@@ -150,37 +163,62 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	return err
 }
 
-// scale adds up what the controllers of the pods want, each once.
-func (o owners) scale(pods []*corev1.Pod) (sum int, unknown string) {
-	seen := map[types.UID]bool{}
+// expected adds up what the controllers of the pods want, each once; alone is how many
+// pods have none.
+func (c *Controller) expected(ctx context.Context, pods []*corev1.Pod) (sum, alone int, err error) {
+	asked := map[types.UID]bool{}
+	counted := map[types.UID]bool{}
 	for _, pod := range pods {
 		owner := metav1.GetControllerOfNoCopy(pod)
 		if owner == nil {
-			return 0, fmt.Sprintf("found no controllers for pod %q", pod.Name)
-		}
-		uid, replicas, err := o.replicas(pod.Namespace, owner)
-		if apierrors.IsNotFound(err) {
+			alone++
 			continue
 		}
-		if err != nil {
-			return 0, err.Error()
+		if asked[owner.UID] {
+			continue
 		}
-		if !seen[uid] {
-			seen[uid] = true
+		asked[owner.UID] = true
+		uid, replicas, err := c.owners.replicas(pod.Namespace, owner)
+		if errors.Is(err, errNotKnown) {
+			uid, replicas, err = c.scaleOf(ctx, pod.Namespace, owner)
+		}
+		if apierrors.IsNotFound(err) {
+			continue // the owner is gone, and its pods will be
+		}
+		if err != nil {
+			return 0, 0, fmt.Errorf("found no controllers for pod %q: %w", pod.Name, err)
+		}
+		if !counted[uid] {
+			counted[uid] = true
 			sum += int(ptr.Deref(replicas, 1))
 		}
 	}
-	return sum, ""
+	return sum, alone, nil
 }
 
+// scaleOf asks the API for the size of an owner of any kind.
+func (c *Controller) scaleOf(ctx context.Context, namespace string, owner *metav1.OwnerReference) (types.UID, *int32, error) {
+	size, _, err := c.targets.Get(ctx, namespace, owner.APIVersion, owner.Kind, owner.Name)
+	if apierrors.IsNotFound(err) {
+		return "", nil, fmt.Errorf("%s does not implement the scale subresource", owner.Kind)
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	return size.UID, &size.Spec.Replicas, nil
+}
+
+// errNotKnown is about owners of kinds that no cache holds.
+var errNotKnown = errors.New("the kind is not built in")
+
 func (o owners) replicas(namespace string, owner *metav1.OwnerReference) (types.UID, *int32, error) {
-	switch owner.Kind {
-	case "ReplicaSet":
+	switch owner.Kind + "." + groupOf(owner) {
+	case "ReplicaSet.apps":
 		rs, err := o.replicaSets.ReplicaSets(namespace).Get(owner.Name)
 		if err != nil {
 			return "", nil, err
 		}
-		if parent := metav1.GetControllerOfNoCopy(rs); parent != nil && parent.Kind == "Deployment" {
+		if parent := metav1.GetControllerOfNoCopy(rs); parent != nil && parent.Kind == "Deployment" && groupOf(parent) == "apps" {
 			d, err := o.deployments.Deployments(namespace).Get(parent.Name)
 			if err != nil {
 				return "", nil, err
@@ -188,18 +226,26 @@ func (o owners) replicas(namespace string, owner *metav1.OwnerReference) (types.
 			return d.UID, d.Spec.Replicas, nil
 		}
 		return rs.UID, rs.Spec.Replicas, nil
-	case "StatefulSet":
+	case "StatefulSet.apps":
 		s, err := o.statefulSets.StatefulSets(namespace).Get(owner.Name)
 		if err != nil {
 			return "", nil, err
 		}
 		return s.UID, s.Spec.Replicas, nil
-	case "ReplicationController":
+	case "ReplicationController.":
 		rc, err := o.replications.ReplicationControllers(namespace).Get(owner.Name)
 		if err != nil {
 			return "", nil, err
 		}
 		return rc.UID, rc.Spec.Replicas, nil
 	}
-	return "", nil, fmt.Errorf("%s %s has no scale: set minAvailable to a number", owner.Kind, owner.Name)
+	return "", nil, errNotKnown
+}
+
+func groupOf(owner *metav1.OwnerReference) string {
+	gv, err := schema.ParseGroupVersion(owner.APIVersion)
+	if err != nil {
+		return owner.APIVersion // names no kind that is known
+	}
+	return gv.Group
 }
