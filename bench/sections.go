@@ -48,8 +48,16 @@ var sections = []section{
 		},
 	},
 	{
-		name: "scheduler", about: "the scheduler on 1,000 simulated nodes",
+		name: "scheduler", about: "planning on 1,000 and 5,000 simulated nodes (without writing bindings)",
 		packages: []string{"controllers/scheduler"},
+		rows: []named{
+			{bench: "Plan/replicaset/1000", metric: "pods/s", what: "pods planned, 1,000 nodes, spread by default", unit: "/s", target: "≥ 5000 /s"},
+			{bench: "Plan/spread/1000", metric: "pods/s", what: "pods planned, 1,000 nodes, topology spread", unit: "/s", target: "≥ 5000 /s"},
+			{bench: "Plan/antiaffinity/1000", metric: "pods/s", what: "pods planned, 1,000 nodes, apart from each other", unit: "/s", target: "≥ 5000 /s"},
+			{bench: "Plan/replicaset/5000", metric: "pods/s", what: "pods planned, 5,000 nodes, spread by default", unit: "/s", target: "≥ 2000 /s"},
+			{bench: "Plan/spread/5000", metric: "pods/s", what: "pods planned, 5,000 nodes, topology spread", unit: "/s", target: "≥ 2000 /s"},
+			{bench: "Preempt", metric: "pods/s", what: "pods for which room is made, 1,000 full nodes", unit: "/s"},
+		},
 	},
 	{
 		name: "runtime", about: "containers and pods of one node (needs root)",

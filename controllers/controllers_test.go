@@ -428,7 +428,7 @@ func TestAnUnschedulablePodWaitsForRoomAndSaysWhy(t *testing.T) {
 	if _, err := c.CoreV1().Pods("default").Create(context.Background(), pod, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	const why = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
+	const why = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
 	c.eventually("condition PodScheduled says why", func() bool {
 		pods := c.pods()
 		return len(pods) == 1 && len(pods[0].Status.Conditions) == 1 && pods[0].Status.Conditions[0].Message == why

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,9 +37,9 @@ type Scheduler struct {
 	watched watched
 	cache   *nodeCache
 
-	// Of the planning goroutine.
-	start    int
-	profiles profiles
+	start int // of the planning goroutine
+
+	profiles atomic.Pointer[profiles]
 
 	mu    sync.Mutex // protects queue
 	queue *queue
@@ -50,13 +51,15 @@ type Scheduler struct {
 
 // New makes the scheduler. It reads from the shared informers and writes with client.
 func New(client kubernetes.Interface, shared informers.SharedInformerFactory, events record.EventRecorder, log *slog.Logger, now func() time.Time) *Scheduler {
-	return &Scheduler{
+	s := &Scheduler{
 		client: client, events: events, log: log.With("controller", Name), now: now,
 		watched: newWatched(shared),
-		cache:   newCache(), queue: newQueue(), profiles: profiles{Component: defaultOptions().build()},
+		cache:   newCache(), queue: newQueue(),
 		wake:  make(chan struct{}, 1),
 		slots: make(chan struct{}, maxWrites),
 	}
+	s.profiles.Store(&profiles{Component: defaultOptions().build()})
+	return s
 }
 
 // Run schedules until ctx ends, or planning panics (returned as an error). All
@@ -109,8 +112,13 @@ func (s *Scheduler) round(ctx context.Context) {
 	nominated := s.queue.nominatedPods()
 	s.mu.Unlock()
 	var pods []*placed
+	with := *s.profiles.Load()
 	for _, w := range batch {
-		if !s.cache.knows(w.pod.UID) {
+		switch {
+		case s.cache.knows(w.pod.UID):
+		case with.of(w.pod) == nil: // its profile was taken away meanwhile
+			s.dequeue(w.pod)
+		default:
 			pods = append(pods, w.placed)
 		}
 	}
@@ -121,7 +129,7 @@ func (s *Scheduler) round(ctx context.Context) {
 		nodes: s.cache.infos(), start: s.start, nominated: nominated, budgets: s.watched.disruptionBudgets(),
 		selector: s.watched.defaultSelector, namespace: s.watched.namespaceLabels,
 	}
-	for _, d := range plan(snapshot, s.profiles, pods) {
+	for _, d := range plan(snapshot, with, pods) {
 		s.carryOut(ctx, d)
 	}
 }

@@ -22,6 +22,7 @@ import (
 // watched is what the scheduler reads besides pods and nodes.
 type watched struct {
 	pods, nodes cache.SharedIndexInformer
+	configs     cache.SharedIndexInformer
 	services    corelisters.ServiceLister
 	sets        appslisters.ReplicaSetLister
 	stateful    appslisters.StatefulSetLister
@@ -34,7 +35,7 @@ type watched struct {
 func newWatched(shared informers.SharedInformerFactory) watched {
 	core, apps, budgets := shared.Core().V1(), shared.Apps().V1(), shared.Policy().V1().PodDisruptionBudgets()
 	w := watched{
-		pods: core.Pods().Informer(), nodes: core.Nodes().Informer(),
+		pods: core.Pods().Informer(), nodes: core.Nodes().Informer(), configs: core.ConfigMaps().Informer(),
 		services: core.Services().Lister(), sets: apps.ReplicaSets().Lister(), stateful: apps.StatefulSets().Lister(),
 		replication: core.ReplicationControllers().Lister(), namespaces: core.Namespaces().Lister(), budgets: budgets.Lister(),
 	}
@@ -132,6 +133,12 @@ func (w watched) ownersSelector(pod *corev1.Pod) labels.Selector {
 
 // watch feeds cache and queue from the informers and waits until both are filled.
 func (s *Scheduler) watch(ctx context.Context) (stop func(), err error) {
+	configs, err := s.watched.configs.AddEventHandler(handler(s, s.configChanged))
+	if err != nil {
+		return nil, err
+	}
+	// First of all it must be known which pods are ours.
+	cache.WaitForCacheSync(ctx.Done(), configs.HasSynced)
 	nodes, err := s.watched.nodes.AddEventHandler(handler(s, s.nodeChanged))
 	if err != nil {
 		return nil, err
@@ -144,6 +151,7 @@ func (s *Scheduler) watch(ctx context.Context) (stop func(), err error) {
 		// Only an informer that never had the handler refuses.
 		_ = s.watched.nodes.RemoveEventHandler(nodes)
 		_ = s.watched.pods.RemoveEventHandler(pods)
+		_ = s.watched.configs.RemoveEventHandler(configs)
 	}
 	cache.WaitForCacheSync(ctx.Done(), append(s.watched.synced, nodes.HasSynced, pods.HasSynced)...)
 	return stop, nil
@@ -192,6 +200,33 @@ func (s *Scheduler) nodeChanged(before, after *corev1.Node) {
 		}
 	}
 	s.happened(e)
+}
+
+// configChanged takes the cluster's configuration, if it can be understood; else the
+// one before stays, and the ConfigMap is told why.
+func (s *Scheduler) configChanged(before, after *corev1.ConfigMap) {
+	which := after
+	if which == nil {
+		which = before
+	}
+	if which.Namespace != configNamespace || which.Name != configName || before != nil && after != nil && before.Data[configKey] == after.Data[configKey] {
+		return
+	}
+	with := profiles{Component: defaultOptions().build()}
+	if after != nil {
+		var err error
+		if with, err = readProfiles(after.Data[configKey]); err != nil {
+			s.log.Error("scheduler configuration not taken", "error", err)
+			s.events.Eventf(after, corev1.EventTypeWarning, "InvalidConfiguration", "The scheduler goes on as before: %v", err)
+			return
+		}
+	}
+	s.profiles.Store(&with)
+	for _, obj := range s.watched.pods.GetStore().List() { // some may be ours now
+		if pod, ok := obj.(*corev1.Pod); ok && pod.Spec.NodeName == "" && !podview.Finished(pod) {
+			s.enqueue(nil, pod)
+		}
+	}
 }
 
 func nodeEvents(before, after *corev1.Node) (e event) {
@@ -279,7 +314,7 @@ func (s *Scheduler) dequeue(pod *corev1.Pod) {
 }
 
 func (s *Scheduler) enqueue(before, after *corev1.Pod) {
-	if after.DeletionTimestamp != nil || len(after.Spec.SchedulingGates) > 0 {
+	if after.DeletionTimestamp != nil || len(after.Spec.SchedulingGates) > 0 || s.profiles.Load().of(after) == nil {
 		s.dequeue(after)
 		return
 	}
