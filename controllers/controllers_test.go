@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	metadatafake "k8s.io/client-go/metadata/fake"
 	scalefake "k8s.io/client-go/scale/fake"
@@ -187,12 +188,15 @@ func node(name string) *corev1.Node {
 }
 
 // start runs the controllers and stops them, and waits for that, at the test's end.
-func (c *cluster) start() {
+func (c *cluster) start() { c.lead(c) }
+
+// lead is start with a client of one's own.
+func (c *cluster) lead(client kubernetes.Interface) {
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)
 	go func() {
 		stopped <- Run(ctx, Config{
-			Client: c, SchedulerClient: c, Metadata: metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme()),
+			Client: client, SchedulerClient: client, Metadata: metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme()),
 			Targets:     &scaletarget.Targets{Scales: &scalefake.FakeScaleClient{}, Mapper: noKinds{meta.MultiRESTMapper{}}},
 			ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), NodePrefixLen: 24,
 			Ring:   c.ring,

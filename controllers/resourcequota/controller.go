@@ -160,7 +160,7 @@ func (c *Controller) sync(ctx context.Context, counting *sync.WaitGroup, key str
 		c.settled(key)
 		return nil
 	}
-	if lowers(quota, status) && !reached(known, quota.ResourceVersion) && c.wait(key) {
+	if behind(known, lowers(quota, status), quota.ResourceVersion) && c.wait(key) {
 		c.loop.AddAfter(key, catchUp)
 		return nil
 	}
@@ -173,9 +173,9 @@ func (c *Controller) sync(ctx context.Context, counting *sync.WaitGroup, key str
 	return nil
 }
 
-// look gathers what there is in the quota's namespace, and up to which revision the
-// caches know it.
-func (c *Controller) look(ctx context.Context, counting *sync.WaitGroup, quota *corev1.ResourceQuota) (w world, known []string, err error) {
+// look gathers what there is in the quota's namespace, and up to which revision each
+// cache knows it.
+func (c *Controller) look(ctx context.Context, counting *sync.WaitGroup, quota *corev1.ResourceQuota) (w world, known map[source]string, err error) {
 	w = world{quota: quota, counts: map[corev1.ResourceName]int64{}, now: c.now()}
 	ns := quota.Namespace
 	if w.pods, err = c.pods.Pods(ns).List(labels.Everything()); err != nil {
@@ -187,7 +187,9 @@ func (c *Controller) look(ctx context.Context, counting *sync.WaitGroup, quota *
 	if w.claims, err = c.claims.PersistentVolumeClaims(ns).List(labels.Everything()); err != nil {
 		return w, nil, err
 	}
-	known = []string{c.podInformer.LastSyncResourceVersion(), c.serviceInformer.LastSyncResourceVersion(), c.claimInformer.LastSyncResourceVersion()}
+	known = map[source]string{
+		pods: c.podInformer.LastSyncResourceVersion(), services: c.serviceInformer.LastSyncResourceVersion(), claims: c.claimInformer.LastSyncResourceVersion(),
+	}
 	for name := range quota.Spec.Hard {
 		kind, counted := countedKind(name)
 		if !counted {
@@ -205,7 +207,7 @@ func (c *Controller) look(ctx context.Context, counting *sync.WaitGroup, quota *
 			return w, nil, err
 		}
 		w.counts[name] = int64(len(objects))
-		known = append(known, informer.Informer().LastSyncResourceVersion())
+		known[sourceOf(name)] = informer.Informer().LastSyncResourceVersion()
 	}
 	return w, known, nil
 }
@@ -244,18 +246,19 @@ func (c *Controller) count(ctx context.Context, counting *sync.WaitGroup, kind s
 	return informer, nil
 }
 
-// reached says whether every cache knows all that was when the object was written.
-func reached(known []string, resourceVersion string) bool {
+// behind says whether a cache that one of the names is counted from does not know all
+// that was when the quota was last written: what admission then let in may be missing.
+func behind(known map[source]string, names []corev1.ResourceName, resourceVersion string) bool {
 	at, err := strconv.ParseUint(resourceVersion, 10, 64)
 	if err != nil {
-		return true // an API that does not count its versions
+		return false // an API that does not count its versions
 	}
-	for _, k := range known {
-		if n, err := strconv.ParseUint(k, 10, 64); err == nil && n < at {
-			return false
+	for _, name := range names {
+		if n, err := strconv.ParseUint(known[sourceOf(name)], 10, 64); err == nil && n < at {
+			return true
 		}
 	}
-	return true
+	return false
 }
 
 // wait says whether a lower count is still to wait for the caches.

@@ -52,15 +52,38 @@ func plan(w world) (status *corev1.ResourceQuotaStatus, again time.Duration) {
 	return &next, t.again
 }
 
-// lowers says whether a status tells of less than the quota's does: that must not be
+// lowers names what a status tells less of than the quota's does: that must not be
 // written from what is out of date, or more is let in than there is room for.
-func lowers(quota *corev1.ResourceQuota, next *corev1.ResourceQuotaStatus) bool {
+func lowers(quota *corev1.ResourceQuota, next *corev1.ResourceQuotaStatus) (names []corev1.ResourceName) {
 	for name, used := range quota.Status.Used {
 		if now, ok := next.Used[name]; ok && now.Cmp(used) < 0 {
-			return true
+			names = append(names, name)
 		}
 	}
-	return false
+	slices.Sort(names)
+	return names
+}
+
+// source is where the use of a resource is counted from.
+type source string
+
+const (
+	pods     source = "pods"
+	services source = "services"
+	claims   source = "persistentvolumeclaims"
+)
+
+func sourceOf(name corev1.ResourceName) source {
+	if kind, counted := countedKind(name); counted {
+		return source(kind.String())
+	}
+	switch text := string(name); {
+	case strings.HasPrefix(text, "services") || text == "count/services":
+		return services
+	case name == corev1.ResourcePersistentVolumeClaims || name == corev1.ResourceRequestsStorage || text == "count/persistentvolumeclaims" || strings.Contains(text, classSuffix):
+		return claims
+	}
+	return pods
 }
 
 type tally struct {

@@ -18,9 +18,9 @@ type input struct {
 }
 
 type output struct {
-	Used   map[string]string `json:"used,omitempty"`
-	Again  string            `json:"again,omitempty"`
-	Lowers bool              `json:"lowers,omitempty"`
+	Used   map[string]string     `json:"used,omitempty"`
+	Again  string                `json:"again,omitempty"`
+	Lowers []corev1.ResourceName `json:"lowers,omitempty"`
 }
 
 func TestPlan(t *testing.T) {
@@ -42,18 +42,17 @@ func TestPlan(t *testing.T) {
 	})
 }
 
-func TestALowerCountWaitsForTheCaches(t *testing.T) {
-	for _, c := range []struct {
-		known []string
-		at    string
-		want  bool
-	}{
-		{[]string{"10", "12"}, "10", true},
-		{[]string{"10", "9"}, "10", false},
-		{[]string{"9"}, "not a number", true},
+func TestALowerCountWaitsForItsCache(t *testing.T) {
+	known := map[source]string{pods: "12", services: "9", claims: "9", "deployments.apps": "9"}
+	for name, want := range map[corev1.ResourceName]bool{
+		"pods": false, "requests.cpu": false, "count/pods": false, "requests.example.com/gpu": false,
+		"services.nodeports": true, "requests.storage": true, "fast.storageclass.storage.k8s.io/requests.storage": true, "count/deployments.apps": true,
 	} {
-		if got := reached(c.known, c.at); got != c.want {
-			t.Errorf("%v reached %s: %v", c.known, c.at, got)
+		if got := behind(known, []corev1.ResourceName{name}, "10"); got != want {
+			t.Errorf("a lower count of %s waits: %v", name, got)
 		}
+	}
+	if behind(known, nil, "10") || behind(known, []corev1.ResourceName{"services"}, "not a number") {
+		t.Error("waits for nothing")
 	}
 }
