@@ -33,6 +33,7 @@ type Network struct {
 	rules   *nft.Programmer
 	objects *objects
 	watcher *service.Watcher
+	forget  *forgetter
 	health  *service.Health
 	dns     *dns.Server // nil: the cluster has no DNS address
 
@@ -81,6 +82,7 @@ func New(cfg Config) (*Network, error) {
 		return nil, err
 	}
 	n.rules = nft.New(max(0, int(*cfg.NetNS)), n.log)
+	n.forget = newForgetter(n.kernel, n.log)
 	n.health = service.NewHealth(n.listenTCP, n.log)
 	n.dnsConfig.Store(&dnsConfig{})
 	n.objects = newObjects(cfg.Client, cfg.NodeName)
@@ -106,6 +108,7 @@ func (n *Network) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	n.objects.start(ctx)
 	n.compare() // first the table, then what is in it
+	wg.Go(func() { n.forget.run(ctx) })
 	wg.Go(func() { n.watcher.Run(ctx) })
 	wg.Go(func() { n.health.Run(ctx) })
 	if n.dns != nil {

@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"slices"
 
@@ -16,8 +15,7 @@ import (
 // where they were sent before.
 type programmer struct {
 	*nft.Programmer
-	kernel *datapath.Kernel
-	log    *slog.Logger
+	forget *forgetter
 }
 
 // Replace implements service.Programmer. What an earlier process left in conntrack
@@ -32,7 +30,7 @@ func (p programmer) Replace(pools map[service.Frontend]service.Pool) error {
 	if err := p.Programmer.Replace(pools); err != nil {
 		return err
 	}
-	p.forget(now)
+	p.forget.add(now)
 	return nil
 }
 
@@ -52,7 +50,7 @@ func (p programmer) Update(changes []service.Change) error {
 	if err := p.Programmer.Update(changes); err != nil {
 		return err
 	}
-	p.forget(now)
+	p.forget.add(now)
 	return nil
 }
 
@@ -73,14 +71,6 @@ func redirects(ch service.Change) bool {
 	return slices.ContainsFunc(ch.Old.Endpoints, func(ep netip.AddrPort) bool {
 		return ch.New == nil || !slices.Contains(ch.New.Endpoints, ep)
 	})
-}
-
-func (p programmer) forget(now map[datapath.Frontend][]netip.AddrPort) {
-	if err := p.kernel.Forget(now); err != nil {
-		// New clients are served right; those that keep sending are not until
-		// their entry times out.
-		p.log.Warn("clients of endpoints that changed may hang", "error", err)
-	}
 }
 
 // setHostPorts puts a pod's host ports in force, or takes them away when the

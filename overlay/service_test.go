@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -369,6 +370,19 @@ func TestDNSFromPods(t *testing.T) {
 	})
 	if err != nil {
 		t.Errorf("the node: %v", err)
+	}
+	shown := prometheus.NewPedanticRegistry()
+	shown.MustRegister(l.nodes[0].net)
+	families, err := shown.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		got[f.GetName()] = f.GetMetric()[0].GetCounter().GetValue() + f.GetMetric()[0].GetGauge().GetValue()
+	}
+	if got["kontiki_dns_questions_total"] != 1 || got["kontiki_dns_cluster_answers_total"] != 1 || got["kontiki_overlay_pods"] != 1 || got["kontiki_overlay_leases"] != 2 {
+		t.Errorf("the metrics are %v", got)
 	}
 }
 

@@ -450,6 +450,11 @@ func (n *network) hostPorts(t *testing.T) {
 
 // lookups asks by Go's resolver and by glibc's, as programs in containers do.
 func (n *network) lookups(t *testing.T) {
+	defer func() {
+		if shown := n.kubectl(t, n.Hosts()[0], "get", "--raw", "/metrics"); !strings.Contains(shown, "\nkontiki_dns_questions_total ") {
+			t.Error("/metrics does not count DNS questions")
+		}
+	}()
 	var addrs []string
 	for _, pod := range n.pods {
 		addrs = append(addrs, pod.Status.PodIP)
