@@ -208,6 +208,7 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 			return csr.New(client, shared, config.Signer, log, time.Now), nil
 		}})
 	}
+	all = append(all, volumeControllers(client, shared, recorders, log)...)
 	if config.LoadBalancer {
 		all = append(all, controller{name: loadbalancer.Name, start: func() (runner, error) {
 			return loadbalancer.New(client, shared, recorders.as(loadbalancer.Component), log, config.ReservedPorts), nil

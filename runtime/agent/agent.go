@@ -51,7 +51,7 @@ type Config struct {
 	Client   kubernetes.Interface // as system:node:NAME
 	NodeName string
 	NodeID   string
-	DataDir  string              // the node's data directory; the agent owns images/ and pods/ in it
+	DataDir  string              // the node's data directory; the agent owns images/, pods/ and volumes/ in it
 	Address  func() []netip.Addr // the node's own addresses, the first is its InternalIP and the hostIP of pods
 
 	Shim    Shim // the parent of all containers, see shim.Start
@@ -132,6 +132,7 @@ type Agent struct {
 	disks   disks
 	host    hostFacts // read by New
 	began   time.Time
+	follow  *follower
 
 	streams  sync.WaitGroup // exec, attach and port-forward under way
 	stopping chan struct{}  // closed when Run ends
@@ -175,7 +176,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer broadcaster.Shutdown()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: a.cfg.Client.CoreV1().Events("")})
 	a.events = broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: a.cfg.NodeName})
-	a.objects = &objects{client: a.cfg.Client}
+	directories := &localPaths{client: a.cfg.Client, nodeName: a.cfg.NodeName, root: volumesPath(&a.cfg), events: a.events, log: a.log, inUse: a.usesVolume}
+	a.objects = &objects{client: a.cfg.Client, nodeName: a.cfg.NodeName, localPaths: directories}
+
+	a.follow = newFollower(a.cfg.Client, a.refreshPods)
 
 	// Two factories: of pods only this node's are watched, of Services all.
 	podInformers := informers.NewSharedInformerFactoryWithOptions(a.cfg.Client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
@@ -197,6 +201,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	var children sync.WaitGroup
 	defer a.endStreams()
 	defer children.Wait()
+	defer a.follow.close()
 	defer podInformers.Shutdown()
 	defer serviceInformers.Shutdown()
 	defer cancel()
@@ -210,10 +215,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	children.Go(func() { a.watchExits(ctx) })
 	children.Go(func() { a.refresh(ctx) })
+	children.Go(func() { a.watchLimits(ctx) })
+	children.Go(func() { directories.run(ctx) })
 	a.watchPods(ctx, podInformers, &children)
 	<-ctx.Done()
 	return nil
 }
+
+// volumesPath is where the directories of this node's local-path volumes lie.
+func volumesPath(cfg *Config) string { return filepath.Join(cfg.DataDir, "volumes") }
 
 // endStreams ends exec, attach and port-forward, and waits for them.
 func (a *Agent) endStreams() {

@@ -59,6 +59,7 @@ func planNode(cur *corev1.Node, f nodeFacts) *corev1.Node {
 			n.Annotations = map[string]string{}
 		}
 		n.Annotations[NodeIDAnnotation] = f.Config.NodeID
+		n.Annotations[VolumesPathAnnotation] = volumesPath(f.Config)
 		if n.Spec.ProviderID == "" {
 			n.Spec.ProviderID = "kontiki://" + f.Config.NodeID
 		}

@@ -11,12 +11,15 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/ptr"
 )
 
 // objects reads what pods refer to, from the local replica: it answers with no
 // quorum in reach, and a moment's age does no harm, since volumes are looked at again.
 type objects struct {
-	client kubernetes.Interface
+	client     kubernetes.Interface
+	nodeName   string
+	localPaths *localPaths
 
 	mu     sync.Mutex // protects tokens
 	tokens map[string]token
@@ -60,7 +63,7 @@ func (o *objects) Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceA
 	if account == "" {
 		account = "default"
 	}
-	key := fmt.Sprintf("%s/%s/%d", pod.UID, p.Audience, p.ExpirationSeconds)
+	key := fmt.Sprintf("%s/%s/%d", pod.UID, p.Audience, ptr.Deref(p.ExpirationSeconds, 0))
 	now := time.Now()
 	o.mu.Lock()
 	have := o.tokens[key]

@@ -113,12 +113,14 @@ func (a *Agent) start(ctx context.Context, children *sync.WaitGroup, rec *pod.Re
 	a.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	children.Go(func() { r.poster.run(ctx) })
+	a.follow.set(ctx, uid, rec.Pod)
 	children.Go(func() {
 		defer cancel()
 		if r.worker.Run(ctx) {
 			a.mu.Lock()
 			delete(a.pods, uid)
 			a.mu.Unlock()
+			a.follow.set(ctx, uid, nil)
 		}
 	})
 	return r
@@ -254,6 +256,15 @@ func (a *Agent) refresh(ctx context.Context) {
 			}
 		}
 		a.mu.Unlock()
+	}
+}
+
+// refreshPods has workers look at their volumes.
+func (a *Agent) refreshPods(uids []string) {
+	for _, uid := range uids {
+		if r := a.running(uid); r != nil {
+			r.worker.Refresh()
+		}
 	}
 }
 

@@ -126,12 +126,12 @@ func (w *Worker) doVolumes(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	if err != nil {
+	if err != nil { // what was made before stays as it is, and serves
 		w.rec.Volumes.fail(err, w.deps.Now())
 		w.event("", corev1.EventTypeWarning, "FailedMount", err.Error())
 		return
 	}
-	w.rec.Volumes = Phase{Ready: true}
+	w.rec.Volumes, w.rec.VolumesOld = Phase{Ready: true}, false
 }
 
 // Failures of doStart, by what a user sees as the waiting reason.
@@ -322,6 +322,9 @@ func (w *Worker) doReap(ctx context.Context, name string) {
 	id := containerID(w.rec.Pod, name, c.Attempt)
 	dir := w.rootDir(name, c.Attempt)
 	err := w.deps.Shim.Delete(ctx, id)
+	if err == nil {
+		err = w.removeSubPaths(name)
+	}
 	if err == nil {
 		err = w.deps.Images.Unmount(id, dir)
 	}

@@ -52,12 +52,18 @@ func writePayload(path string, f payloadFile, group *int64) error {
 	if err := os.WriteFile(path, f.data, 0o600); err != nil {
 		return err
 	}
-	m := f.mode
+	m, user, gid := f.mode, -1, -1
+	if f.owner != nil {
+		user = int(*f.owner)
+	}
 	if group != nil {
-		if err := os.Chown(path, -1, int(*group)); err != nil {
+		gid = int(*group)
+		m |= groupReads
+	}
+	if user >= 0 || gid >= 0 {
+		if err := os.Chown(path, user, gid); err != nil {
 			return err
 		}
-		m |= 0o040 | m&0o200>>3
 	}
 	return os.Chmod(path, m) // beyond the umask
 }

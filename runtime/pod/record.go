@@ -8,6 +8,7 @@
 //	state.json               the Record
 //	etc.hosts, resolv.conf, etc.hostname   bound into every container
 //	volumes.d/NAME           emptyDir, configMap, secret, downwardAPI, projected
+//	subpaths.d/CONTAINER/    what subPaths of attempts are, pinned by bind mounts
 //	CONTAINER/N.log          output of attempt N, in CRI format
 //	CONTAINER/termination-log.N
 //	CONTAINER/root.N/        overlay of attempt N: rootfs, upper, work
@@ -42,6 +43,8 @@ type Record struct {
 	// Stopping is set once the pod must end, and never taken back.
 	Stopping *Stopping `json:"stopping,omitempty"`
 	TornDown bool      `json:"tornDown,omitempty"` // sandbox, address and volumes are gone
+	// Claims are the persistent volumes of the pod, by name of the volume in its spec.
+	Claims map[string]Claimed `json:"claims,omitempty"`
 
 	Gone        bool      `json:"-"` // the API no longer has it
 	Published   bool      `json:"-"` // the API has the last status of a pod that was torn down
@@ -52,6 +55,7 @@ type Record struct {
 	SandboxMade bool      `json:"-"` // its namespaces exist (its network may not)
 	NetNS       string    `json:"-"` // path of its network namespace
 	Volumes     Phase     `json:"-"`
+	VolumesOld  bool      `json:"-"` // they are made, and what they are made of may have changed
 
 	Conditions []corev1.PodCondition `json:"conditions,omitempty"` // last computed; for transition times
 }

@@ -6,7 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Objects gives the ConfigMaps and Secrets that pods of this node refer to.
+// Objects gives what pods of this node refer to.
 // Errors are the API's; what it returns must not be changed.
 type Objects interface {
 	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
@@ -14,6 +14,9 @@ type Objects interface {
 	// RuntimeHandler is the handler that a RuntimeClass names.
 	RuntimeHandler(ctx context.Context, class string) (string, error)
 	Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error)
+	// Claimed is the volume that a claim of the pod is bound to, ready to be
+	// mounted on this node; the error says why there is none.
+	Claimed(ctx context.Context, pod *corev1.Pod, claim string) (*corev1.PersistentVolume, error)
 }
 
 // sources is everything a container's variables and volumes are made of.

@@ -160,14 +160,15 @@ func (w *Worker) mounts(c *corev1.Container, vars map[string]string) ([]shim.Mou
 	taken := map[string]bool{}
 	for i := range c.VolumeMounts {
 		m := &c.VolumeMounts[i]
-		source, err := w.mountSource(m, vars)
+		source, v, err := w.mountSource(c, i, vars)
 		if err != nil {
 			return nil, err
 		}
-		mount := shim.Mount{Type: shim.MountBind, Source: source, Destination: filepath.Clean("/" + m.MountPath), ReadOnly: m.ReadOnly}
+		mount := shim.Mount{Type: shim.MountBind, Source: source, Destination: filepath.Clean("/" + m.MountPath), ReadOnly: m.ReadOnly || readOnly(v)}
 		if m.MountPropagation != nil {
 			mount.Propagation = shim.Propagation(*m.MountPropagation)
 		}
+		mount.RecursiveReadOnly = mount.ReadOnly && m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled
 		taken[mount.Destination] = true
 		list = append(list, mount)
 	}
@@ -196,43 +197,16 @@ func (w *Worker) mounts(c *corev1.Container, vars map[string]string) ([]shim.Mou
 	return list, nil
 }
 
-func (w *Worker) mountSource(m *corev1.VolumeMount, vars map[string]string) (string, error) {
-	for i := range w.rec.Pod.Spec.Volumes {
-		v := &w.rec.Pod.Spec.Volumes[i]
-		if v.Name != m.Name {
-			continue
-		}
-		sub := m.SubPath
-		if m.SubPathExpr != "" {
-			sub = expand(m.SubPathExpr, vars)
-		}
-		if sub == "" {
-			return w.volumePath(v), nil
-		}
-		return subPath(w.volumePath(v), sub)
+// readOnly volumes are so for all of their mounts: what is made of API objects, and
+// claims that the pod takes for reading.
+func readOnly(v *corev1.Volume) bool {
+	switch {
+	case v.PersistentVolumeClaim != nil:
+		return v.PersistentVolumeClaim.ReadOnly
+	case v.ConfigMap != nil, v.Secret != nil, v.DownwardAPI != nil, v.Projected != nil:
+		return true
 	}
-	return "", fmt.Errorf("volume %q of the container is not in the pod", m.Name)
-}
-
-// subPath finds a path inside a volume, making directories that are missing, and
-// refuses links that lead out of it.
-func subPath(volume, sub string) (string, error) {
-	if !filepath.IsLocal(sub) {
-		return "", fmt.Errorf("subPath %q leaves the volume", sub)
-	}
-	root, err := os.OpenRoot(volume)
-	if err != nil {
-		return "", err
-	}
-	defer root.Close()
-	if _, err := root.Stat(sub); errors.Is(err, os.ErrNotExist) {
-		if err := root.MkdirAll(sub, 0o750); err != nil {
-			return "", fmt.Errorf("failed to create subPath directory: %w", err)
-		}
-	} else if err != nil {
-		return "", fmt.Errorf("failed to prepare subPath: %w", err)
-	}
-	return filepath.EvalSymlinks(filepath.Join(volume, sub))
+	return false
 }
 
 // containerResources is upstream's translation of requests and limits.

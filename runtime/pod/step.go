@@ -144,6 +144,9 @@ func (p *plan) up(r *Record, now time.Time) {
 		p.keepEnding(r, now)
 		return
 	}
+	if r.VolumesOld { // beside the rest: containers go on with what there is
+		p.retry(&r.Volumes, SetupVolumes, now)
+	}
 	for _, c := range turn {
 		p.container(r, c, r.policyOf(c), now)
 	}
@@ -204,17 +207,20 @@ func (p *plan) base(r *Record, now time.Time) bool {
 		phase *Phase
 		verb  Verb
 	}{{&r.Sandbox, SetupSandbox}, {&r.Volumes, SetupVolumes}} {
-		switch {
-		case b.phase.Ready:
-			continue
-		case now.Before(b.phase.RetryAt):
-			p.at(b.phase.RetryAt)
-		default:
-			p.do(b.verb, "")
+		if !b.phase.Ready {
+			p.retry(b.phase, b.verb, now)
+			return false
 		}
-		return false
 	}
 	return true
+}
+
+func (p *plan) retry(phase *Phase, verb Verb, now time.Time) {
+	if now.Before(phase.RetryAt) {
+		p.at(phase.RetryAt)
+		return
+	}
+	p.do(verb, "")
 }
 
 // container brings one container forward.

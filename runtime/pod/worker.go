@@ -3,6 +3,7 @@ package pod
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -134,6 +135,9 @@ func (w *Worker) post(f func(*Record)) {
 func (w *Worker) Update(pod *corev1.Pod) {
 	w.post(func(r *Record) {
 		w.current = pod.Status.DeepCopy()
+		if r.Volumes.Ready && showsMetadata(pod) && (!maps.Equal(r.Pod.Labels, pod.Labels) || !maps.Equal(r.Pod.Annotations, pod.Annotations)) {
+			r.VolumesOld = true
+		}
 		r.SetPod(pod)
 		w.hasten()
 	})
@@ -166,10 +170,32 @@ func (w *Worker) Gone() { w.post(func(r *Record) { r.Gone = true }) }
 // Refresh looks again at what volumes are made of.
 func (w *Worker) Refresh() {
 	w.post(func(r *Record) {
-		if r.Volumes.Ready {
-			r.Volumes = Phase{}
-		}
+		r.VolumesOld = r.VolumesOld || r.Volumes.Ready
 	})
+}
+
+// Evict ends the pod for taking more than its share.
+func (w *Worker) Evict(message string) {
+	w.post(func(r *Record) {
+		if r.Stopping != nil {
+			return
+		}
+		w.event("", corev1.EventTypeWarning, "Evicted", message)
+		r.Stopping = &Stopping{At: w.deps.Now(), Grace: evictionGrace, Phase: corev1.PodFailed, Reason: "Evicted", Message: message}
+		w.commit()
+	})
+}
+
+// evictionGrace is upstream's for a pod that broke a limit of its own.
+const evictionGrace = time.Second
+
+// Ended is closed when Run has returned.
+func (w *Worker) Ended() <-chan struct{} { return w.ended }
+
+// AskUses answers, once the worker gets to it, whether the pod may have the
+// PersistentVolume mounted.
+func (w *Worker) AskUses(volume string, answer func(bool)) {
+	w.post(func(r *Record) { answer(r.uses(volume)) })
 }
 
 // Exited tells of the end of a container.

@@ -99,12 +99,14 @@ const (
 // Mount is one mount inside a container. Its destination is created when the
 // root file system lacks it. A bind mount is recursive.
 type Mount struct {
-	Type        MountType   `json:"type"`
-	Source      string      `json:"source,omitempty"` // of a bind mount: an absolute path on the host
-	Destination string      `json:"destination"`
-	ReadOnly    bool        `json:"readOnly,omitempty"`
-	Propagation Propagation `json:"propagation,omitempty"`
-	Data        string      `json:"data,omitempty"` // tmpfs: "size=…,mode=…"
+	Type        MountType `json:"type"`
+	Source      string    `json:"source,omitempty"` // of a bind mount: an absolute path on the host
+	Destination string    `json:"destination"`
+	ReadOnly    bool      `json:"readOnly,omitempty"`
+	// RecursiveReadOnly: so are the mounts below a read-only bind mount.
+	RecursiveReadOnly bool        `json:"recursiveReadOnly,omitempty"`
+	Propagation       Propagation `json:"propagation,omitempty"`
+	Data              string      `json:"data,omitempty"` // tmpfs: "size=…,mode=…"
 }
 
 // Seccomp profiles.

@@ -78,6 +78,9 @@ func convertMount(m shim.Mount) (*configs.Mount, error) {
 			return nil, fmt.Errorf("bind mount at %s has data %q: %w", m.Destination, m.Data, shim.ErrInvalid)
 		}
 		c.Flags |= unix.MS_BIND | unix.MS_REC
+		if m.RecursiveReadOnly {
+			c.RecAttr = &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+		}
 		switch m.Propagation {
 		case "", shim.PropagationNone:
 			c.PropagationFlags = []int{unix.MS_PRIVATE | unix.MS_REC}

@@ -95,6 +95,26 @@ func main() {
 		}
 	case "processes": // PID COMMAND of all that can be seen
 		listProcesses()
+	case "stat": // PATH...: mode and owner of each
+		for _, path := range args {
+			var st syscall.Stat_t
+			if err := syscall.Stat(path, &st); err != nil {
+				fmt.Println("error:", err)
+				os.Exit(1)
+			}
+			fmt.Printf("%s %o %d %d\n", path, st.Mode&0o7777, st.Uid, st.Gid)
+		}
+	case "fill": // FILE BYTES
+		n, _ := strconv.Atoi(args[1])
+		if err := os.WriteFile(args[0], make([]byte, n), 0o644); err != nil {
+			fmt.Println("error:", err)
+			os.Exit(1)
+		}
+	case "make-link": // TARGET NAME: a symbolic one
+		if err := os.Symlink(args[0], args[1]); err != nil {
+			fmt.Println("error:", err)
+			os.Exit(1)
+		}
 	case "who":
 		host, _ := os.Hostname()
 		cwd, _ := os.Getwd()

@@ -1,0 +1,64 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"kontiki/runtime/pod"
+)
+
+// limitsInterval is how often the disk use of pods with limits is measured; upstream's.
+const limitsInterval = 10 * time.Second
+
+// watchLimits evicts pods that hold more on disk than they may, until ctx ends.
+func (a *Agent) watchLimits(ctx context.Context) {
+	tick := time.NewTicker(limitsInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		var measured []*running
+		a.eachPod(func(r *running) {
+			if p := r.poster.snapshot(); pod.Measured(p) && p.Status.Phase == corev1.PodRunning {
+				measured = append(measured, r)
+			}
+		})
+		for _, r := range measured { // without the lock: trees can be large
+			if message := pod.OverLimit(a.podsDir, r.poster.snapshot()); message != "" && ctx.Err() == nil {
+				r.worker.Evict(message)
+			}
+		}
+	}
+}
+
+// usesVolume says whether a pod of this node may have the volume mounted. While
+// the agent does not know all of its pods yet, any may.
+func (a *Agent) usesVolume(volume string) bool {
+	a.mu.Lock()
+	ready := a.ready
+	all := make([]*running, 0, len(a.pods))
+	for _, r := range a.pods {
+		all = append(all, r)
+	}
+	a.mu.Unlock()
+	if !ready {
+		return true
+	}
+	for _, r := range all {
+		answer := make(chan bool, 1)
+		r.worker.AskUses(volume, func(uses bool) { answer <- uses })
+		select {
+		case uses := <-answer:
+			if uses {
+				return true
+			}
+		case <-r.worker.Ended(): // gone from the node
+		}
+	}
+	return false
+}

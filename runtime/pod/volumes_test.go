@@ -1,0 +1,169 @@
+package pod
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/utils/ptr"
+)
+
+func TestBeneathMakesWhatIsMissingAndFollowsNoLinkOut(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, os.ModeSetgid|0o775); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{
+		os.Mkdir(filepath.Join(dir, "in"), 0o755), os.Symlink("in", filepath.Join(dir, "link")), os.Symlink("/etc", filepath.Join(dir, "out")),
+		os.Symlink("nowhere", filepath.Join(dir, "dangling")), os.Symlink("../..", filepath.Join(dir, "in", "up")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	root, err := syscall.Open(dir, syscall.O_DIRECTORY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(root)
+	for path, good := range map[string]bool{
+		"in": true, "link": true, "link/made": true, "a/b/c": true, "out": false, "out/x": false, "dangling": false, "dangling/x": false, "in/up": false, "in/up/x": false,
+	} {
+		fd, err := beneath(root, path)
+		if (err == nil) != good {
+			t.Errorf("%s: %v", path, err)
+		}
+		if err == nil {
+			syscall.Close(fd)
+		}
+	}
+	if fi, err := os.Stat(filepath.Join(dir, "in", "made")); err != nil || fi.Mode() != os.ModeDir|os.ModeSetgid|0o775 {
+		t.Errorf("a directory that was missing: %v, %v", fi, err)
+	}
+}
+
+func TestTheGroupGetsTheVolume(t *testing.T) {
+	gid := int64(os.Getgid())
+	pod := func(policy corev1.PodFSGroupChangePolicy) *corev1.Pod {
+		return &corev1.Pod{Spec: corev1.PodSpec{SecurityContext: &corev1.PodSecurityContext{FSGroup: &gid, FSGroupChangePolicy: &policy}}}
+	}
+	dir := t.TempDir()
+	file, sub, link := filepath.Join(dir, "sub", "file"), filepath.Join(dir, "sub"), filepath.Join(dir, "link")
+	modes := func(d, s, f os.FileMode) {
+		t.Helper()
+		for path, want := range map[string]os.FileMode{dir: d, sub: s, file: f} {
+			if fi, err := os.Stat(path); err != nil || fi.Mode()&chmodable != want {
+				t.Errorf("%s: %v, want %v (%v)", path, fi.Mode(), want, err)
+			}
+		}
+	}
+	for _, err := range []error{os.Chmod(dir, 0o700), os.Mkdir(sub, 0o700), os.WriteFile(file, nil, 0o600), os.Symlink("/etc/passwd", link)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := give(dir, pod(corev1.FSGroupChangeOnRootMismatch), true); err != nil {
+		t.Fatal(err)
+	}
+	modes(os.ModeSetgid|0o750, os.ModeSetgid|0o750, 0o640)
+	if err := give(dir, pod(corev1.FSGroupChangeAlways), false); err != nil {
+		t.Fatal(err)
+	}
+	modes(os.ModeSetgid|0o770, os.ModeSetgid|0o770, 0o660)
+	if err := os.Chmod(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := give(dir, pod(corev1.FSGroupChangeOnRootMismatch), false); err != nil {
+		t.Fatal(err)
+	}
+	modes(os.ModeSetgid|0o770, os.ModeSetgid|0o770, 0o600) // the root is as it should be: nothing was looked at
+}
+
+func TestWhoReadsTheToken(t *testing.T) {
+	token := corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}}}}}
+	as := func(users ...*int64) []corev1.Container {
+		var list []corev1.Container
+		for _, u := range users {
+			list = append(list, corev1.Container{SecurityContext: &corev1.SecurityContext{RunAsUser: u}})
+		}
+		return list
+	}
+	one, two := ptr.To[int64](1), ptr.To[int64](2)
+	for name, c := range map[string]struct {
+		containers []corev1.Container
+		pod        *corev1.PodSecurityContext
+		mode       os.FileMode
+		owner      *int64
+	}{
+		"an image decides":     {as(nil), nil, 0o644, nil},
+		"all by one user":      {as(one, one), nil, 0o600, one},
+		"by two users":         {as(one, two), nil, 0o644, nil},
+		"the pod's user":       {as(nil, nil), &corev1.PodSecurityContext{RunAsUser: two}, 0o600, two},
+		"the pod's group":      {as(nil), &corev1.PodSecurityContext{FSGroup: two}, 0o600, nil},
+		"one has it otherwise": {as(nil, one), &corev1.PodSecurityContext{RunAsUser: two}, 0o644, nil},
+	} {
+		s := &sources{ctx: t.Context(), objects: objects{}, pod: &corev1.Pod{Spec: corev1.PodSpec{Containers: c.containers, SecurityContext: c.pod}}}
+		p, err := s.volume(&token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := p["token"]; f.mode != c.mode || ptr.Deref(f.owner, -1) != ptr.Deref(c.owner, -1) {
+			t.Errorf("%s: %v, owner %v", name, f.mode, f.owner)
+		}
+	}
+}
+
+func TestWhatIsOverItsLimit(t *testing.T) {
+	dir, limit := t.TempDir(), resource.MustParse("1Mi")
+	pod := &corev1.Pod{Spec: corev1.PodSpec{Volumes: []corev1.Volume{
+		{Name: "free", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+		{Name: "bound", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &limit}}},
+	}}}
+	pod.UID = "u"
+	fill := func(volume, name string, bytes int) {
+		t.Helper()
+		at := filepath.Join(dir, "u", volumesDir, volume)
+		if err := os.MkdirAll(at, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(at, name), make([]byte, bytes), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill("free", "much", 2<<20)
+	fill("bound", "some", 700<<10)
+	bound := filepath.Join(dir, "u", volumesDir, "bound")
+	if err := os.Link(filepath.Join(bound, "some"), filepath.Join(bound, "again")); err != nil {
+		t.Fatal(err)
+	}
+	if got := OverLimit(dir, pod); !Measured(pod) || got != "" {
+		t.Errorf("700 KiB, linked twice, are over 1 MiB: %q", got)
+	}
+	fill("bound", "more", 700<<10)
+	if got, want := OverLimit(dir, pod), `Usage of EmptyDir volume "bound" exceeds the limit "1Mi". `; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestMemorySize(t *testing.T) {
+	ask := func(q string) *corev1.EmptyDirVolumeSource {
+		e := &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}
+		if q != "" {
+			e.SizeLimit = ptr.To(resource.MustParse(q))
+		}
+		return e
+	}
+	limited := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{"memory": resource.MustParse("64Mi")}}}}}}
+	for _, c := range []struct {
+		pod  *corev1.Pod
+		ask  string
+		want int64
+	}{{&corev1.Pod{}, "", 128 << 20}, {&corev1.Pod{}, "1Mi", 1 << 20}, {&corev1.Pod{}, "1Gi", 128 << 20}, {limited, "", 64 << 20}, {limited, "1Mi", 1 << 20}, {limited, "100Mi", 64 << 20}} {
+		if got := memorySize(c.pod, ask(c.ask), 128<<20); got != c.want {
+			t.Errorf("asked for %q: %d, want %d", c.ask, got, c.want)
+		}
+	}
+}
