@@ -2,6 +2,9 @@ package agent
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,23 +27,36 @@ func (a *Agent) watchLimits(ctx context.Context) {
 		}
 		var measured []*running
 		a.eachPod(func(r *running) {
-			if p := r.poster.snapshot(); pod.Measured(p) && p.Status.Phase == corev1.PodRunning {
+			if p := r.poster.snapshot(); len(pod.Limited(p)) > 0 && p.Status.Phase == corev1.PodRunning {
 				measured = append(measured, r)
 			}
 		})
 		for _, r := range measured { // without the lock: trees can be large
-			if message := pod.OverLimit(a.podsDir, r.poster.snapshot()); message != "" && ctx.Err() == nil {
+			if message := overLimit(ctx, a.podsDir, r.poster.snapshot()); message != "" && ctx.Err() == nil {
 				r.worker.Evict(message)
 			}
 		}
 	}
 }
 
+// overLimit says, in upstream's words, which emptyDir of a pod holds more than it
+// may; "" if none does.
+func overLimit(ctx context.Context, podsDir string, p *corev1.Pod) string {
+	limits := pod.Limited(p)
+	for _, name := range slices.Sorted(maps.Keys(limits)) {
+		limit := limits[name]
+		if used := countTree(ctx, pod.VolumeDir(podsDir, p, name)); int64(used.bytes) > limit.Value() {
+			return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", name, limit.String())
+		}
+	}
+	return ""
+}
+
 // usesVolume says whether a pod of this node may have the volume mounted. While
 // the agent does not know all of its pods yet, any may.
 func (a *Agent) usesVolume(volume string) bool {
 	a.mu.Lock()
-	ready := a.ready
+	ready := a.resumed
 	all := make([]*running, 0, len(a.pods))
 	for _, r := range a.pods {
 		all = append(all, r)

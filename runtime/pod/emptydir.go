@@ -1,15 +1,13 @@
 package pod
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 func (w *Worker) setupEmptyDir(v *corev1.Volume, dir string) error {
@@ -61,69 +59,22 @@ func memorySize(pod *corev1.Pod, e *corev1.EmptyDirVolumeSource, allocatable int
 	return max(size, 0)
 }
 
-// Measured says whether disk use of a pod has to be looked at: it has an emptyDir
-// with a limit that no file system holds.
-func Measured(pod *corev1.Pod) bool {
-	for i := range pod.Spec.Volumes {
-		if limited(&pod.Spec.Volumes[i]) {
-			return true
-		}
-	}
-	return false
-}
-
-func limited(v *corev1.Volume) bool {
-	e := v.EmptyDir
-	return e != nil && e.Medium == corev1.StorageMediumDefault && e.SizeLimit != nil && e.SizeLimit.Sign() > 0
-}
-
-// OverLimit measures the emptyDirs of a pod whose directory is below dir, and
-// says, in upstream's words, which of them holds more than it may; "" if none does.
-func OverLimit(dir string, pod *corev1.Pod) string {
+// Limited are the emptyDirs of a pod whose limits no file system holds, by name.
+func Limited(pod *corev1.Pod) map[string]resource.Quantity {
+	var limits map[string]resource.Quantity
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		if !limited(v) {
-			continue
-		}
-		used, err := usage(filepath.Join(dir, string(pod.UID), volumesDir, v.Name))
-		if err == nil && used > v.EmptyDir.SizeLimit.Value() {
-			return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, v.EmptyDir.SizeLimit.String())
+		if e := v.EmptyDir; e != nil && e.Medium == corev1.StorageMediumDefault && e.SizeLimit != nil && e.SizeLimit.Sign() > 0 {
+			if limits == nil {
+				limits = map[string]resource.Quantity{}
+			}
+			limits[v.Name] = *e.SizeLimit
 		}
 	}
-	return ""
+	return limits
 }
 
-// usage is what a directory takes of its disk, in bytes: blocks, each inode once.
-// Files that come and go while it looks are not an error.
-func usage(dir string) (int64, error) {
-	var total int64
-	linked := map[uint64]bool{}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, os.ErrNotExist) && path != dir {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		fi, err := d.Info()
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		st, ok := fi.Sys().(*syscall.Stat_t)
-		if !ok {
-			return nil
-		}
-		if st.Nlink > 1 && !fi.IsDir() {
-			if linked[st.Ino] {
-				return nil
-			}
-			linked[st.Ino] = true
-		}
-		total += st.Blocks * 512
-		return nil
-	})
-	return total, err
+// VolumeDir is where an emptyDir of a pod lies whose directory is below podsDir.
+func VolumeDir(podsDir string, pod *corev1.Pod, volume string) string {
+	return filepath.Join(podsDir, string(pod.UID), volumesDir, volume)
 }

@@ -116,38 +116,6 @@ func TestWhoReadsTheToken(t *testing.T) {
 	}
 }
 
-func TestWhatIsOverItsLimit(t *testing.T) {
-	dir, limit := t.TempDir(), resource.MustParse("1Mi")
-	pod := &corev1.Pod{Spec: corev1.PodSpec{Volumes: []corev1.Volume{
-		{Name: "free", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
-		{Name: "bound", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &limit}}},
-	}}}
-	pod.UID = "u"
-	fill := func(volume, name string, bytes int) {
-		t.Helper()
-		at := filepath.Join(dir, "u", volumesDir, volume)
-		if err := os.MkdirAll(at, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(at, name), make([]byte, bytes), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	fill("free", "much", 2<<20)
-	fill("bound", "some", 700<<10)
-	bound := filepath.Join(dir, "u", volumesDir, "bound")
-	if err := os.Link(filepath.Join(bound, "some"), filepath.Join(bound, "again")); err != nil {
-		t.Fatal(err)
-	}
-	if got := OverLimit(dir, pod); !Measured(pod) || got != "" {
-		t.Errorf("700 KiB, linked twice, are over 1 MiB: %q", got)
-	}
-	fill("bound", "more", 700<<10)
-	if got, want := OverLimit(dir, pod), `Usage of EmptyDir volume "bound" exceeds the limit "1Mi". `; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-}
-
 func TestMemorySize(t *testing.T) {
 	ask := func(q string) *corev1.EmptyDirVolumeSource {
 		e := &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}
