@@ -167,7 +167,7 @@ func (t *Table) ours() {
 		on(verbs("create"), discovery, "endpointslices"),
 		on(verbs("create"), resourceGroup, "resourceclaims"),
 		on(verbs("create"), storageGroup, "volumeattachments", "storageclasses"), // of these, local-path
-		on(verbs("escalate"), "rbac.authorization.k8s.io", "clusterroles"), // who aggregates roles
+		on(verbs("escalate"), "rbac.authorization.k8s.io", "clusterroles"),       // who aggregates roles
 		on(verbs("approve", "sign"), certificates, "signers"))
 	t.bind("kontiki:controllers", userSubject(user.KubeControllerManager))
 	// The pod network of a node is its proxy, and more: it enforces policy.
