@@ -24,6 +24,7 @@ type Snapshot struct {
 	selector func(*corev1.Pod) labels.Selector
 	// namespace answers the labels of a namespace.
 	namespace func(string) labels.Set
+	volumes   volumeView
 }
 
 // nodeCache holds nodes and the pods on them. It is safe for concurrent use.

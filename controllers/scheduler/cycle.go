@@ -8,11 +8,12 @@ import "slices"
 type cycle struct {
 	*placed
 	*planner
-	profile *profile
-	filters []prepared
-	scorers []rating
-	only    []int  // the nodes the pod names; nil: all may do
-	seen    []seen // by node, or by place in only
+	profile  *profile
+	filters  []prepared
+	scorers  []rating
+	only     []int  // the nodes the pod names; nil: all may do
+	rejected string // why the pod can go nowhere, whatever the nodes are like
+	seen     []seen // by node, or by place in only
 
 	refused refusals // of the pod being planned; the memory is used again
 	fit     []int    // likewise

@@ -19,6 +19,7 @@ const (
 	podAdded         // on a node
 	podGone          // from a node
 	podLabelsChanged // of a pod on a node
+	storageChanged   // a claim, a volume or a class
 )
 
 // change is something that happened: to a node or to a pod that has one.

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -12,10 +13,11 @@ import (
 // decision is where a pod goes, or why it goes nowhere.
 type decision struct {
 	*placed
-	node    string // empty: no node is feasible
-	message string // why not, in upstream's words
-	helps   help   // what may make another attempt succeed
-	room    room   // what is done to make room
+	node    string     // empty: no node is feasible
+	message string     // why not, in upstream's words
+	helps   help       // what may make another attempt succeed
+	room    room       // what is done to make room
+	volumes podVolumes // what has to be bound before the pod is
 }
 
 // plan places pods in order, each on top of those before it.
@@ -44,6 +46,7 @@ func newPlanner(s Snapshot) *planner {
 	if s.nominated = maps.Clone(s.nominated); s.nominated == nil {
 		s.nominated = map[string][]*placed{}
 	}
+	s.volumes.assumed = s.volumes.assumed.clone()
 	return &planner{Snapshot: s, domains: map[string]*domains{}, cycles: map[string][]*cycle{}}
 }
 
@@ -52,6 +55,9 @@ func (p *planner) decide(pod *placed, with *profile) decision {
 		return decision{placed: pod, message: "no nodes available to schedule pods", helps: help{events: nodeAdded}}
 	}
 	c := p.cycleOf(pod, with)
+	if c.rejected != "" {
+		return p.reject(c, pod)
+	}
 	if at, ok := p.index(p.nomination(pod)); ok && c.mayUse(at) && c.verdict(pod, at) == nil {
 		return p.settle(pod, at) // room was made for it there
 	}
@@ -75,7 +81,15 @@ func (p *planner) settle(pod *placed, at int) decision {
 	p.nodes[at] = p.nodes[at].with(pod)
 	p.moved(at, pod, 1)
 	p.start = (at + 1) % len(p.nodes)
-	return decision{placed: pod, node: name}
+	return decision{placed: pod, node: name, volumes: p.takeVolumes(pod.pod, p.nodes[at].node)}
+}
+
+// reject is for a pod that cannot go anywhere until its volumes are there.
+func (p *planner) reject(c *cycle, pod *placed) decision {
+	d := decision{placed: pod, helps: help{pod: pod, events: storageChanged}}
+	d.room = p.makeRoom(c, pod, &refusals{cycle: c})
+	d.message = join(fmt.Sprintf("0/%d nodes are available: %s.", len(p.nodes), c.rejected), d.room.message)
+	return d
 }
 
 // moved tells all cycles that a pod came to a node or left it.

@@ -21,6 +21,7 @@ type input struct {
 	Set        *appsv1.ReplicaSet              `json:"set"`    // default spreading goes by its selector
 	Budgets    []*policyv1.PodDisruptionBudget `json:"budgets"`
 	Namespaces map[string]map[string]string    `json:"namespaces"`
+	Storage    stored                          `json:"storage"`
 }
 
 type placement struct {
@@ -31,6 +32,9 @@ type placement struct {
 	Room    string   `json:"room,omitempty"`
 	Victims []string `json:"victims,omitempty"`
 	Yield   []string `json:"yield,omitempty"`
+	// Bind are claims with the volumes they get, Provision those for which one is made.
+	Bind      map[string]string `json:"bind,omitempty"`
+	Provision []string          `json:"provision,omitempty"`
 }
 
 // complete fills in what the API would have.
@@ -52,7 +56,7 @@ func (in input) snapshot(t *testing.T) (Snapshot, []*placed) {
 		pod.UID = types.UID(rune('a' + i))
 		cache.setPod(pod)
 	}
-	s := Snapshot{nodes: cache.infos(), nominated: map[string][]*placed{}, namespace: func(ns string) labels.Set { return in.Namespaces[ns] }}
+	s := Snapshot{nodes: cache.infos(), nominated: map[string][]*placed{}, namespace: func(ns string) labels.Set { return in.Namespaces[ns] }, volumes: in.Storage.view()}
 	var pods []*placed
 	for _, pod := range in.Pending {
 		for i := range max(in.Copies, 1) {
@@ -87,7 +91,8 @@ func TestPlan(t *testing.T) {
 		s, pods := in.snapshot(t)
 		var out []placement
 		for _, d := range plan(s, profiles{Component: defaultOptions().build()}, pods) {
-			out = append(out, placement{Pod: d.pod.Name, Node: d.node, Message: d.message, Room: d.room.node, Victims: names(d.room.victims), Yield: names(d.room.yield)})
+			bind, provision := d.volumes.tell()
+			out = append(out, placement{Bind: bind, Provision: provision, Pod: d.pod.Name, Node: d.node, Message: d.message, Room: d.room.node, Victims: names(d.room.victims), Yield: names(d.room.yield)})
 		}
 		return out
 	})

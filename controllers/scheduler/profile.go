@@ -59,7 +59,7 @@ func (o options) build() *profile {
 		name: o.name,
 		filters: []filterPlugin{
 			nodeUnschedulable(), nodeName(), taintToleration(), nodeAffinity(), nodePorts(),
-			nodeResourcesFit(), podTopologySpread(o.spread), interPodAffinity(),
+			nodeResourcesFit(), volumeRestrictions(), volumeBindingFilter(), volumeZone(), podTopologySpread(o.spread), interPodAffinity(),
 		},
 		candidatePercent: o.candidatePercent, candidateMinimum: o.candidateMinimum,
 	}

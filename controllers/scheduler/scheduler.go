@@ -35,6 +35,7 @@ type Scheduler struct {
 	log     *slog.Logger
 	now     func() time.Time
 	watched watched
+	volumes *volumeStore
 	cache   *nodeCache
 
 	start int // of the planning goroutine
@@ -53,8 +54,8 @@ type Scheduler struct {
 func New(client kubernetes.Interface, shared informers.SharedInformerFactory, events record.EventRecorder, log *slog.Logger, now func() time.Time) *Scheduler {
 	s := &Scheduler{
 		client: client, events: events, log: log.With("controller", Name), now: now,
-		watched: newWatched(shared),
-		cache:   newCache(), queue: newQueue(),
+		watched: newWatched(shared), volumes: newVolumeStore(shared),
+		cache: newCache(), queue: newQueue(),
 		wake:  make(chan struct{}, 1),
 		slots: make(chan struct{}, maxWrites),
 	}
@@ -127,7 +128,7 @@ func (s *Scheduler) round(ctx context.Context) {
 	}
 	snapshot := Snapshot{
 		nodes: s.cache.infos(), start: s.start, nominated: nominated, budgets: s.watched.disruptionBudgets(),
-		selector: s.watched.defaultSelector, namespace: s.watched.namespaceLabels,
+		selector: s.watched.defaultSelector, namespace: s.watched.namespaceLabels, volumes: s.volumes.view(),
 	}
 	for _, d := range plan(snapshot, with, pods) {
 		s.carryOut(ctx, d)
@@ -142,6 +143,10 @@ func (s *Scheduler) carryOut(ctx context.Context, d decision) {
 		s.start++
 		s.nominate(uid, "")
 		s.cache.assume(d.placed, d.node)
+		if !d.volumes.none() {
+			s.bindVolumes(ctx, d)
+			return
+		}
 		s.write(ctx, func() { s.bind(ctx, d) })
 	case d.room.node != "":
 		s.mu.Lock()

@@ -147,13 +147,18 @@ func (s *Scheduler) watch(ctx context.Context) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+	forget, synced, err := s.watchVolumes()
+	if err != nil {
+		return nil, err
+	}
 	stop = func() {
+		forget()
 		// Only an informer that never had the handler refuses.
 		_ = s.watched.nodes.RemoveEventHandler(nodes)
 		_ = s.watched.pods.RemoveEventHandler(pods)
 		_ = s.watched.configs.RemoveEventHandler(configs)
 	}
-	cache.WaitForCacheSync(ctx.Done(), append(s.watched.synced, nodes.HasSynced, pods.HasSynced)...)
+	cache.WaitForCacheSync(ctx.Done(), append(append(synced, s.watched.synced...), nodes.HasSynced, pods.HasSynced)...)
 	return stop, nil
 }
 
@@ -274,6 +279,7 @@ func (s *Scheduler) podChanged(before, after *corev1.Pod) {
 // waited.
 func (s *Scheduler) podLeft(pod *corev1.Pod) {
 	s.dequeue(pod)
+	s.volumes.notify()
 	s.cache.removePod(pod.UID)
 	if pod.Spec.NodeName != "" || pod.Status.NominatedNodeName != "" {
 		s.happened(change{event: podGone, pod: place(pod)})
