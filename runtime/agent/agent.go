@@ -195,7 +195,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		Services:   func(ns string) []*corev1.Service { return servicesFor(services, ns) },
 		HostIPs:    a.hostIPs, Allocatable: func() corev1.ResourceList { return allocatable(a.host) },
 		DNS: pod.DNS{Servers: a.cfg.ClusterDNS, Domain: a.cfg.ClusterDomain, Host: "/etc/resolv.conf"},
-		Dir: a.podsDir, Now: time.Now, Log: a.log, Counter: a.metrics,
+		Dir: a.podsDir, SeccompDir: filepath.Join(a.cfg.DataDir, "seccomp"), Now: time.Now, Log: a.log, Counter: a.metrics,
 	}
 
 	var children sync.WaitGroup

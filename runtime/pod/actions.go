@@ -137,6 +137,8 @@ func (w *Worker) doVolumes(ctx context.Context) {
 // Failures of doStart, by what a user sees as the waiting reason.
 type configError struct{ error }
 
+func (e configError) Unwrap() error { return e.error }
+
 func (w *Worker) doStart(ctx context.Context, name string) {
 	c, spec := w.rec.Containers[name], w.spec(name)
 	if !w.deps.StartReady() {
@@ -151,10 +153,15 @@ func (w *Worker) doStart(ctx context.Context, name string) {
 	}
 	now := w.deps.Now()
 	var bad configError
+	var profile profileError
 	switch {
 	case err == nil:
 		c.Create, c.CreateWhy = Phase{}, ""
 		w.commit()
+	case errors.As(err, &profile):
+		c.CreateWhy = "CreateContainerError"
+		c.Create.fail(err, now)
+		w.event(name, corev1.EventTypeWarning, "Failed", "Error: "+err.Error())
 	case errors.As(err, &bad):
 		c.CreateWhy = "CreateContainerConfigError"
 		c.Create.fail(err, now)

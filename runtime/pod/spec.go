@@ -105,7 +105,9 @@ func (w *Worker) containerSpec(s *sources, c *corev1.Container, img image.Image,
 	if spec.Cwd == "" {
 		spec.Cwd = img.Config.Config.WorkingDir
 	}
-	secure(&spec, pod, c.SecurityContext)
+	if err := secure(&spec, pod, c.SecurityContext, w.deps.SeccompDir); err != nil {
+		return shim.ContainerSpec{}, err
+	}
 	return spec, nil
 }
 
@@ -273,84 +275,4 @@ func oomScore(pod *corev1.Pod, c *corev1.Container, memory int64) int {
 		return 999
 	}
 	return int(min(max(1000-1000*c.Resources.Requests.Memory().Value()/memory, 3), 999))
-}
-
-// secure applies the security contexts.
-func secure(spec *shim.ContainerSpec, pod *corev1.Pod, sc *corev1.SecurityContext) {
-	spec.Capabilities = shim.DefaultCapabilities()
-	spec.MaskedPaths, spec.ReadonlyPaths = shim.DefaultMaskedPaths(), shim.DefaultReadonlyPaths()
-	if psc := pod.Spec.SecurityContext; psc != nil && psc.SeccompProfile != nil {
-		spec.Seccomp = seccomp(psc.SeccompProfile)
-	}
-	if sc == nil {
-		return
-	}
-	if sc.SeccompProfile != nil {
-		spec.Seccomp = seccomp(sc.SeccompProfile)
-	}
-	spec.ReadonlyRootfs = sc.ReadOnlyRootFilesystem != nil && *sc.ReadOnlyRootFilesystem
-	if sc.Privileged != nil && *sc.Privileged {
-		spec.Privileged, spec.Capabilities, spec.MaskedPaths, spec.ReadonlyPaths = true, slices.Clone(allCapabilities), nil, nil
-		return
-	}
-	spec.NoNewPrivileges = sc.AllowPrivilegeEscalation != nil && !*sc.AllowPrivilegeEscalation
-	if sc.Capabilities != nil {
-		spec.Capabilities = capabilities(spec.Capabilities, sc.Capabilities)
-	}
-	if sc.ProcMount != nil && *sc.ProcMount == corev1.UnmaskedProcMount {
-		spec.MaskedPaths, spec.ReadonlyPaths = nil, nil
-	}
-}
-
-func seccomp(p *corev1.SeccompProfile) string {
-	if p.Type == corev1.SeccompProfileTypeUnconfined {
-		return shim.SeccompUnconfined
-	}
-	return shim.SeccompRuntimeDefault
-}
-
-// capabilities adds, then drops; ALL means all.
-func capabilities(base []string, c *corev1.Capabilities) []string {
-	set := map[string]bool{}
-	for _, b := range base {
-		set[b] = true
-	}
-	for _, a := range c.Drop {
-		if strings.EqualFold(string(a), "ALL") {
-			clear(set)
-		}
-	}
-	for _, a := range c.Add {
-		if strings.EqualFold(string(a), "ALL") {
-			for _, b := range allCapabilities {
-				set[b] = true
-			}
-		} else {
-			set[capName(a)] = true
-		}
-	}
-	for _, d := range c.Drop {
-		delete(set, capName(d))
-	}
-	list := make([]string, 0, len(set))
-	for _, known := range allCapabilities {
-		if set[known] {
-			list = append(list, known)
-		}
-	}
-	return list
-}
-
-func capName(c corev1.Capability) string {
-	return "CAP_" + strings.TrimPrefix(strings.ToUpper(string(c)), "CAP_")
-}
-
-// allCapabilities as of Linux 5.9 (capabilities(7)); no later kernel has more.
-var allCapabilities = []string{
-	"CAP_AUDIT_CONTROL", "CAP_AUDIT_READ", "CAP_AUDIT_WRITE", "CAP_BLOCK_SUSPEND", "CAP_BPF", "CAP_CHECKPOINT_RESTORE", "CAP_CHOWN",
-	"CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_KILL", "CAP_LEASE",
-	"CAP_LINUX_IMMUTABLE", "CAP_MAC_ADMIN", "CAP_MAC_OVERRIDE", "CAP_MKNOD", "CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST",
-	"CAP_NET_RAW", "CAP_PERFMON", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYSLOG", "CAP_SYS_ADMIN", "CAP_SYS_BOOT",
-	"CAP_SYS_CHROOT", "CAP_SYS_MODULE", "CAP_SYS_NICE", "CAP_SYS_PACCT", "CAP_SYS_PTRACE", "CAP_SYS_RAWIO", "CAP_SYS_RESOURCE",
-	"CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_WAKE_ALARM",
 }

@@ -2,7 +2,6 @@ package pod
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,8 +14,6 @@ import (
 
 	"kontiki/runtime/shim"
 )
-
-var errRunAsRoot = errors.New("container has runAsNonRoot and image will run as root")
 
 // resolveUser finds out as whom a container runs: the spec's word over the
 // image's, names looked up in the image's own files.
@@ -59,10 +56,27 @@ func resolveUser(pod *corev1.Pod, c *corev1.Container, imageUser, rootfs string)
 	}
 	u.AdditionalGroups = additional(psc, entry, group)
 	nonRoot := pick(psc, sc, func(p *corev1.PodSecurityContext) *bool { return p.RunAsNonRoot }, func(s *corev1.SecurityContext) *bool { return s.RunAsNonRoot })
-	if nonRoot != nil && *nonRoot && u.UID == 0 {
-		return u, fmt.Errorf("%w (pod: %q, container: %s)", errRunAsRoot, describe(pod), c.Name)
+	if nonRoot != nil && *nonRoot {
+		return u, verifyNonRoot(pod, c, uid, imageUser)
 	}
 	return u, nil
+}
+
+// verifyNonRoot believes numbers only: what a name means, the image decides.
+func verifyNonRoot(pod *corev1.Pod, c *corev1.Container, uid *int64, imageUser string) error {
+	name, _, _ := strings.Cut(imageUser, ":")
+	n, err := strconv.ParseUint(name, 10, 32)
+	switch {
+	case uid != nil && *uid == 0:
+		return fmt.Errorf("container's runAsUser breaks non-root policy (pod: %q, container: %s)", describe(pod), c.Name)
+	case uid != nil:
+		return nil
+	case name != "" && err != nil:
+		return fmt.Errorf("container has runAsNonRoot and image has non-numeric user (%s), cannot verify user is non-root (pod: %q, container: %s)", name, describe(pod), c.Name)
+	case n == 0:
+		return fmt.Errorf("container has runAsNonRoot and image will run as root (pod: %q, container: %s)", describe(pod), c.Name)
+	}
+	return nil
 }
 
 func pick[T any](psc *corev1.PodSecurityContext, sc *corev1.SecurityContext, ofPod func(*corev1.PodSecurityContext) *T, of func(*corev1.SecurityContext) *T) *T {

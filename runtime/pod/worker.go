@@ -84,6 +84,7 @@ type Deps struct {
 	Allocatable func() corev1.ResourceList
 	DNS         DNS
 	Dir         string // of all pods
+	SeccompDir  string // of profiles of type Localhost
 	Now         func() time.Time
 	Log         *slog.Logger
 }

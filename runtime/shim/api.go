@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"time"
@@ -113,6 +114,7 @@ type Mount struct {
 const (
 	SeccompRuntimeDefault = "RuntimeDefault" // also what an empty string means
 	SeccompUnconfined     = "Unconfined"
+	SeccompLocalhost      = "Localhost" // what SeccompProfile says
 )
 
 // User is who a process runs as, already resolved to numbers.
@@ -149,10 +151,12 @@ type ContainerSpec struct {
 	NoNewPrivileges bool     `json:"noNewPrivileges,omitempty"`
 	// Privileged: all devices of the host, writable /sys and cgroups, no
 	// seccomp. Capabilities and masked paths remain what the spec says.
-	Privileged    bool     `json:"privileged,omitempty"`
-	Seccomp       string   `json:"seccomp,omitempty"`
-	MaskedPaths   []string `json:"maskedPaths,omitempty"`   // see DefaultMaskedPaths
-	ReadonlyPaths []string `json:"readonlyPaths,omitempty"` // see DefaultReadonlyPaths
+	Privileged bool   `json:"privileged,omitempty"`
+	Seccomp    string `json:"seccomp,omitempty"`
+	// SeccompProfile is the JSON of the OCI runtime specification's linux.seccomp.
+	SeccompProfile json.RawMessage `json:"seccompProfile,omitempty"`
+	MaskedPaths    []string        `json:"maskedPaths,omitempty"`   // see DefaultMaskedPaths
+	ReadonlyPaths  []string        `json:"readonlyPaths,omitempty"` // see DefaultReadonlyPaths
 
 	HostPID     bool      `json:"hostPID,omitempty"`
 	JoinPID     string    `json:"joinPID,omitempty"` // a running container of the same sandbox, whose processes it sees

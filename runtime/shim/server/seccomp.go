@@ -2,12 +2,15 @@ package server
 
 import (
 	_ "embed"
+	"encoding/json"
 	"fmt"
 	"runtime"
 	"slices"
 	"strings"
 
 	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"kontiki/runtime/shim"
@@ -37,9 +40,28 @@ func seccompProfile(spec *shim.ContainerSpec) (*configs.Seccomp, error) {
 		return nil, nil
 	case "", shim.SeccompRuntimeDefault:
 		return runtimeDefault(spec.Capabilities, runtime.GOARCH), nil
+	case shim.SeccompLocalhost:
+		return localhostProfile(spec.SeccompProfile)
 	default:
-		return nil, fmt.Errorf("seccomp profile %q is neither %s nor %s: %w", spec.Seccomp, shim.SeccompRuntimeDefault, shim.SeccompUnconfined, shim.ErrInvalid)
+		return nil, fmt.Errorf("seccomp profile %q is none of %s, %s and %s: %w", spec.Seccomp, shim.SeccompRuntimeDefault, shim.SeccompUnconfined, shim.SeccompLocalhost, shim.ErrInvalid)
 	}
+}
+
+// localhostProfile reads a profile that an operator wrote. One that allows nothing at
+// all by mistake (no defaultAction, a misspelt one) is an error, not a filter.
+func localhostProfile(text []byte) (*configs.Seccomp, error) {
+	var profile specs.LinuxSeccomp
+	if err := json.Unmarshal(text, &profile); err != nil {
+		return nil, fmt.Errorf("read seccomp profile: %w: %w", err, shim.ErrInvalid)
+	}
+	if profile.DefaultAction == "" {
+		return nil, fmt.Errorf("seccomp profile without defaultAction: %w", shim.ErrInvalid)
+	}
+	p, err := specconv.SetupSeccomp(&profile)
+	if err != nil {
+		return nil, fmt.Errorf("seccomp profile: %w: %w", err, shim.ErrInvalid)
+	}
+	return p, nil
 }
 
 func runtimeDefault(capabilities []string, arch string) *configs.Seccomp {
