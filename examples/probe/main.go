@@ -7,6 +7,8 @@
 //	              GET / its name; POST /ask a list of questions in JSON
 //	probe ask     reads the list from standard input instead
 //	probe ask URL has that probe answer it
+//	probe api PATH gets the path from the cluster's API as the account of the pod it
+//	              is in; NAMESPACE in it is the pod's
 package main
 
 import (
@@ -26,7 +28,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	err := errors.New("use: probe serve|ask")
+	err := errors.New("use: probe serve|ask|api")
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == "serve":
 		err = serve(ctx)
@@ -34,6 +36,8 @@ func main() {
 		err = answerAll(os.Stdin, os.Stdout)
 	case len(os.Args) == 3 && os.Args[1] == "ask":
 		err = pass(ctx, os.Args[2], os.Stdin, os.Stdout)
+	case len(os.Args) == 3 && os.Args[1] == "api":
+		err = askAPI(ctx, os.Args[2], os.Stdout)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "probe:", err)
