@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/utils/ptr"
 )
 
 // TestSecurity has one real container for each thing a security context can ask for.
@@ -34,16 +33,16 @@ func TestSecurity(t *testing.T) {
 		{"forbidden-call", nil, nil, []string{"unshare"}, []string{"operation not permitted"}, true},
 		{"masked", nil, nil, []string{"stat", "/proc/interrupts"}, []string{"/proc/interrupts 666 0 0\n"}, false}, // /dev/null
 		{"read-only-path", nil, nil, []string{"write", "/proc/sys/kernel/domainname", "x"}, []string{"read-only file system"}, true},
-		{"users", &corev1.PodSecurityContext{RunAsUser: ptr.To[int64](1000), RunAsGroup: ptr.To[int64](2000), RunAsNonRoot: ptr.To(true), FSGroup: ptr.To[int64](3000), SupplementalGroups: []int64{4000}, SupplementalGroupsPolicy: &strict},
+		{"users", &corev1.PodSecurityContext{RunAsUser: ptr(int64(1000)), RunAsGroup: ptr(int64(2000)), RunAsNonRoot: ptr(true), FSGroup: ptr(int64(3000)), SupplementalGroups: []int64{4000}, SupplementalGroupsPolicy: &strict},
 			nil, []string{"who"}, []string{"uid=1000 gid=2000 groups=[3000 4000]"}, false},
-		{"own-user", &corev1.PodSecurityContext{RunAsUser: ptr.To[int64](1000)}, &corev1.SecurityContext{RunAsUser: ptr.To[int64](1001), RunAsGroup: ptr.To[int64](1002)}, []string{"who"}, []string{"uid=1001 gid=1002"}, false},
+		{"own-user", &corev1.PodSecurityContext{RunAsUser: ptr(int64(1000))}, &corev1.SecurityContext{RunAsUser: ptr(int64(1001)), RunAsGroup: ptr(int64(1002))}, []string{"who"}, []string{"uid=1001 gid=1002"}, false},
 		{"capabilities", nil, &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"NET_BIND_SERVICE"}}}, status, []string{"CapEff:\t0000000000000400", "CapBnd:\t0000000000000400"}, false},
-		{"privileged", nil, &corev1.SecurityContext{Privileged: ptr.To(true)}, status, []string{"Seccomp:\t0", "CapEff:\t" + bounding(t)}, false},
-		{"read-only-root", nil, &corev1.SecurityContext{ReadOnlyRootFilesystem: ptr.To(true)}, []string{"write", "/x", "y"}, []string{"read-only file system"}, true},
-		{"no-escalation", nil, &corev1.SecurityContext{AllowPrivilegeEscalation: ptr.To(false)}, status, []string{"NoNewPrivs:\t1"}, false},
+		{"privileged", nil, &corev1.SecurityContext{Privileged: ptr(true)}, status, []string{"Seccomp:\t0", "CapEff:\t" + bounding(t)}, false},
+		{"read-only-root", nil, &corev1.SecurityContext{ReadOnlyRootFilesystem: ptr(true)}, []string{"write", "/x", "y"}, []string{"read-only file system"}, true},
+		{"no-escalation", nil, &corev1.SecurityContext{AllowPrivilegeEscalation: ptr(false)}, status, []string{"NoNewPrivs:\t1"}, false},
 		{"unconfined", nil, &corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeUnconfined}}, status, []string{"Seccomp:\t0"}, false},
 		{"pods-profile", &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeUnconfined}}, nil, status, []string{"Seccomp:\t0"}, false},
-		{"own-profile", nil, &corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost, LocalhostProfile: ptr.To("nolinks.json")}}, []string{"link", "a", "/b"}, []string{"operation not supported"}, true},
+		{"own-profile", nil, &corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost, LocalhostProfile: ptr("nolinks.json")}}, []string{"make-link", "a", "/b"}, []string{"operation not supported"}, true},
 		{"unmasked", nil, &corev1.SecurityContext{ProcMount: &unmasked}, []string{"stat", "/proc/interrupts"}, []string{"/proc/interrupts 444 0 0\n"}, false},
 	} {
 		l.pod(c.name, func(p *corev1.Pod) {
@@ -70,16 +69,16 @@ func TestSecurity(t *testing.T) {
 // TestWhatSecurityRefuses shows wrong specifications as a user sees them.
 func TestWhatSecurityRefuses(t *testing.T) {
 	l := newLab(t)
-	nonRoot := ptr.To(true)
+	nonRoot := ptr(true)
 	for name, c := range map[string]struct {
 		own             *corev1.SecurityContext
 		reason, message string
 	}{
 		"root-image": {&corev1.SecurityContext{RunAsNonRoot: nonRoot}, "CreateContainerConfigError",
 			`container has runAsNonRoot and image will run as root (pod: "root-image_default(uid-root-image)", container: c)`},
-		"root-user": {&corev1.SecurityContext{RunAsNonRoot: nonRoot, RunAsUser: ptr.To[int64](0)}, "CreateContainerConfigError",
+		"root-user": {&corev1.SecurityContext{RunAsNonRoot: nonRoot, RunAsUser: ptr(int64(0))}, "CreateContainerConfigError",
 			`container's runAsUser breaks non-root policy (pod: "root-user_default(uid-root-user)", container: c)`},
-		"no-profile": {&corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost, LocalhostProfile: ptr.To("absent.json")}}, "CreateContainerError",
+		"no-profile": {&corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost, LocalhostProfile: ptr("absent.json")}}, "CreateContainerError",
 			`cannot load seccomp profile "` + filepath.Join(l.data, "seccomp", "absent.json") + `": stat ` + filepath.Join(l.data, "seccomp", "absent.json") + `: no such file or directory`},
 	} {
 		l.pod(name, func(p *corev1.Pod) { p.Spec.Containers[0].SecurityContext = c.own }, "run")
