@@ -193,6 +193,12 @@ func (f *fixture) life(t *testing.T, sample *unstructured.Unstructured) {
 	f.apply(t, r, sample)
 	f.table(t, m.Resource, name)
 
+	// What protects claims and volumes in use is a controller's to take off.
+	if k := sample.GetKind(); k == "PersistentVolumeClaim" || k == "PersistentVolume" || k == "VolumeAttributesClass" {
+		if _, err := r.Patch(ctx, name, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	// Some kinds keep what they own by default, until the garbage collector has seen to it.
 	background := metav1.DeletePropagationBackground
 	if err := r.Delete(ctx, name, metav1.DeleteOptions{PropagationPolicy: &background}); err != nil {

@@ -16,16 +16,21 @@ import (
 	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
 	mutatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/mutating"
 	validatingpolicy "k8s.io/apiserver/pkg/admission/plugin/policy/validating"
+	"k8s.io/apiserver/pkg/admission/plugin/resourcequota"
+	quotaconfig "k8s.io/apiserver/pkg/admission/plugin/resourcequota/apis/resourcequota"
 	webhookinit "k8s.io/apiserver/pkg/admission/plugin/webhook/initializer"
 	mutatingwebhook "k8s.io/apiserver/pkg/admission/plugin/webhook/mutating"
 	validatingwebhook "k8s.io/apiserver/pkg/admission/plugin/webhook/validating"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	libraryquota "k8s.io/apiserver/pkg/quota/v1"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/component-base/compatibility"
+
+	"kontiki/apiserver/quota"
 )
 
 // immortal namespaces cannot be deleted; the system needs them.
@@ -47,6 +52,9 @@ var excluded = []schema.GroupResource{
 	{Group: "authorization.k8s.io", Resource: "selfsubjectrulesreviews"},
 	{Group: "authorization.k8s.io", Resource: "subjectaccessreviews"},
 }
+
+// quotaWorkers is how many requests are counted at once; upstream's number.
+const quotaWorkers = 5
 
 // Config is what plugins work with.
 type Config struct {
@@ -87,10 +95,18 @@ func New(cfg Config) (admission.Interface, error) {
 	if err != nil {
 		return nil, err
 	}
+	quotas, err := resourcequota.NewResourceQuota(&quotaconfig.Configuration{}, quotaWorkers)
+	if err != nil {
+		return nil, err
+	}
 	plugins := []admission.Interface{
-		namespaces, newServiceAccount(cfg.Client, cfg.Shared), newNodeRestriction(cfg.Client, cfg.Authorizer), newNodeTaint(),
-		security, newDefaultTolerations(),
+		namespaces, newLimitRanger(cfg.Shared), newServiceAccount(cfg.Client, cfg.Shared),
+		newNodeRestriction(cfg.Client, cfg.Authorizer), newNodeTaint(), security,
+		newPriority(cfg.Client, cfg.Shared), newDefaultTolerations(), newDefaultStorage(cfg.Shared), newInUse(),
+		newResize(cfg.Shared), newRuntimeClass(cfg.Client, cfg.Shared), newSigners(cfg.Authorizer),
+		newDefaultIngress(cfg.Shared), newTopologyLabels(cfg.Client),
 		mutatePolicies, mutate, validatePolicies, validate,
+		quotas, // the last: it counts what all others have let through
 	}
 	schemas, err := newSchemaClient(cfg)
 	if err != nil {
@@ -99,6 +115,7 @@ func New(cfg Config) (admission.Interface, error) {
 	initializers := admission.PluginInitializers{
 		initializer.New(cfg.Client, cfg.Dynamic, cfg.Shared, cfg.Authorizer, utilfeature.DefaultFeatureGate, cfg.Version, cfg.Stopped, cfg.Mapper),
 		webhookinit.NewPluginInitializer(cfg.Clients, cfg.Services),
+		quotainit{quota.Configuration(cfg.Client)},
 		exclude{},
 	}
 	for _, plugin := range plugins {
@@ -120,5 +137,15 @@ type exclude struct{}
 func (exclude) Initialize(plugin admission.Interface) {
 	if wants, ok := plugin.(initializer.WantsExcludedAdmissionResources); ok {
 		wants.SetExcludedAdmissionResources(excluded)
+	}
+}
+
+// quotainit tells the plugin ResourceQuota what counts for how much.
+type quotainit struct{ configuration libraryquota.Configuration }
+
+// Initialize implements admission.PluginInitializer.
+func (i quotainit) Initialize(plugin admission.Interface) {
+	if wants, ok := plugin.(initializer.WantsQuotaConfiguration); ok {
+		wants.SetQuotaConfiguration(i.configuration)
 	}
 }
