@@ -38,7 +38,10 @@ require (
 
 require k8s.io/cri-streaming v0.37.2
 
-require k8s.io/kubelet v0.37.2
+require (
+	gopkg.in/natefinch/lumberjack.v2 v2.2.1
+	k8s.io/kubelet v0.37.2
+)
 
 require (
 	cel.dev/expr v0.25.1 // indirect

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
+	"fmt"
 	"io"
 	"math/big"
 	"net/http"
@@ -18,11 +19,13 @@ import (
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 
+	"kontiki/pki"
 	"kontiki/raftstore/raftstoretest"
 )
 
@@ -139,6 +142,51 @@ func TestWhoMaySeeWhat(t *testing.T) {
 	if err := json.NewDecoder(resp.Body).Decode(&status); err != nil || !strings.HasPrefix(status.Message,
 		`namespaces is forbidden: User "jane" cannot list resource "namespaces" in API group "" at the cluster scope`) {
 		t.Errorf("%v %v", status, err)
+	}
+}
+
+// TestFrontProxySpeaksForOthers believes a front proxy's certificate, and the same
+// headers from nobody else.
+func TestFrontProxySpeaksForOthers(t *testing.T) {
+	ours, fronts := newAuthority(t), newAuthority(t)
+	s := startServer(t, raftstoretest.New(t), func(c *Config) { c.ClientCA, c.FrontProxy.CA = ours.pool, fronts.pool() })
+	ready(t, s)
+	server := httptest.NewUnstartedServer(s.Handler())
+	server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+	server.StartTLS()
+	defer server.Close()
+	for _, c := range []struct {
+		who    string
+		client *http.Client
+		want   string
+	}{
+		{"the front proxy", fronts.client(t, server, pki.FrontProxyUser), "jane [developers system:authenticated]"},
+		{"another of its authority", fronts.client(t, server, "somebody"), ""},
+		{"a user", ours.client(t, server, "joe", "testers"), "joe [testers system:authenticated]"},
+		{"nobody", server.Client(), ""},
+	} {
+		body := strings.NewReader(`{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`)
+		req, err := http.NewRequestWithContext(t.Context(), "POST", server.URL+"/apis/authentication.k8s.io/v1/selfsubjectreviews", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("X-Remote-User", "jane")
+		req.Header.Set("X-Remote-Group", "developers")
+		resp, err := c.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		if resp.StatusCode == http.StatusCreated {
+			var review authenticationv1.SelfSubjectReview
+			err = json.NewDecoder(resp.Body).Decode(&review)
+			got = fmt.Sprintf("%s %v", review.Status.UserInfo.Username, review.Status.UserInfo.Groups)
+		}
+		resp.Body.Close()
+		if err != nil || got != c.want {
+			t.Errorf("%s is %q (%d), want %q: %v", c.who, got, resp.StatusCode, c.want, err)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"crypto/x509"
 	"fmt"
 	"strings"
 
@@ -27,6 +28,9 @@ import (
 type FrontProxy struct {
 	// CertFile and KeyFile are PEM files; both empty sends no certificate.
 	CertFile, KeyFile string
+	// CA signs such certificates. Who shows one is believed whom it speaks for, here
+	// as by aggregated servers; nil believes nobody.
+	CA *x509.CertPool
 }
 
 // aggregate puts the server of APIServices before next. It answers for the groups

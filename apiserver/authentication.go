@@ -4,18 +4,19 @@ import (
 	stdx509 "crypto/x509"
 	"net/http"
 	"slices"
-	"time"
 
 	apiserverapi "k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/group"
 	"k8s.io/apiserver/pkg/authentication/request/anonymous"
 	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
+	"k8s.io/apiserver/pkg/authentication/request/headerrequest"
 	"k8s.io/apiserver/pkg/authentication/request/union"
 	"k8s.io/apiserver/pkg/authentication/request/websocket"
 	"k8s.io/apiserver/pkg/authentication/request/x509"
 
 	"kontiki/apiserver/tokens"
+	"kontiki/pki"
 )
 
 // publicPaths are open to everybody, so that load balancers and people without
@@ -26,20 +27,25 @@ var publicPaths = []string{"/healthz", "/livez", "/readyz", "/version", "/versio
 var apiAudiences = authenticator.Audiences{tokens.URL}
 
 // newAuthenticator tells who sends a request: the context of requests made in
-// this process, a client certificate, a
+// this process, a front proxy that has asked already, a client certificate, a
 // token, or nobody, who sees publicPaths only.
-func newAuthenticator(clientCA func() *stdx509.CertPool, now func() time.Time, bearer authenticator.Token) authenticator.Request {
+func newAuthenticator(cfg Config, bearer authenticator.Token) authenticator.Request {
 	authenticators := []authenticator.Request{authenticator.RequestFunc(fromContext)}
-	if clientCA != nil {
-		verify := func() (stdx509.VerifyOptions, bool) {
+	verify := func(ca func() *stdx509.CertPool) x509.VerifyOptionFunc {
+		return func() (stdx509.VerifyOptions, bool) {
 			options := x509.DefaultVerifyOptions()
-			options.Roots = clientCA()
-			if now != nil {
-				options.CurrentTime = now()
+			options.Roots = ca()
+			if cfg.Now != nil {
+				options.CurrentTime = cfg.Now()
 			}
 			return options, options.Roots != nil
 		}
-		authenticators = append(authenticators, x509.NewDynamic(verify, x509.CommonNameUserConversion))
+	}
+	if ca := cfg.FrontProxy.CA; ca != nil {
+		authenticators = append(authenticators, fromFrontProxy(verify(func() *stdx509.CertPool { return ca })))
+	}
+	if cfg.ClientCA != nil {
+		authenticators = append(authenticators, x509.NewDynamic(verify(cfg.ClientCA), x509.CommonNameUserConversion))
 	}
 	if bearer != nil {
 		authenticators = append(authenticators, bearertoken.New(bearer), websocket.NewProtocolAuthenticator(bearer))
@@ -68,4 +74,19 @@ func fromContext(req *http.Request) (*authenticator.Response, bool, error) {
 	}
 	audiences, _ := authenticator.AudiencesFrom(req.Context())
 	return &authenticator.Response{User: u, Audiences: audiences}, true, nil
+}
+
+// fromFrontProxy believes the headers of who shows a front proxy's certificate.
+// Whoever else sends such headers is himself.
+func fromFrontProxy(verify x509.VerifyOptionFunc) authenticator.Request {
+	of := func(s ...string) headerrequest.StringSliceProvider { return headerrequest.StaticStringSlice(s) }
+	headers := headerrequest.NewDynamicVerifyOptionsSecure(verify, of(pki.FrontProxyUser),
+		of("X-Remote-User"), of("X-Remote-Uid"), of("X-Remote-Group"), of("X-Remote-Extra-"))
+	return authenticator.RequestFunc(func(req *http.Request) (*authenticator.Response, bool, error) {
+		resp, ok, err := headers.AuthenticateRequest(req)
+		if err != nil {
+			return nil, false, nil // another authority's certificate: the next one's to judge
+		}
+		return resp, ok, nil
+	})
 }

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
@@ -44,6 +45,7 @@ type chain struct {
 	cfg           Config
 	authorization authorizer.Authorizer
 	rules         authorizer.RuleResolver
+	audited       audit.PolicyRuleEvaluator // nil: nothing is
 	who           authenticator.Request
 	admission     admission.Interface
 	shared        informers.SharedInformerFactory
@@ -104,6 +106,7 @@ func (c *chain) config(codecs serializer.CodecFactory, getter generic.RESTOption
 	gc.Authentication.Authenticator = c.who
 	gc.Authentication.APIAudiences = apiAudiences
 	gc.Authorization.Authorizer, gc.RuleResolver = c.authorization, c.rules
+	gc.AuditPolicyRuleEvaluator, gc.AuditBackend = c.audited, c.server.audit
 	gc.AdmissionControl = c.admission
 	gc.AggregatedDiscoveryGroupManager = c.discovery
 	gc.LongRunningFunc = filters.BasicLongRunningRequestCheck(

@@ -47,6 +47,8 @@ type Config struct {
 	FrontProxy FrontProxy
 	// Agents leads to the nodes' agents, for logs; nil answers 503.
 	Agents AgentTransport
+	// Audit says which requests are noted; the zero value notes none.
+	Audit Audit
 	// Version is Kontiki's own; it is told beside the API's in /version.
 	Version string
 	Logger  *slog.Logger

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/union"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
@@ -40,6 +41,7 @@ type Server struct {
 	servers  []*genericapiserver.GenericAPIServer // all of the chain
 	stop     func()                               // waits for informers
 	nodes    *authz.Nodes
+	audit    audit.Backend // nil: nothing is noted
 	stopping atomic.Bool
 	stopped  chan struct{} // closed when Run stops
 	log      *slog.Logger
@@ -70,7 +72,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("apiserver: %w", err)
 	}
-	who := newAuthenticator(cfg.ClientCA, cfg.Now, bearer)
+	who := newAuthenticator(cfg, bearer)
 	s.nodes = authz.NewNodes(client)
 	authorize, err := union.New(union.NamedAuthorizer{AuthorizerName: "node", Authorizer: s.nodes}, union.NamedAuthorizer{AuthorizerName: "rbac", Authorizer: roles})
 	if err != nil {
@@ -92,6 +94,9 @@ func New(cfg Config) (*Server, error) {
 		namer:         apiopenapi.NewDefinitionNamer(scheme, extensionsserver.Scheme, aggregatorscheme.Scheme),
 		authorization: authorize, rules: rules, who: who,
 		discovery: aggregated.NewResourceManager("apis"),
+	}
+	if c.audited, s.audit, err = cfg.Audit.open(); err != nil {
+		return nil, fmt.Errorf("apiserver: %w", err)
 	}
 	if c.services, err = newServiceResolver(shared); err != nil {
 		return nil, err
@@ -186,6 +191,14 @@ func install(server *genericapiserver.GenericAPIServer, groups []kind.Group, sch
 // Run does the server's background work until ctx ends, then refuses new
 // requests and returns when those under way have ended.
 func (s *Server) Run(ctx context.Context) error {
+	noted := make(chan struct{}) // closed when all requests have ended
+	if s.audit != nil {
+		if err := s.audit.Run(noted); err != nil {
+			return fmt.Errorf("apiserver: start the audit log: %w", err)
+		}
+		defer s.audit.Shutdown()
+	}
+	defer close(noted)
 	s.generic.RunPostStartHooks(ctx)
 	var children sync.WaitGroup
 	defer children.Wait()

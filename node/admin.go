@@ -70,6 +70,15 @@ func (n *node) startAdmin(life *lifecycle) error {
 	}
 	n.adminStore(mux)
 	n.adminSecret(mux)
+	mux.HandleFunc("POST /secrets/rotate-key", func(w http.ResponseWriter, r *http.Request) {
+		if !n.question(w, r, &struct{}{}) {
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), adminTimeout)
+		defer cancel()
+		id, err := rotateDataKey(ctx, n.store, n.charter.trust)
+		answer(w, DataKeys{Current: id}, err)
+	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	life.start("admin socket", func(ctx context.Context) error {
 		return serveUntil(ctx, server, func() error { return server.Serve(listener) })

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,10 +29,11 @@ const (
 
 // startAPI serves the Kubernetes API on the cluster port.
 func (n *node) startAPI(ctx context.Context, life *lifecycle) (err error) {
-	if err := n.writeFrontProxy(); err != nil {
+	front, err := n.writeFrontProxy()
+	if err != nil {
 		return err
 	}
-	n.api, err = apiserver.New(n.apiConfig())
+	n.api, err = apiserver.New(n.apiConfig(front))
 	if err != nil {
 		return err
 	}
@@ -70,60 +72,44 @@ func serveUntil(ctx context.Context, server *http.Server, serve func() error) er
 	return err
 }
 
-func (n *node) apiConfig() apiserver.Config {
+func (n *node) apiConfig(front apiserver.FrontProxy) apiserver.Config {
 	authority := n.charter.trust.Authority
 	return apiserver.Config{
-		Store:             n.store,
+		Store:             keyGuard{n.store},
 		ClientCA:          authority.Pool,
 		ServiceAccountKey: n.charter.trust.ServiceAccountKey,
 		Now:               n.now,
 		Transformers: map[schema.GroupResource]value.Transformer{
-			{Resource: "secrets"}: encryption.New(dataKeys{n.charter.trust.DataKey}),
+			{Resource: "secrets"}: encryption.New(n.dataKeys),
 		},
-		FrontProxy: n.frontProxy(),
+		FrontProxy: front,
 		Settings:   apiserver.Settings{ServiceCIDR: n.charter.Settings.ServiceCIDR},
 		Agents:     agents{n},
+		Audit:      n.cfg.Audit,
 		Version:    n.cfg.Version,
 		Logger:     n.log.With("room", "apiserver"),
 	}
 }
 
-// frontProxy is where this node's certificate towards aggregated API servers lies.
-func (n *node) frontProxy() apiserver.FrontProxy {
-	dir := filepath.Join(n.cfg.DataDir, "pki")
-	return apiserver.FrontProxy{CertFile: filepath.Join(dir, "front-proxy.crt"), KeyFile: filepath.Join(dir, "front-proxy.key")}
-}
-
-// writeFrontProxy makes that certificate anew. The key is written first: after a
-// crash in between, the next start writes both again before they are read.
-func (n *node) writeFrontProxy() error {
+// writeFrontProxy makes this node's certificate towards aggregated API servers anew.
+// The key is written first: after a crash in between, the next start writes both again
+// before they are read.
+func (n *node) writeFrontProxy() (front apiserver.FrontProxy, err error) {
 	authority, err := n.charter.trust.Authority.FrontProxy()
 	if err != nil {
-		return err
+		return front, err
 	}
 	cert, key, err := authority.Client(n.now())
 	if err != nil {
-		return err
+		return front, err
 	}
-	files := n.frontProxy()
-	if err := pki.WriteFile(files.KeyFile, key); err != nil {
-		return err
+	dir := filepath.Join(n.cfg.DataDir, "pki")
+	front = apiserver.FrontProxy{CertFile: filepath.Join(dir, "front-proxy.crt"), KeyFile: filepath.Join(dir, "front-proxy.key"), CA: x509.NewCertPool()}
+	front.CA.AddCert(authority.Cert)
+	if err := pki.WriteFile(front.KeyFile, key); err != nil {
+		return front, err
 	}
-	return pki.WriteFile(files.CertFile, cert)
-}
-
-// dataKeys gives the API the cluster's data key. It is encryption.Keys.
-type dataKeys struct{ key pki.DataKey }
-
-func (k dataKeys) Current(context.Context) (encryption.Key, error) {
-	return encryption.Key{ID: k.key.ID, Secret: [encryption.KeySize]byte(k.key.Key)}, nil
-}
-
-func (k dataKeys) ByID(ctx context.Context, id string) (encryption.Key, error) {
-	if id != k.key.ID {
-		return encryption.Key{}, fmt.Errorf("this cluster's data key is %s; no key %s is known", k.key.ID, id)
-	}
-	return k.Current(ctx)
+	return front, pki.WriteFile(front.CertFile, cert)
 }
 
 // agents leads the API to the agents of nodes over the cluster port. It is

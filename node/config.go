@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"time"
 
+	"kontiki/apiserver"
 	"kontiki/raftstore"
 )
 
@@ -39,6 +40,9 @@ type Config struct {
 	// default) or LoadBalancerOff. The leader's word counts: say the same everywhere.
 	LoadBalancer string
 
+	// Audit says which requests this node's API notes; the zero value notes none.
+	Audit apiserver.Audit
+
 	// Settings of the cluster, used when this node founds one. Those that the user
 	// gave (Given) must be those of the cluster that this node belongs to.
 	Settings   Settings
@@ -66,6 +70,9 @@ func (c Config) withDefaults() (Config, error) {
 		return c, err
 	}
 	c.DataDir = dir
+	if err := c.Audit.Validate(); err != nil {
+		return c, err
+	}
 	if c.Name == "" {
 		if c.Name, err = os.Hostname(); err != nil {
 			return c, fmt.Errorf("find the host name (or give --name): %w", err)

@@ -143,6 +143,7 @@ func (n *node) govern(ctx context.Context, term uint64) error {
 		return controllers.Run(ctx, config)
 	})
 	work.Go(func() error { return n.driveSecret(ctx, term) })
+	work.Go(func() error { return n.driveDataKeys(ctx, term) })
 	return work.Wait()
 }
 
@@ -182,5 +183,5 @@ func (n *node) seed(ctx context.Context, term uint64) error {
 	if err != nil {
 		return fmt.Errorf("write the cluster's own records: %w", err)
 	}
-	return nil
+	return n.seedDataKeys(ctx, term)
 }

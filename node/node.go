@@ -32,6 +32,8 @@ type node struct {
 	store   *raftstore.Store
 	api     *apiserver.Server
 
+	dataKeys *dataKeys // of Secrets
+
 	network atomic.Pointer[overlay.Network] // nil: not yet
 
 	phase  atomic.Value // string: what the node is doing, for people
@@ -153,6 +155,7 @@ func (n *node) boot(ctx context.Context, life *lifecycle) (err error) {
 	life.start("answers about the join secret", n.serveSecret)
 	life.start("questions about the join secret", n.askForSecret)
 	life.start("joining nodes", n.serveJoin)
+	life.start("data keys", n.forgetFoundingKey)
 	n.phase.Store("starting the API")
 	if err := n.startAPI(ctx, life); err != nil {
 		return err
@@ -258,6 +261,7 @@ func (n *node) openStore(life *lifecycle) (err error) {
 		return err
 	}
 	life.onStop("store", n.store.Close)
+	n.dataKeys = newDataKeys(n.charter.trust, n.store)
 	n.stored.Store(true)
 	return nil
 }

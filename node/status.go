@@ -30,6 +30,8 @@ type Status struct {
 	JoinSecret *SecretState `json:"joinSecret,omitempty"`
 	// Losses says what the number of voters means: what may be lost before what stops.
 	Losses string `json:"losses,omitempty"`
+	// DataKeys tells how far the last change of the key has come that encrypts Secrets.
+	DataKeys *DataKeys `json:"dataKeys,omitempty"`
 	// Problems are what is wrong, in words, with what to do about it.
 	Problems []string `json:"problems"`
 }
@@ -79,6 +81,7 @@ func (n *node) status(ctx context.Context) Status {
 		})
 	}
 	s.Losses = losses(s.Members)
+	s.DataKeys = dataKeysIn(n.store.View())
 	if state := n.secretState(); state.Change > 0 {
 		s.JoinSecret = &state
 	}

@@ -27,7 +27,7 @@ var ErrNoTrust = errors.New("this node belongs to no cluster yet")
 type Trust struct {
 	Authority         *Authority
 	ServiceAccountKey crypto.Signer
-	DataKey           DataKey
+	DataKey           DataKey // the first; later ones are in the store
 
 	sealed sealedTrust
 	kek    []byte // 32 bytes
@@ -124,9 +124,11 @@ func openTrust(s sealedTrust, kek []byte) (*Trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	dataKey, err := open(s.DataKey, "data/"+s.DataKeyID)
-	if err != nil {
-		return nil, err
+	var dataKey []byte
+	if s.DataKeyID != "" { // else it was dropped, see WithoutFoundingKey
+		if dataKey, err = open(s.DataKey, "data/"+s.DataKeyID); err != nil {
+			return nil, err
+		}
 	}
 	caKey, err := parseKey(caKeyPEM)
 	if err != nil {

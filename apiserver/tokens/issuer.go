@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/endpoints/request"
@@ -30,6 +31,17 @@ import (
 // URL is the issuer of a cluster's tokens, and what they are for when nothing
 // else is asked.
 const URL = "https://kubernetes.default.svc.cluster.local"
+
+const (
+	// kubeletSeconds is the life that the volume kube-api-access-… asks for. Programs
+	// that read such a token only once would be locked out an hour later: as upstream
+	// the token lives extended, is replaced in its file as if it did not, and uses after
+	// its time are noted in the audit log.
+	kubeletSeconds = 60*60 + 7
+	extended       = 365 * 24 * time.Hour
+)
+
+func credential(id string) string { return "JTI=" + id }
 
 // leeway is by how much clocks may differ.
 const leeway = time.Minute
@@ -56,8 +68,8 @@ func (i *Issuer) AuthenticateToken(ctx context.Context, token string) (*authenti
 	if issuerOf(token) != URL {
 		return nil, false, nil
 	}
-	c, err := i.signer.verify(token)
-	if err != nil {
+	c := &claims{}
+	if err := i.signer.verify(token, c); err != nil {
 		return nil, false, err
 	}
 	now := i.now()
@@ -78,15 +90,19 @@ func (i *Issuer) AuthenticateToken(ctx context.Context, token string) (*authenti
 	if len(audiences) == 0 {
 		return nil, false, fmt.Errorf("token audiences %q is invalid for the target audiences %q", c.Audiences, []string(wanted))
 	}
-	info, err := i.account(ctx, c)
+	info, err := i.account(ctx, c, token)
 	if err != nil {
 		return nil, false, err
+	}
+	if after := c.Bound.WarnAfter; after != 0 && now.After(time.Unix(after, 0)) {
+		audit.AddAuditAnnotation(ctx, "authentication.k8s.io/stale-token",
+			fmt.Sprintf("subject: %s, seconds after warning threshold: %.0f", c.Subject, now.Sub(time.Unix(after, 0)).Seconds()))
 	}
 	return &authenticator.Response{User: info.UserInfo(), Audiences: audiences}, true, nil
 }
 
 // account looks for all that the token is bound to.
-func (i *Issuer) account(ctx context.Context, c *claims) (*serviceaccount.ServiceAccountInfo, error) {
+func (i *Issuer) account(ctx context.Context, c *claims, token string) (*serviceaccount.ServiceAccountInfo, error) {
 	b := &c.Bound
 	core := i.client.CoreV1()
 	sa, err := latest(ctx, b.ServiceAccount.Name, core.ServiceAccounts(b.Namespace).Get)
@@ -97,12 +113,15 @@ func (i *Issuer) account(ctx context.Context, c *claims) (*serviceaccount.Servic
 		return nil, err
 	}
 	info := &serviceaccount.ServiceAccountInfo{
-		Namespace: b.Namespace, Name: b.ServiceAccount.Name, UID: b.ServiceAccount.UID, CredentialID: "JTI=" + c.ID,
+		Namespace: b.Namespace, Name: b.ServiceAccount.Name, UID: b.ServiceAccount.UID, CredentialID: credential(c.ID),
 	}
 	if b.Secret != nil {
 		secret, err := latest(ctx, b.Secret.Name, core.Secrets(b.Namespace).Get)
 		if err == nil {
 			err = same("secret", secret, *b.Secret)
+		}
+		if err == nil {
+			err = i.stored(ctx, secret, token)
 		}
 		if err != nil {
 			return nil, err
@@ -204,18 +223,24 @@ func (r *tokenREST) Create(ctx context.Context, name string, obj runtime.Object,
 	}
 	now := r.issuer.now()
 	expires := now.Add(time.Duration(*req.Spec.ExpirationSeconds) * time.Second)
+	ends := expires
+	if b.Pod != nil && *req.Spec.ExpirationSeconds == kubeletSeconds && slices.Equal(req.Spec.Audiences, []string{URL}) {
+		ends, b.WarnAfter = now.Add(extended), expires.Unix()
+	}
 	out := req.DeepCopy()
 	out.Status = authenticationv1.TokenRequestStatus{ExpirationTimestamp: metav1.NewTime(expires)}
 	if dryrun.IsDryRun(options.DryRun) {
 		return out, nil
 	}
+	id := string(uuid.NewUUID())
 	out.Status.Token, err = r.issuer.signer.sign(&claims{
-		Audiences: req.Spec.Audiences, Expires: expires.Unix(), IssuedAt: now.Unix(), NotBefore: now.Unix(),
-		Issuer: URL, ID: string(uuid.NewUUID()), Bound: b, Subject: serviceaccount.MakeUsername(namespace, name),
+		Audiences: req.Spec.Audiences, Expires: ends.Unix(), IssuedAt: now.Unix(), NotBefore: now.Unix(),
+		Issuer: URL, ID: id, Bound: b, Subject: serviceaccount.MakeUsername(namespace, name),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("failed to generate token: %w", err)
 	}
+	audit.AddAuditAnnotation(ctx, serviceaccount.IssuedCredentialIDAuditAnnotationKey, credential(id))
 	return out, nil
 }
 

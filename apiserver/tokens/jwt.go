@@ -38,6 +38,8 @@ type bound struct {
 	Pod            *ref   `json:"pod,omitempty"`
 	Secret         *ref   `json:"secret,omitempty"`
 	Node           *ref   `json:"node,omitempty"`
+	// WarnAfter is when whoever uses the token should have read a newer one; 0: never.
+	WarnAfter int64 `json:"warnafter,omitempty"`
 }
 
 type claims struct {
@@ -84,7 +86,7 @@ func newSigner(key crypto.Signer) (*signer, error) {
 	return &signer{key, public, encoding.EncodeToString(sum[:])}, nil
 }
 
-func (s *signer) sign(c *claims) (string, error) {
+func (s *signer) sign(c any) (string, error) {
 	head, err := json.Marshal(header{Algorithm: "ES256", KeyID: s.id})
 	if err != nil {
 		return "", err
@@ -129,37 +131,33 @@ func issuerOf(token string) string {
 	return c.Issuer
 }
 
-// verify returns the claims of a token with a good signature.
-func (s *signer) verify(token string) (*claims, error) {
+// verify reads the claims of a token with a good signature.
+func (s *signer) verify(token string, c any) error {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 || len(token) > maxToken {
-		return nil, errForm
+		return errForm
 	}
 	head, err := encoding.DecodeString(parts[0])
 	if err != nil {
-		return nil, errForm
+		return errForm
 	}
 	var h header
 	if json.Unmarshal(head, &h) != nil {
-		return nil, errForm
+		return errForm
 	}
 	raw, err := encoding.DecodeString(parts[2])
 	if err != nil || h.Algorithm != "ES256" || len(raw) != 64 {
-		return nil, errSignature
+		return errSignature
 	}
 	sum := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
 	if !ecdsa.Verify(s.public, sum[:], new(big.Int).SetBytes(raw[:32]), new(big.Int).SetBytes(raw[32:])) {
-		return nil, errSignature
+		return errSignature
 	}
 	body, err := encoding.DecodeString(parts[1])
-	if err != nil {
-		return nil, errForm
+	if err != nil || json.Unmarshal(body, c) != nil {
+		return errForm
 	}
-	c := &claims{}
-	if err := json.Unmarshal(body, c); err != nil {
-		return nil, errForm
-	}
-	return c, nil
+	return nil
 }
 
 // keys is the public key as others read it (RFC 7517).

@@ -90,6 +90,7 @@ node that is given others later does not start:
 	flags.StringVar(&cfg.LogStore, "log-store", "", "what a blank data directory keeps the Raft log in: boltdb (the default), or wal, which writes faster and is called experimental by its makers")
 	flags.StringVar(&cfg.CgroupRoot, "cgroup-root", "/", "cgroup below which pods are placed")
 	flags.BoolVar(&teardown, "teardown", false, "stop the pods and remove the network that a stopped node left on this machine, and exit")
+	auditFlags(flags, &cfg.Audit)
 	flags.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
 }

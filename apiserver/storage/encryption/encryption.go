@@ -127,6 +127,16 @@ func (t *Transformer) TransformFromStorage(ctx context.Context, data []byte, dat
 	return out, current.ID != key.ID, nil
 }
 
+// KeyID is the id of the data key that a stored value is encrypted with.
+func KeyID(stored []byte) (id string, ok bool) {
+	rest, ok := bytes.CutPrefix(stored, []byte(header))
+	if !ok {
+		return "", false
+	}
+	name, _, ok := bytes.Cut(rest, []byte(":"))
+	return string(name), ok
+}
+
 // derive makes the key and the nonce of one value.
 func derive(key Key, salt []byte) (cipher.AEAD, []byte, error) {
 	material, err := hkdf.Key(sha256.New, key.Secret[:], salt, derivation, KeySize+nonceSize)
