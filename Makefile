@@ -12,10 +12,10 @@ SHIM := runtime/shim/embedded/kontiki-shim
 SHIM_FLAGS := -tags 'seccomp netgo osusergo' -ldflags '-s -w -linkmode external -extldflags -static'
 EXAMPLES := bin/examples/web.tar
 
-.PHONY: help build install uninstall test up down bench jepsen lint generate verify deps clean
+.PHONY: help build install uninstall test test-cgroup2 up down bench jepsen lint generate verify deps clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: deps $(SHIM) ## build bin/kontiki, with kontiki-shim inside, and the example image
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kontiki ./cmd/kontiki
@@ -45,6 +45,9 @@ install: ## put kontiki, its service of systemd and an example of its options in
 
 uninstall: ## take away what install put in place; options and data stay
 	rm -f '$(DESTDIR)$(PREFIX)/bin/kontiki' '$(DESTDIR)/etc/systemd/system/kontiki.service' '$(DESTDIR)$(PREFIX)/share/doc/kontiki/INSTALL.md'
+
+test-cgroup2: deps $(SHIM) ## run the tests of cgroups in a virtual machine with cgroup v2 alone (qemu, Debian's kernel)
+	test/cgroup2
 
 ROUNDS ?= 50
 jepsen: build ## prove it at length: ROUNDS=50 faults each, in clusters of 3 and of 5 (KONTIKI_SEED=n repeats a run's order)

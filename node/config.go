@@ -33,6 +33,15 @@ type Config struct {
 	Port      uint16     // TCP, everything between nodes and clients; 6443 when 0
 	RingPort  uint16     // UDP, the ring; 7946 when 0
 
+	// RegistriesFile says how registries of images are reached (image.Registries);
+	// DataDir/registries.yaml, if there is one, when empty.
+	RegistriesFile string
+	// ImageGCHigh and ImageGCLow are how full the disk is, in per cent, when images are
+	// removed and until when; 85 and 80 when 0.
+	ImageGCHigh, ImageGCLow int
+	// AllowedUnsafeSysctls are sysctls, or beginnings with a star, that pods may set beside the safe ones.
+	AllowedUnsafeSysctls []string
+
 	// LogStore is what a blank DataDir keeps Raft's log in, a raftstore.LogStore.
 	LogStore string
 
@@ -94,6 +103,9 @@ func (c Config) withDefaults() (Config, error) {
 	c.Port, c.RingPort = cmp.Or(c.Port, 6443), cmp.Or(c.RingPort, 7946)
 	if _, err := raftstore.ParseLogStore(c.LogStore); err != nil {
 		return c, fmt.Errorf("--log-store: %w", err)
+	}
+	if high, low := cmp.Or(c.ImageGCHigh, 85), cmp.Or(c.ImageGCLow, 80); low < 1 || high > 100 || low >= high {
+		return c, fmt.Errorf("images are removed from %d%% of the disk down to %d%%: the first must be the larger, both between 1 and 100 (--image-gc-high-threshold, --image-gc-low-threshold)", high, low)
 	}
 	c.CgroupRoot = cmp.Or(c.CgroupRoot, "/")
 	c.LoadBalancer = cmp.Or(c.LoadBalancer, LoadBalancerNodes)

@@ -2,11 +2,13 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"kontiki/overlay"
 	"kontiki/overlay/datapath"
 	"kontiki/runtime/agent"
+	"kontiki/runtime/image"
 	"kontiki/runtime/shim"
 )
 
@@ -69,7 +72,15 @@ func (n *node) startWork(ctx context.Context, life *lifecycle) error {
 		return err
 	}
 	life.onStop("shim client", shims.Close)
+	registries, err := n.registries()
+	if err != nil {
+		return err
+	}
 	a, err := agent.New(agent.Config{
+		Registries:  registries,
+		ImageGCHigh: n.cfg.ImageGCHigh, ImageGCLow: n.cfg.ImageGCLow,
+		AllowedUnsafeSysctls: n.cfg.AllowedUnsafeSysctls,
+
 		Shim:          shims,
 		Client:        client,
 		NodeName:      n.cfg.Name,
@@ -103,6 +114,18 @@ func (n *node) showMetrics(room prometheus.Collector, life *lifecycle) error {
 		return nil
 	})
 	return nil
+}
+
+// registries reads how registries are reached, from the file that was named or the usual one.
+func (n *node) registries() (image.Registries, error) {
+	path := n.cfg.RegistriesFile
+	if path == "" {
+		path = filepath.Join(n.cfg.DataDir, "registries.yaml")
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			return image.Registries{}, nil
+		}
+	}
+	return image.ReadRegistries(path)
 }
 
 // plainListener hides from net/http that its connections are TLS: it would look

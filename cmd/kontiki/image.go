@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -26,7 +25,7 @@ func imageCommand() *cobra.Command {
 	open := func() (*image.Store, error) {
 		return image.Open(filepath.Join(dir, "images"), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	}
-	cmd.AddCommand(imageLoad(open), imageList(open), imageRemove(open), imageImport())
+	cmd.AddCommand(imageLoad(open), imageSave(open), imageList(open), imageRemove(open), imageImport())
 	return cmd
 }
 
@@ -69,6 +68,45 @@ func imageLoad(open openImages) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&name, "name", "", "name for an archive that names no image")
 	return cmd
+}
+
+func imageSave(open openImages) *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "save IMAGE... --output FILE",
+		Short: "Write images to an archive, an OCI layout that docker reads as well",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			images, err := open()
+			if err != nil {
+				return err
+			}
+			return writeArchive(output, func(f *os.File) error { return images.Export(cmd.Context(), f, args...) })
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "file to write")
+	cmd.MarkFlagRequired("output")
+	return cmd
+}
+
+// writeArchive writes a file whole or not at all.
+func writeArchive(path string, write func(*os.File) error) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".image-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	err = write(f)
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
 }
 
 func imageList(open openImages) *cobra.Command {
@@ -172,17 +210,5 @@ func exportFolder(ctx context.Context, dir, name string, config v1.Config, outpu
 	if _, err := images.Import(ctx, dir, name, config); err != nil {
 		return err
 	}
-	archive := filepath.Join(work, "archive")
-	f, err := os.Create(archive)
-	if err != nil {
-		return err
-	}
-	err = images.Export(ctx, name, io.Writer(f))
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(archive, output)
+	return writeArchive(output, func(f *os.File) error { return images.Export(ctx, f, name) })
 }

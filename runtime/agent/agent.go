@@ -66,6 +66,10 @@ type Config struct {
 	Version       string       // kubeletVersion of nodeInfo, DefaultVersion by default
 	MaxPods       int          // 110 by default
 	Labels        map[string]string
+	// Registries says how registries are reached. Credentials for all pods are in DataDir/config.json, docker's format.
+	Registries image.Registries
+	// ImageGCHigh and ImageGCLow are how full the disk is, in per cent, when images are collected and until when; 85 and 80 by default.
+	ImageGCHigh, ImageGCLow int
 	// AllowedUnsafeSysctls are sysctls, or beginnings of them with a star, that pods may set beside the safe ones.
 	AllowedUnsafeSysctls []string
 	Logger               *slog.Logger
@@ -130,7 +134,8 @@ type Agent struct {
 	metrics *metrics
 	meter   meter
 	disks   disks
-	host    hostFacts // read by New
+	images  nodeImages // keepNode's alone
+	host    hostFacts  // read by New
 	began   time.Time
 	follow  *follower
 
@@ -170,6 +175,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
+	images.Registries = a.cfg.Registries
+	a.images = nodeImages{images: images}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
@@ -194,8 +201,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		StartReady: func() bool { return servicesSynced() || time.Now().After(patience) },
 		Services:   func(ns string) []*corev1.Service { return servicesFor(services, ns) },
 		HostIPs:    a.hostIPs, Allocatable: func() corev1.ResourceList { return allocatable(a.host) },
-		DNS: pod.DNS{Servers: a.cfg.ClusterDNS, Domain: a.cfg.ClusterDomain, Host: "/etc/resolv.conf"},
-		Dir: a.podsDir, SeccompDir: filepath.Join(a.cfg.DataDir, "seccomp"), Now: time.Now, Log: a.log, Counter: a.metrics,
+		DNS:             pod.DNS{Servers: a.cfg.ClusterDNS, Domain: a.cfg.ClusterDomain, Host: "/etc/resolv.conf"},
+		NodeCredentials: filepath.Join(a.cfg.DataDir, "config.json"),
+		Dir:             a.podsDir, SeccompDir: filepath.Join(a.cfg.DataDir, "seccomp"), Now: time.Now, Log: a.log, Counter: a.metrics,
 	}
 
 	var children sync.WaitGroup
@@ -213,6 +221,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		return fmt.Errorf("agent: %w", err)
 	}
+	children.Go(func() { a.collectImages(ctx, images) })
 	children.Go(func() { a.watchExits(ctx) })
 	children.Go(func() { a.refresh(ctx) })
 	children.Go(func() { a.watchLimits(ctx) })

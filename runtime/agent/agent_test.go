@@ -84,7 +84,8 @@ type lab struct {
 	agent  *agent.Agent
 	stop   func()
 	// crowded: an API server lives in this process, whose goroutines come and go.
-	crowded bool
+	crowded    bool
+	registries image.Registries
 }
 
 func newLab(t testing.TB) *lab {
@@ -132,7 +133,7 @@ func prepareLab(t testing.TB) *lab {
 func (l *lab) begin() {
 	l.t.Helper()
 	a, err := agent.New(agent.Config{
-		Client: l.client, NodeName: "n1", NodeID: "id1", DataDir: l.data, Shim: l.env.Client, Network: l.net,
+		Client: l.client, NodeName: "n1", NodeID: "id1", DataDir: l.data, Shim: l.env.Client, Network: l.net, Registries: l.registries,
 		Address: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.0.2.7")} },
 		Logger:  slog.New(slog.NewTextHandler(testLog{l.t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})

@@ -167,7 +167,7 @@ func (a *Agent) keepNode(ctx context.Context) {
 
 // syncNode brings the Node object to the plan once.
 func (a *Agent) syncNode(ctx context.Context) (ready bool, err error) {
-	f := nodeFacts{Config: &a.cfg, Host: a.host, Addrs: a.cfg.Address(), NotReady: a.cfg.NetworkReady(), Now: metav1.Now().Rfc3339Copy()}
+	f := nodeFacts{Config: &a.cfg, Host: a.host, Images: a.images.current(), Addrs: a.cfg.Address(), NotReady: a.cfg.NetworkReady(), Now: metav1.Now().Rfc3339Copy()}
 	if f.NotReady != nil {
 		f.NotReady = fmt.Errorf("container runtime network not ready: %w", f.NotReady)
 	}

@@ -274,7 +274,7 @@ func TestImportExportRemove(t *testing.T) {
 		t.Fatalf("the same folder gave %s and %s (%v)", img.Digest, again.Digest, err)
 	}
 	var out bytes.Buffer
-	if err := s.Export(ctx, "web", &out); err != nil {
+	if err := s.Export(ctx, &out, "web"); err != nil {
 		t.Fatal(err)
 	}
 	s2 := open(t)

@@ -134,50 +134,6 @@ func writeNode(tw *tar.Writer, p, rel string, links map[[2]uint64]string) error 
 	return errors.Join(err, f.Close())
 }
 
-// Export writes an image as an OCI archive, which Load and other tools read.
-func (s *Store) Export(ctx context.Context, ref string, w io.Writer) error {
-	img, err := s.Resolve(ref)
-	if err != nil {
-		return err
-	}
-	d := v1.Descriptor{MediaType: types.OCIManifestSchema1, Digest: img.Digest, Annotations: map[string]string{annotationRef: img.Ref, annotationContainerd: img.Ref}}
-	if img.manifest.MediaType != "" {
-		d.MediaType = img.manifest.MediaType
-	}
-	fi, err := os.Stat(s.blobPath(img.Digest))
-	if err != nil {
-		return err
-	}
-	d.Size = fi.Size()
-	idx, err := json.Marshal(v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: []v1.Descriptor{d}})
-	if err != nil {
-		return err
-	}
-	tw := tar.NewWriter(w)
-	for _, small := range []struct{ name, body string }{{"oci-layout", `{"imageLayoutVersion":"1.0.0"}`}, {"index.json", string(idx)}} {
-		if err := tw.WriteHeader(&tar.Header{Name: small.name, Mode: 0o644, Size: int64(len(small.body)), Typeflag: tar.TypeReg}); err != nil {
-			return err
-		}
-		if _, err := io.WriteString(tw, small.body); err != nil {
-			return err
-		}
-	}
-	done := map[v1.Hash]bool{}
-	for _, b := range append([]v1.Descriptor{d, img.manifest.Config}, img.manifest.Layers...) {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if done[b.Digest] {
-			continue
-		}
-		done[b.Digest] = true
-		if err := s.exportBlob(tw, b); err != nil {
-			return fmt.Errorf("export %s: %w", img.Ref, err)
-		}
-	}
-	return tw.Close()
-}
-
 func (s *Store) exportBlob(tw *tar.Writer, d v1.Descriptor) error {
 	f, err := os.Open(s.blobPath(d.Digest))
 	if err != nil {

@@ -112,6 +112,7 @@ func (s *Store) adopt(ctx context.Context, st *stage, images []found) ([]Image, 
 	}
 	var out []Image
 	for _, f := range images {
+		s.touch(f.descriptor.Digest)
 		for _, ref := range f.refs {
 			if err := s.tagLocked(ref, f.descriptor, f.repoDigest); err != nil {
 				return nil, err

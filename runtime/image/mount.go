@@ -55,6 +55,7 @@ func (s *Store) recordUse(ctx context.Context, img Image, id string) ([]string, 
 		return nil, err
 	}
 	defer unlock()
+	s.touch(img.Digest)
 	var layers []string
 	var list strings.Builder
 	for _, diff := range img.Config.RootFS.DiffIDs {

@@ -64,6 +64,9 @@ var DefaultLimits = Limits{BlobBytes: 16 << 30, MetadataBytes: 8 << 20, Unpacked
 
 // Store is an image directory. See the package comment.
 type Store struct {
+	// Registries says how registries are reached. It is set before the first Pull.
+	Registries Registries
+
 	dir      string
 	limits   Limits
 	platform v1.Platform

@@ -37,7 +37,7 @@ type Shim interface {
 // Images is what a worker needs of the image store.
 type Images interface {
 	Resolve(ref string) (image.Image, error)
-	Pull(ctx context.Context, ref string, auth authn.Authenticator) (image.Image, error)
+	Pull(ctx context.Context, ref string, auth authn.Authenticator, progress image.Progress) (image.Image, error)
 	Unpack(ctx context.Context, img image.Image) error
 	Mount(ctx context.Context, img image.Image, id, dir string) (rootfs string, err error)
 	Unmount(id, dir string) error
@@ -83,10 +83,12 @@ type Deps struct {
 	HostIPs     func() []string
 	Allocatable func() corev1.ResourceList
 	DNS         DNS
-	Dir         string // of all pods
-	SeccompDir  string // of profiles of type Localhost
-	Now         func() time.Time
-	Log         *slog.Logger
+	// NodeCredentials is a file of docker's with which every pod may pull; it may be missing.
+	NodeCredentials string
+	Dir             string // of all pods
+	SeccompDir      string // of profiles of type Localhost
+	Now             func() time.Time
+	Log             *slog.Logger
 }
 
 // Worker runs one pod. See the package comment.

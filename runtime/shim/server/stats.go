@@ -43,16 +43,6 @@ func (s *Server) stats(id string) (shim.Stats, error) {
 // that is removed meanwhile cannot be read, and is left out.
 func (s *Server) usage(ctx context.Context) (shim.Usage, error) {
 	u := shim.Usage{Shim: ownStats(), Sandboxes: map[string]shim.Stats{}, Containers: map[string]shim.Stats{}}
-	for _, group := range []struct {
-		path string
-		into *shim.Stats
-	}{{"/", &u.Machine}, {s.tree.kubepods(), &u.Pods}} {
-		st, err := readStats(group.path)
-		if err != nil {
-			return shim.Usage{}, err
-		}
-		*group.into = st
-	}
 	s.mu.Lock()
 	groups := make(map[string]string, len(s.containers))
 	for id, c := range s.containers {
@@ -65,10 +55,11 @@ func (s *Server) usage(ctx context.Context) (shim.Usage, error) {
 		pods[id] = sb.cgroup
 	}
 	s.mu.Unlock()
+	// From the inside out: a group never seems to have had less than what is in it.
 	for _, set := range []struct {
 		groups map[string]string
 		into   map[string]shim.Stats
-	}{{pods, u.Sandboxes}, {groups, u.Containers}} {
+	}{{groups, u.Containers}, {pods, u.Sandboxes}} {
 		for id, group := range set.groups {
 			if ctx.Err() != nil {
 				return shim.Usage{}, ctx.Err()
@@ -79,6 +70,16 @@ func (s *Server) usage(ctx context.Context) (shim.Usage, error) {
 				s.log.Debug("cannot read a cgroup", "cgroup", group, "error", err)
 			}
 		}
+	}
+	for _, group := range []struct {
+		path string
+		into *shim.Stats
+	}{{s.tree.kubepods(), &u.Pods}, {"/", &u.Machine}} {
+		st, err := readStats(group.path)
+		if err != nil {
+			return shim.Usage{}, err
+		}
+		*group.into = st
 	}
 	return u, nil
 }

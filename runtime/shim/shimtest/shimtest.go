@@ -28,11 +28,15 @@ import (
 // Patience is how long tests wait for what must happen.
 const Patience = 30 * time.Second
 
+// builtVariable names a folder that holds kontiki-shim and probe, where there is no compiler.
+const builtVariable = "KONTIKI_TEST_PROGRAMS"
+
 var programs struct {
 	sync.Mutex
-	dir  string
-	shim string
-	err  error
+	dir   string // to be removed
+	built string // where probe is
+	shim  string
+	err   error
 }
 
 // Program builds kontiki-shim as it is in the source tree, once a test process, and returns its path.
@@ -46,7 +50,7 @@ func Program(t testing.TB) string {
 func Probe(t testing.TB) string {
 	t.Helper()
 	build(t)
-	return filepath.Join(programs.dir, "probe")
+	return filepath.Join(programs.built, "probe")
 }
 
 func build(t testing.TB) {
@@ -62,6 +66,10 @@ func build(t testing.TB) {
 }
 
 func buildInto() error {
+	if dir := os.Getenv(builtVariable); dir != "" {
+		programs.shim, programs.built = filepath.Join(dir, "kontiki-shim"), dir
+		return nil
+	}
 	// One folder for all runs, so that nothing is left that the next run does not use again.
 	programs.dir = filepath.Join(os.TempDir(), "kontiki-shimtest-"+strconv.Itoa(os.Getpid()))
 	if err := os.MkdirAll(programs.dir, 0o755); err != nil {
@@ -75,7 +83,7 @@ func buildInto() error {
 	if err := goBuild(filepath.Join(programs.dir, "probe"), "kontiki/runtime/shim/shimtest/probe", "CGO_ENABLED=0", "-ldflags", "-s -w"); err != nil {
 		return err
 	}
-	programs.shim = path
+	programs.shim, programs.built = path, programs.dir
 	return nil
 }
 

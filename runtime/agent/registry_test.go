@@ -1,0 +1,272 @@
+package agent_test
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"golang.org/x/crypto/bcrypt"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"kontiki/runtime/image"
+	"kontiki/runtime/shim/shimtest"
+)
+
+// realRegistry is Debian's docker-registry with TLS and basic authentication.
+type realRegistry struct {
+	t      *testing.T
+	host   string // 127.0.0.1:port
+	caFile string
+	client []remote.Option
+}
+
+const registryUser, registryPassword = "reader", "open sesame"
+
+// startRegistry runs the program that test/programs has fetched.
+func startRegistry(t *testing.T) *realRegistry {
+	t.Helper()
+	program, err := filepath.Abs("../../bin/test/docker-registry")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(program); err != nil {
+		t.Skip("bin/test holds no docker-registry: test/programs fetches it")
+	}
+	dir := t.TempDir()
+	r := &realRegistry{t: t, caFile: filepath.Join(dir, "cert.pem")}
+	pool := r.certify(dir)
+	hash, err := bcrypt.GenerateFromPassword([]byte(registryPassword), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := fmt.Sprintf("version: 0.1\nlog: {level: info}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: '127.0.0.1:0', tls: {certificate: %s, key: %s}}\nauth: {htpasswd: {realm: test, path: %s}}\n",
+		filepath.Join(dir, "data"), r.caFile, filepath.Join(dir, "key.pem"), filepath.Join(dir, "htpasswd"))
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "htpasswd"), []byte(registryUser+":"+string(hash)+"\n"), 0o600), os.WriteFile(filepath.Join(dir, "config.yml"), []byte(config), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "serve", filepath.Join(dir, "config.yml"))
+	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan struct{})
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-read
+		_ = cmd.Wait()
+	})
+	address := make(chan string, 1)
+	go func() {
+		defer close(read)
+		listening := regexp.MustCompile(`listening on (127\.0\.0\.1:\d+)`)
+		for sc := bufio.NewScanner(out); sc.Scan(); {
+			if m := listening.FindStringSubmatch(sc.Text()); m != nil {
+				address <- m[1]
+			}
+		}
+	}()
+	select {
+	case r.host = <-address:
+	case <-time.After(shimtest.Patience):
+		t.Fatal("waited for docker-registry to listen")
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
+	t.Cleanup(transport.CloseIdleConnections)
+	r.client = []remote.Option{remote.WithTransport(transport), remote.WithAuth(&authn.Basic{Username: registryUser, Password: registryPassword})}
+	return r
+}
+
+// certify makes the certificate that the registry shows, its own authority.
+func (r *realRegistry) certify(dir string) *x509.CertPool {
+	r.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "registry"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	if err := errors.Join(os.WriteFile(r.caFile, cert, 0o600), os.WriteFile(filepath.Join(dir, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600)); err != nil {
+		r.t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(cert)
+	return pool
+}
+
+// push makes an image of layers and returns its digest. A layer is the members of a tar.
+func (r *realRegistry) push(repository string, layers ...[]tar.Header) v1.Hash {
+	r.t.Helper()
+	img := mutate.MediaType(empty.Image, "application/vnd.docker.distribution.manifest.v2+json")
+	config, err := img.ConfigFile()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	config = config.DeepCopy()
+	config.OS, config.Architecture, config.Config.Entrypoint = "linux", hostArch(), []string{"/probe"}
+	if img, err = mutate.ConfigFile(img, config); err != nil {
+		r.t.Fatal(err)
+	}
+	for _, members := range layers {
+		var b bytes.Buffer
+		tw := tar.NewWriter(&b)
+		for _, h := range members {
+			body := []byte(h.Linkname)
+			if h.Linkname == "probe" {
+				if body, err = os.ReadFile(shimtest.Probe(r.t)); err != nil {
+					r.t.Fatal(err)
+				}
+			}
+			h.Typeflag, h.Linkname, h.Size, h.Mode = tar.TypeReg, "", int64(len(body)), 0o755
+			if err := tw.WriteHeader(&h); err != nil {
+				r.t.Fatal(err)
+			}
+			if _, err := tw.Write(body); err != nil {
+				r.t.Fatal(err)
+			}
+		}
+		if err := tw.Close(); err != nil {
+			r.t.Fatal(err)
+		}
+		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if img, err = mutate.AppendLayers(img, layer); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	ref, err := name.ParseReference(r.host + "/" + repository)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := remote.Write(ref, img, r.client...); err != nil {
+		r.t.Fatal(err)
+	}
+	digest, err := img.Digest()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return digest
+}
+
+// TestRealRegistry pulls from Debian's docker-registry: by tag and digest, with
+// a pod's credentials and the node's, through a mirror, and what must be refused.
+func TestRealRegistry(t *testing.T) {
+	reg := startRegistry(t)
+	good := reg.push("team/app:1", []tar.Header{{Name: "probe", Linkname: "probe"}}, []tar.Header{{Name: "etc/one", Linkname: "1"}}, []tar.Header{{Name: "etc/two", Linkname: "2"}})
+	reg.push("team/evil:1", []tar.Header{{Name: "probe", Linkname: "probe"}}, []tar.Header{{Name: "../../evil", Linkname: "x"}})
+	l := prepareLab(t)
+	l.registries = image.Registries{
+		Mirrors: map[string]image.Mirror{"registry.invalid": {Endpoints: []string{"https://" + reg.host}}},
+		Configs: map[string]image.RegistryConfig{reg.host: {TLS: &image.RegistryTLS{CAFile: reg.caFile}}},
+	}
+	l.begin()
+	t.Cleanup(func() { l.stop() })
+	login := `{"auths":{"` + reg.host + `":{"username":"` + registryUser + `","password":"` + registryPassword + `"}}}`
+	if _, err := l.client.CoreV1().Secrets("default").Create(t.Context(), &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "login", Namespace: "default"}, Type: corev1.SecretTypeDockerConfigJson, Data: map[string][]byte{corev1.DockerConfigJsonKey: []byte(login)},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	of := func(ref string, secrets ...string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Spec.Containers[0].Image, p.Spec.Containers[0].ImagePullPolicy = ref, corev1.PullAlways
+			for _, s := range secrets {
+				p.Spec.ImagePullSecrets = append(p.Spec.ImagePullSecrets, corev1.LocalObjectReference{Name: s})
+			}
+		}
+	}
+	app, byDigest := reg.host+"/team/app:1", reg.host+"/team/app@"+good.String()
+	l.pod("stranger", of(app), "run")
+	l.event("stranger", "Failed", "Error: ErrImagePull")
+	l.pod("tag", of(app, "login"), "run")
+	p := l.wait("tag", "to be ready", ready)
+	if s := p.Status.ContainerStatuses[0]; s.ImageID != byDigest || s.Image != app {
+		t.Errorf("image %s, id %s, want %s", s.Image, s.ImageID, byDigest)
+	}
+	l.event("tag", "Pulling", `Pulling image "`+app+`"`)
+	l.event("tag", "Pulled", `Successfully pulled image "`+app+`" in `)
+	l.pod("digest", of(byDigest, "login"), "run")
+	l.wait("digest", "to be ready", ready)
+	l.pod("untagged", of(reg.host+"/team/app:none", "login"), "run")
+	l.event("untagged", "Failed", "MANIFEST_UNKNOWN")
+
+	// The node's own credentials, in docker's format, are for everybody; mirrors have theirs in the registries.
+	if err := os.WriteFile(filepath.Join(l.data, "config.json"), []byte(login), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.pod("own", of(app), "run")
+	l.wait("own", "to be ready", ready)
+	l.pod("evil", of(reg.host+"/team/evil:1"), "run")
+	l.event("evil", "Failed", `path "../../evil" leaves the image`)
+	store, err := image.Open(filepath.Join(l.data, "images"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if img, err := store.Resolve(reg.host + "/team/evil:1"); err == nil {
+		t.Errorf("the refused image is kept: %+v", img)
+	}
+	for _, name := range []string{"stranger", "tag", "digest", "untagged", "own", "evil"} {
+		l.delete(name, 1)
+	}
+	l.clean()
+	l.stop()
+
+	config := l.registries.Configs[reg.host]
+	config.Auth = &image.RegistryAuth{Username: registryUser, Password: registryPassword}
+	l.registries.Configs[reg.host] = config
+	l.begin()
+	l.pod("mirrored", of("registry.invalid/team/app:1"), "run")
+	p = l.wait("mirrored", "to run what the mirror has", ready)
+	if s := p.Status.ContainerStatuses[0]; !strings.HasPrefix(s.ImageID, "registry.invalid/team/app@sha256:") {
+		t.Errorf("image id %s", s.ImageID)
+	}
+	l.delete("mirrored", 1)
+	l.clean()
+}
+
+func hostArch() string { return runtime.GOARCH }
