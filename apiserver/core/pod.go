@@ -59,6 +59,12 @@ func preparePod(_ context.Context, p, old *corev1.Pod) {
 		return
 	}
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: QOSClass(p)}
+	if len(p.Spec.SchedulingGates) > 0 {
+		p.Status.Conditions = []corev1.PodCondition{{
+			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonSchedulingGated,
+			Message: "Scheduling is blocked due to non-empty scheduling gates",
+		}}
+	}
 }
 
 // preparePodStatus keeps what only the API decides: who owns a pod, its ending,
