@@ -73,6 +73,8 @@ func (c *chain) admit(client kubernetes.Interface) error {
 		Services:   c.services,
 		Clients:    c.server.webhookClients(),
 		Stopped:    c.server.stopped,
+
+		Tolerations: *c.cfg.Tolerations,
 	})
 	return err
 }

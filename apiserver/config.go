@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/storage/value"
 
+	"kontiki/apiserver/admission"
 	"kontiki/apiserver/core"
 	"kontiki/apiserver/storage"
 )
@@ -49,12 +50,21 @@ type Config struct {
 	Agents AgentTransport
 	// Audit says which requests are noted; the zero value notes none.
 	Audit Audit
+	// Tolerations are how long pods that do not say it stay on a node that is not
+	// ready or unreachable; 30 s each when nil.
+	Tolerations *Tolerations
 	// Version is Kontiki's own; it is told beside the API's in /version.
 	Version string
 	Logger  *slog.Logger
 }
 
+// Tolerations are admission's.
+type Tolerations = admission.Tolerations
+
 func (c *Config) complete() error {
+	if c.Tolerations == nil {
+		c.Tolerations = &admission.ShortTolerations
+	}
 	switch {
 	case c.Store == nil:
 		return errors.New("apiserver: Config.Store is missing")

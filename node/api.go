@@ -88,6 +88,8 @@ func (n *node) apiConfig(front apiserver.FrontProxy) apiserver.Config {
 		Audit:      n.cfg.Audit,
 		Version:    n.cfg.Version,
 		Logger:     n.log.With("room", "apiserver"),
+
+		Tolerations: n.cfg.Tolerations,
 	}
 }
 

@@ -48,6 +48,10 @@ type Config struct {
 	// LoadBalancer says who answers for Services of that type: LoadBalancerNodes (the
 	// default) or LoadBalancerOff. The leader's word counts: say the same everywhere.
 	LoadBalancer string
+	// Tolerations are how long pods that do not say it stay on a node that is not
+	// ready or gone; nil is 30 s each. It holds for pods made through this node: say
+	// the same everywhere.
+	Tolerations *apiserver.Tolerations
 
 	// Audit says which requests this node's API notes; the zero value notes none.
 	Audit apiserver.Audit

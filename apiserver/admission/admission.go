@@ -67,6 +67,9 @@ type Config struct {
 	Services   webhook.ServiceResolver // where webhooks live that are Services
 	Clients    webhook.AuthenticationInfoResolverWrapper
 	Stopped    <-chan struct{} // ends what plugins do in the background
+
+	// Tolerations are written into pods that say nothing else.
+	Tolerations Tolerations
 }
 
 // New returns the chain, in upstream's order.
@@ -102,7 +105,7 @@ func New(cfg Config) (admission.Interface, error) {
 	plugins := []admission.Interface{
 		namespaces, newLimitRanger(cfg.Shared), newServiceAccount(cfg.Client, cfg.Shared),
 		newNodeRestriction(cfg.Client, cfg.Authorizer), newNodeTaint(), security,
-		newPriority(cfg.Client, cfg.Shared), newDefaultTolerations(), newDefaultStorage(cfg.Shared), newInUse(),
+		newPriority(cfg.Client, cfg.Shared), newDefaultTolerations(cfg.Tolerations), newDefaultStorage(cfg.Shared), newInUse(),
 		newResize(cfg.Shared), newRuntimeClass(cfg.Client, cfg.Shared), newSigners(cfg.Authorizer),
 		newDefaultIngress(cfg.Shared), newTopologyLabels(cfg.Client),
 		mutatePolicies, mutate, validatePolicies, validate,

@@ -3,26 +3,34 @@ package admission
 import (
 	"context"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/utils/ptr"
 )
 
-// tolerationSeconds is how long a pod stays bound to a node that is gone or not
-// ready, unless it says otherwise; upstream's default.
-const tolerationSeconds = int64(300)
+// Tolerations are how long pods that say nothing else about it stay bound to a node
+// that is not ready, or gone.
+type Tolerations struct{ NotReady, Unreachable time.Duration }
 
-// defaultTolerations lets every pod that says nothing else about it stay for
-// five minutes on a node that is unreachable or not ready.
-type defaultTolerations struct{ *admission.Handler }
+// ShortTolerations are the default. Upstream's are five minutes: there a control plane
+// may lose sight of nodes that are well. Here whoever decides has a quorum of them.
+var ShortTolerations = Tolerations{NotReady: 30 * time.Second, Unreachable: 30 * time.Second}
 
-func newDefaultTolerations() defaultTolerations {
-	return defaultTolerations{admission.NewHandler(admission.Create, admission.Update)}
+// defaultTolerations writes them into pods.
+type defaultTolerations struct {
+	*admission.Handler
+	Tolerations
+}
+
+func newDefaultTolerations(t Tolerations) defaultTolerations {
+	return defaultTolerations{admission.NewHandler(admission.Create, admission.Update), t}
 }
 
 // Admit implements admission.MutationInterface.
-func (defaultTolerations) Admit(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+func (d defaultTolerations) Admit(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
 	if a.GetResource().GroupResource() != corev1.Resource("pods") || a.GetSubresource() != "" {
 		return nil
 	}
@@ -30,13 +38,15 @@ func (defaultTolerations) Admit(_ context.Context, a admission.Attributes, _ adm
 	if !ok {
 		return apierrors.NewBadRequest(fmt.Sprintf("expected *core.Pod but got %T", a.GetObject()))
 	}
-	for _, taint := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
-		if tolerates(pod.Spec.Tolerations, taint) {
+	for _, of := range []struct {
+		taint string
+		stay  time.Duration
+	}{{corev1.TaintNodeNotReady, d.NotReady}, {corev1.TaintNodeUnreachable, d.Unreachable}} {
+		if tolerates(pod.Spec.Tolerations, of.taint) {
 			continue
 		}
-		seconds := tolerationSeconds
 		pod.Spec.Tolerations = append(pod.Spec.Tolerations, corev1.Toleration{
-			Key: taint, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &seconds,
+			Key: of.taint, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To(int64(of.stay / time.Second)),
 		})
 	}
 	return nil

@@ -5,9 +5,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"kontiki/apiserver"
 	"kontiki/node"
 )
 
@@ -87,6 +89,9 @@ node that is given others later does not start:
 	cfg.Settings = node.DefaultSettings()
 	flags.StringVar(&cfg.Settings.PodNetwork, "pod-network", "", "how a cluster that is founded links pods of different nodes: vxlan (the default), or host-gw for nodes on one segment")
 	flags.StringVar(&cfg.LoadBalancer, "load-balancer", node.LoadBalancerNodes, "who answers for Services of type LoadBalancer: nodes (each at its address) or off; the same on all nodes")
+	cfg.Tolerations = &apiserver.Tolerations{}
+	flags.DurationVar(&cfg.Tolerations.NotReady, "not-ready-toleration", 30*time.Second, "how long pods that do not say it stay on a node that is not ready; the same on all nodes")
+	flags.DurationVar(&cfg.Tolerations.Unreachable, "unreachable-toleration", 30*time.Second, "how long pods that do not say it stay on a node that is gone; the same on all nodes")
 	flags.StringVar(&cfg.LogStore, "log-store", "", "what a blank data directory keeps the Raft log in: boltdb (the default), or wal, which writes faster and is called experimental by its makers")
 	flags.StringVar(&cfg.RegistriesFile, "registries", "", "YAML file with mirrors, credentials and certificates of image registries; registries.yaml in the data directory by default")
 	flags.IntVar(&cfg.ImageGCHigh, "image-gc-high-threshold", 85, "per cent of the disk in use from which images that nothing uses are removed")
