@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -108,10 +109,17 @@ func (n *node) writeFrontProxy() (front apiserver.FrontProxy, err error) {
 	dir := filepath.Join(n.cfg.DataDir, "pki")
 	front = apiserver.FrontProxy{CertFile: filepath.Join(dir, "front-proxy.crt"), KeyFile: filepath.Join(dir, "front-proxy.key"), CA: x509.NewCertPool()}
 	front.CA.AddCert(authority.Cert)
-	if err := pki.WriteFile(front.KeyFile, key); err != nil {
-		return front, err
+	if err = pki.WriteFile(front.KeyFile, key); err == nil {
+		err = pki.WriteFile(front.CertFile, cert)
 	}
-	return front, pki.WriteFile(front.CertFile, cert)
+	if err != nil {
+		if _, old := tls.LoadX509KeyPair(front.CertFile, front.KeyFile); old != nil {
+			return front, err
+		}
+		// A full disk must not keep a node from starting: those before are good for a year.
+		n.log.Error("the certificate towards aggregated API servers cannot be renewed; the one before is used", "err", err)
+	}
+	return front, nil
 }
 
 // agents leads the API to the agents of nodes over the cluster port. It is

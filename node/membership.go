@@ -49,7 +49,8 @@ func (n *node) startMembership(life *lifecycle) error {
 const renewAfter = 60 * 24 * time.Hour
 
 // renewCertificates signs the node's own certificate, as every replica can, and
-// writes the admin's kubeconfig anew.
+// writes the admin's kubeconfig anew. A full disk must not keep a node from starting: if
+// the file cannot be written, the zero time has it tried again.
 func (n *node) renewCertificates() (at time.Time, addr netip.Addr, err error) {
 	at, addr = n.now(), n.advertise()
 	names := []string{
@@ -72,7 +73,9 @@ func (n *node) renewCertificates() (at time.Time, addr netip.Addr, err error) {
 	}
 	n.port.SetMembership(port.Membership{Authority: n.charter.trust.Authority, Cert: cert})
 	if err := n.writeKubeconfig(); err != nil {
-		return at, addr, fmt.Errorf("certificates: %w", err)
+		n.problems.report("kubeconfig", fmt.Sprintf("the admin's kubeconfig cannot be written, and may be out of date: %v", err))
+		return time.Time{}, addr, nil
 	}
+	n.problems.solved("kubeconfig")
 	return at, addr, nil
 }

@@ -103,6 +103,20 @@ func TestMembers(t *testing.T) {
 		c.runsPods(t, n4)
 	})
 	t.Run("a machine whose disk was lost takes its name back", func(t *testing.T) { c.diskLost(t, n1, n4) })
+	t.Run("a node of another cluster is refused, and both sides say so", func(t *testing.T) {
+		c.wipe(t, n4)
+		if err := c.Partition("n4|n1,n2,n3", ""); err != nil {
+			t.Fatal(err)
+		}
+		c.start(t, n4, "--expect", "1")
+		c.awaitAccount(t, n4, "n4 to be a cluster of its own", func(a account) bool { return a.Phase == "running" && len(a.Members) == 1 })
+		if err := c.Heal(); err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range []*lab.Host{n1, n4} {
+			c.awaitAccount(t, h, "a word about the other cluster", func(a account) bool { return a.complains("it belongs to cluster") })
+		}
+	})
 	t.Run("another join secret is refused, and both sides say so", func(t *testing.T) {
 		c.wipe(t, n4)
 		secret := filepath.Join(t.TempDir(), "secret")

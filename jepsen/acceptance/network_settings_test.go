@@ -16,7 +16,7 @@ import (
 // TestNetworkOfHostGateways tries the ways through a cluster whose nodes are each
 // other's gateways, without a tunnel.
 func TestNetworkOfHostGateways(t *testing.T) {
-	if os.Getenv("KONTIKI_LONG") == "" {
+	if !long() {
 		t.Skip("needs KONTIKI_LONG=1, as make jepsen sets it: TestNetwork takes the same ways")
 	}
 	c := newLab(t, lab.Config{Name: "nethg"}, 3)
