@@ -6,6 +6,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 
+	"kontiki/controllers/ephemeralvolume"
 	"kontiki/controllers/localpath"
 	"kontiki/controllers/volumebinder"
 	"kontiki/controllers/volumeprotection"
@@ -24,6 +25,9 @@ func volumeControllers(client kubernetes.Interface, shared informers.SharedInfor
 		}},
 		{name: volumeprotection.Name, needs: volumes, start: func() (runner, error) {
 			return volumeprotection.New(client, shared, log), nil
+		}},
+		{name: ephemeralvolume.Name, needs: kinds("v1", "persistentvolumeclaims"), start: func() (runner, error) {
+			return ephemeralvolume.New(client, shared, recorders.as(ephemeralvolume.Component), log), nil
 		}},
 	}
 }

@@ -46,7 +46,7 @@ func newFollower(client kubernetes.Interface, changed func([]string)) *follower 
 }
 
 // set says which pod there is; nil: it is gone from the node.
-func (f *follower) set(ctx context.Context, uid string, p *corev1.Pod) {
+func (f *follower) set(uid string, p *corev1.Pod) {
 	wanted := map[object]bool{}
 	if p != nil {
 		pod.VolumeObjects(p, func(secret bool, name string) { wanted[object{secret, p.Namespace, name}] = true })
@@ -67,7 +67,7 @@ func (f *follower) set(ctx context.Context, uid string, p *corev1.Pod) {
 	for o := range wanted {
 		w := f.watches[o]
 		if w == nil {
-			ctx, stop := context.WithCancel(ctx)
+			ctx, stop := context.WithCancel(context.Background()) // not the first pod's: until the last is gone, or close
 			w = &followed{pods: map[string]bool{}, stop: stop}
 			f.watches[o] = w
 			f.running.Go(func() { f.follow(ctx, o) })

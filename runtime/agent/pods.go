@@ -113,14 +113,14 @@ func (a *Agent) start(ctx context.Context, children *sync.WaitGroup, rec *pod.Re
 	a.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	children.Go(func() { r.poster.run(ctx) })
-	a.follow.set(ctx, uid, rec.Pod)
+	a.follow.set(uid, rec.Pod)
 	children.Go(func() {
 		defer cancel()
 		if r.worker.Run(ctx) {
 			a.mu.Lock()
 			delete(a.pods, uid)
 			a.mu.Unlock()
-			a.follow.set(ctx, uid, nil)
+			a.follow.set(uid, nil)
 		}
 	})
 	return r

@@ -212,6 +212,10 @@ func TestVolumesFollowTheirObjects(t *testing.T) {
 		t.Fatal(err)
 	}
 	strict := int32(0o400)
+	// A pod that came first, and is gone before anything changes.
+	shared := corev1.Volume{Name: "conf", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "conf"}}}}
+	l.pod("first", with(shared), "run")
+	l.wait("first", "to be ready", ready)
 	l.pod("p", func(p *corev1.Pod) {
 		p.Labels = map[string]string{"app": "one"}
 		with(
@@ -230,6 +234,7 @@ func TestVolumesFollowTheirObjects(t *testing.T) {
 	}
 	holds("conf", "key", "one")
 	holds("meta", "labels", `app="one"`)
+	l.delete("first", 1)
 	if fi, err := os.Stat(filepath.Join(l.data, "pods", "uid-p", "volumes.d", "conf", "key")); err != nil || fi.Mode().Perm() != 0o400 {
 		t.Errorf("defaultMode: %v %v", fi.Mode(), err)
 	}
