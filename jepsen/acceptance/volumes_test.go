@@ -65,8 +65,8 @@ func TestVolumes(t *testing.T) {
 	t.Run("a claim in use waits to be deleted, then its directory goes", func(t *testing.T) {
 		pv := v.of("data-db-2")
 		node := on["db-2"]
-		if !v.exists(node, pv.Spec.Local.Path) {
-			t.Errorf("%s is not on %s", pv.Spec.Local.Path, node)
+		if out, err := v.directory(node, pv.Spec.Local.Path); err != nil || out != "born\n" {
+			t.Errorf("%s on %s: %q, %v", pv.Spec.Local.Path, node, out, err)
 		}
 		c.kubectl(t, n1, "delete", "pvc", "data-db-2", "--wait=false")
 		c.kubectl(t, n1, "exec", "db-2", "--", "cat", "/data/born")
@@ -159,14 +159,16 @@ func (v volumes) of(claim string) *corev1.PersistentVolume {
 	return pv
 }
 
-func (v volumes) exists(node, path string) bool {
+// directory lists, in its host, where a volume lies.
+func (v volumes) directory(node, path string) (string, error) {
 	v.t.Helper()
 	host, err := v.Host(node)
 	if err != nil {
 		v.t.Fatal(err)
 	}
 	var out bytes.Buffer
-	return host.Exec(v.t.Context(), nil, &out, &out, "test", "-d", path) == nil
+	err = host.Exec(v.t.Context(), nil, &out, &out, "ls", path)
+	return out.String(), err
 }
 
 // reclaimed waits until claim, volume and directory are gone.
@@ -180,8 +182,8 @@ func (v volumes) reclaimed(claim string, pv *corev1.PersistentVolume, node strin
 		if _, err := v.client.CoreV1().PersistentVolumes().Get(ctx, pv.Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 			return errors.Join(err, errors.New("the volume is there"))
 		}
-		if v.exists(node, pv.Spec.Local.Path) {
-			return errors.New("the directory is there")
+		if out, err := v.directory(node, pv.Spec.Local.Path); err == nil || !strings.Contains(out, "No such file or directory") {
+			return fmt.Errorf("the directory is there: %q", out)
 		}
 		return nil
 	})

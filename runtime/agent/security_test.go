@@ -21,7 +21,7 @@ func TestSecurity(t *testing.T) {
 	}
 	unmasked, strict := corev1.UnmaskedProcMount, corev1.SupplementalGroupsPolicyStrict
 	status := []string{"file", "/proc/self/status"}
-	for _, c := range []struct {
+	cases := []struct {
 		name   string
 		pod    *corev1.PodSecurityContext
 		own    *corev1.SecurityContext
@@ -44,11 +44,14 @@ func TestSecurity(t *testing.T) {
 		{"pods-profile", &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeUnconfined}}, nil, status, []string{"Seccomp:\t0"}, false},
 		{"own-profile", nil, &corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost, LocalhostProfile: ptr("nolinks.json")}}, []string{"make-link", "a", "/b"}, []string{"operation not supported"}, true},
 		{"unmasked", nil, &corev1.SecurityContext{ProcMount: &unmasked}, []string{"stat", "/proc/interrupts"}, []string{"/proc/interrupts 444 0 0\n"}, false},
-	} {
+	}
+	for _, c := range cases {
 		l.pod(c.name, func(p *corev1.Pod) {
 			p.Spec.RestartPolicy = corev1.RestartPolicyNever
 			p.Spec.SecurityContext, p.Spec.Containers[0].SecurityContext = c.pod, c.own
 		}, c.args...)
+	}
+	for _, c := range cases {
 		p := l.wait(c.name, "to end", func(p *corev1.Pod) bool {
 			return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 		})

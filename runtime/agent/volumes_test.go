@@ -272,31 +272,33 @@ func TestVolumesOfTheHost(t *testing.T) {
 	of := func(path string, kind corev1.HostPathType) corev1.Volume {
 		return corev1.Volume{Name: "host", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: filepath.Join(host, path), Type: &kind}}}
 	}
-	for _, right := range []struct {
+	rights := []struct {
 		name string
 		v    corev1.Volume
 	}{
 		{"dir", of(".", corev1.HostPathDirectory)}, {"newdir", of("a/b", corev1.HostPathDirectoryOrCreate)}, {"file", of("file", corev1.HostPathFile)},
 		{"newfile", of("fresh", corev1.HostPathFileOrCreate)}, {"any", of("c", corev1.HostPathUnset)},
-	} {
-		l.pod(right.name, with(right.v), "stat", "/host")
-		l.succeeds(right.name)
-		l.delete(right.name, 1)
 	}
-	for _, wrong := range []struct {
+	wrongs := []struct {
 		name, words string
 		v           corev1.Volume
 	}{
-		{"nodir", "file is not a directory", of("file", corev1.HostPathDirectory)}, {"nofile", "host is not a file", corev1.Volume{Name: "host", VolumeSource: of(".", corev1.HostPathFile).VolumeSource}},
+		{"nodir", "file is not a directory", of("file", corev1.HostPathDirectory)}, {"nofile", host + " is not a file", of(".", corev1.HostPathFile)},
 		{"absent", "absent is not a directory", of("absent", corev1.HostPathDirectory)}, {"nosock", "file is not a socket file", of("file", corev1.HostPathSocket)},
 		{"nochar", "file is not a character device", of("file", corev1.HostPathCharDev)}, {"noblock", "file is not a block device", of("file", corev1.HostPathBlockDev)},
-	} {
+	}
+	for _, right := range rights {
+		l.pod(right.name, with(right.v), "stat", "/host")
+	}
+	for _, wrong := range wrongs {
 		l.pod(wrong.name, with(wrong.v), "run")
-		words := wrong.words
-		if wrong.name == "nofile" {
-			words = host + " is not a file"
-		}
-		l.told(wrong.name, "FailedMount", words)
+	}
+	for _, right := range rights {
+		l.succeeds(right.name)
+		l.delete(right.name, 1)
+	}
+	for _, wrong := range wrongs {
+		l.told(wrong.name, "FailedMount", wrong.words)
 		l.told(wrong.name, "FailedMount", `MountVolume.SetUp failed for volume "host" : hostPath type check failed: `)
 		l.delete(wrong.name, 1)
 	}
