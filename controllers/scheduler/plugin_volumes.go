@@ -30,6 +30,7 @@ const noProvisioner = "kubernetes.io/no-provisioner"
 type podClaims struct {
 	view           *volumeView
 	bound, delayed []*corev1.PersistentVolumeClaim
+	free           map[string][]*corev1.PersistentVolume // by class, of delayed claims
 }
 
 // claimsOf sorts a pod's claims. why is a reason for the pod to wait, wherever it would go.
@@ -53,6 +54,12 @@ func (v *volumeView) claimsOf(pod *corev1.Pod) (p podClaims, why string) {
 			p.bound = append(p.bound, claim)
 		case claim.Spec.VolumeName == "" && v.waitsForConsumer(claim):
 			p.delayed = append(p.delayed, claim)
+			if class := storage.GetPersistentVolumeClaimClass(claim); p.free[class] == nil {
+				if p.free == nil {
+					p.free = map[string][]*corev1.PersistentVolume{}
+				}
+				p.free[class] = v.volumes(class)
+			}
 		default:
 			return p, reasonImmediate
 		}
@@ -91,7 +98,7 @@ func (p podClaims) on(node *corev1.Node) (found podVolumes, reasons []string) {
 	}
 	taken := p.view.assumed.taken
 	for _, claim := range p.delayed {
-		v, provision := p.view.choose(claim, node, taken)
+		v, provision := p.choose(claim, node, taken)
 		switch {
 		case v != nil:
 			found.bind = append(found.bind, volumeBinding{claim, v})
@@ -107,7 +114,8 @@ func (p podClaims) on(node *corev1.Node) (found podVolumes, reasons []string) {
 }
 
 // choose is the volume that a claim gets on a node, or whether one is made for it there.
-func (v *volumeView) choose(claim *corev1.PersistentVolumeClaim, node *corev1.Node, taken map[string]*corev1.PersistentVolume) (found *corev1.PersistentVolume, provision bool) {
+func (p podClaims) choose(claim *corev1.PersistentVolumeClaim, node *corev1.Node, taken map[string]*corev1.PersistentVolume) (found *corev1.PersistentVolume, provision bool) {
+	v := p.view
 	if name, ok := v.assumed.volumeOf[claim.UID]; ok { // by another pod that shares the claim
 		if found = v.assumed.taken[name]; storage.CheckNodeAffinity(found, node.Labels) != nil {
 			return nil, false
@@ -122,7 +130,7 @@ func (v *volumeView) choose(claim *corev1.PersistentVolumeClaim, node *corev1.No
 		return nil, selected == node.Name
 	}
 	const delay, attributesClasses = true, true
-	found, err := storage.FindMatchingVolume(claim, v.volumes(storage.GetPersistentVolumeClaimClass(claim)), node, taken, delay, attributesClasses)
+	found, err := storage.FindMatchingVolume(claim, p.free[storage.GetPersistentVolumeClaimClass(claim)], node, taken, delay, attributesClasses)
 	if found != nil || err != nil { // an error is a selector that the API has refused
 		return found, false
 	}

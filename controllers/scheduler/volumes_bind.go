@@ -85,7 +85,8 @@ func (s *volumeStore) ofClass(class string) []*corev1.PersistentVolume {
 	}
 	of := all[:0:0]
 	for _, v := range all {
-		if storage.GetPersistentVolumeClass(v) == class {
+		free := v.Status.Phase != corev1.VolumeBound && v.Status.Phase != corev1.VolumeReleased && v.Status.Phase != corev1.VolumeFailed
+		if free && storage.GetPersistentVolumeClass(v) == class {
 			of = append(of, v)
 		}
 	}
