@@ -96,6 +96,9 @@ func (s *System) Ensure(ctx context.Context) error {
 	addrs := slices.Clone(s.Endpoints())
 	slices.SortFunc(addrs, netip.AddrPort.Compare)
 	addrs = slices.Compact(addrs)
+	if err := s.serviceCIDR(ctx); err != nil {
+		return fmt.Errorf("service CIDR %s: %w", defaultServiceCIDR, err)
+	}
 	if err := s.service(ctx, addrs); err != nil {
 		return fmt.Errorf("service default/kubernetes: %w", err)
 	}

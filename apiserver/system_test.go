@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kontiki/apiserver/storage"
@@ -35,6 +36,10 @@ func TestSystem(t *testing.T) {
 	authentication, err := client.CoreV1().ConfigMaps("kube-system").Get(t.Context(), "extension-apiserver-authentication", metav1.GetOptions{})
 	if err != nil || authentication.Data["requestheader-client-ca-file"] != "front" {
 		t.Fatalf("%v %v", authentication, err)
+	}
+	cidr, err := client.NetworkingV1().ServiceCIDRs().Get(t.Context(), "kubernetes", metav1.GetOptions{})
+	if err != nil || cidr.Spec.CIDRs[0] != "10.43.0.0/16" || !meta.IsStatusConditionTrue(cidr.Status.Conditions, "Ready") {
+		t.Fatalf("%v %v", cidr, err)
 	}
 	settled(t, s)
 	revision := store.View().Revision()

@@ -22,9 +22,10 @@ func horizontalPodAutoscalers() kind.Definition {
 	doc := autoscalingv2.HorizontalPodAutoscalerSpec{}.SwaggerDoc()
 	return &kind.Kind[*autoscalingv2.HorizontalPodAutoscaler]{
 		Resource: "horizontalpodautoscalers", Singular: "horizontalpodautoscaler", ShortNames: []string{"hpa"}, Categories: []string{"all"},
-		New:     func() *autoscalingv2.HorizontalPodAutoscaler { return &autoscalingv2.HorizontalPodAutoscaler{} },
-		NewList: func() runtime.Object { return &autoscalingv2.HorizontalPodAutoscalerList{} },
-		Default: defaultAutoscaler,
+		New:        func() *autoscalingv2.HorizontalPodAutoscaler { return &autoscalingv2.HorizontalPodAutoscaler{} },
+		NewList:    func() runtime.Object { return &autoscalingv2.HorizontalPodAutoscalerList{} },
+		Default:    defaultAutoscaler,
+		Generation: func(h *autoscalingv2.HorizontalPodAutoscaler) any { return h.Spec },
 		Validate: func(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 			return validateAutoscaler(h, validateScaled)
 		},

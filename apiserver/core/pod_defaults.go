@@ -24,6 +24,9 @@ func orPtr[T any](p **T, v T) {
 
 // defaultPod fills in upstream's defaults.
 func defaultPod(p *corev1.Pod) {
+	if grace := p.Spec.TerminationGracePeriodSeconds; grace != nil && *grace < 0 { // in templates it stays
+		p.Spec.TerminationGracePeriodSeconds = new(int64(1))
+	}
 	DefaultPodSpec(&p.Spec)
 	orPtr(&p.Spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
 	if p.Spec.HostNetwork {
@@ -56,10 +59,6 @@ func syncPodIPs(s *corev1.PodStatus) {
 // DefaultPodTemplate fills in the defaults of a template in a workload.
 func DefaultPodTemplate(t *corev1.PodTemplateSpec) {
 	DefaultPodSpec(&t.Spec)
-	if t.Spec.HostNetwork {
-		defaultHostPorts(t.Spec.Containers)
-		defaultHostPorts(t.Spec.InitContainers)
-	}
 }
 
 // DefaultPodSpec fills in what pods and templates share.

@@ -118,11 +118,6 @@ func roleBindings(guard Guard) kind.Definition {
 		CreateOnUpdate: true,
 		Default: func(b *rbacv1.RoleBinding) {
 			defaultBinding(&b.RoleRef, b.Subjects)
-			for i := range b.Subjects {
-				if s := &b.Subjects[i]; s.Kind == rbacv1.ServiceAccountKind {
-					kind.SetDefault(&s.Namespace, b.Namespace)
-				}
-			}
 		},
 		Validate: func(b *rbacv1.RoleBinding) field.ErrorList {
 			return validateBinding(b.RoleRef, b.Subjects, true)

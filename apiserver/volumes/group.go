@@ -226,12 +226,13 @@ func csiDrivers() kind.Definition {
 		New:           func() *storagev1.CSIDriver { return &storagev1.CSIDriver{} },
 		NewList:       func() runtime.Object { return &storagev1.CSIDriverList{} },
 		ReturnDeleted: true,
-		Generation:    func(d *storagev1.CSIDriver) any { return d.Spec },
+		Generation:    func(d *storagev1.CSIDriver) any { return d.Spec }, // upstream counts from 0
 		Default: func(d *storagev1.CSIDriver) {
 			s := &d.Spec
 			kind.SetDefaultPtr(&s.AttachRequired, true)
 			kind.SetDefaultPtr(&s.PodInfoOnMount, false)
 			kind.SetDefaultPtr(&s.StorageCapacity, false)
+			kind.SetDefaultPtr(&s.PreventPodSchedulingIfMissing, false)
 			kind.SetDefaultPtr(&s.FSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)
 			kind.SetDefaultPtr(&s.RequiresRepublish, false)
 			kind.SetDefaultPtr(&s.SELinuxMount, false)
