@@ -89,16 +89,17 @@ func TestCrashesLeakNothing(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- network.Run(ctx) }()
 	defer func() { cancel(); <-ended; network.Close() }()
+	eventually(t, "the node has its subnet", network.Ready)
 	held := map[netip.Addr]string{}
-	for i, ns := range c.pods {
-		addrs, err := network.Attach(ctx, PodAttachment{UID: fmt.Sprint("pod-", i), NetNS: ns})
-		if err != nil {
-			t.Fatal(err)
+	for _, rec := range network.book.Records() {
+		addrs, err := network.Attach(ctx, PodAttachment{UID: rec.UID, NetNS: rec.NetNS})
+		if err != nil || addrs[0] != rec.Addrs[0] {
+			t.Errorf("%s had %s and has %v, %v", rec.UID, rec.Addrs[0], addrs, err)
 		}
-		if other, taken := held[addrs[0]]; taken {
-			t.Errorf("pod %d has the address of pod %s", i, other)
+		if other, taken := held[rec.Addrs[0]]; taken {
+			t.Errorf("%s has the address of %s", rec.UID, other)
 		}
-		held[addrs[0]] = fmt.Sprint(i)
+		held[rec.Addrs[0]] = rec.UID
 	}
 	if err := network.Retain(ctx, nil); err != nil {
 		t.Fatal(err)
@@ -106,9 +107,12 @@ func TestCrashesLeakNothing(t *testing.T) {
 	if recs := network.book.Records(); len(recs) > 0 {
 		t.Errorf("records are left: %v", recs)
 	}
-	if names := podLinks(t, c.node); len(names) > 0 {
-		t.Errorf("links are left: %v", names)
-	}
+	eventually(t, "no pod's link is left", func() error {
+		if names := podLinks(t, c.node); len(names) > 0 {
+			return fmt.Errorf("%v", names)
+		}
+		return nil
+	})
 }
 
 func podLinks(t *testing.T, ns netns.NsHandle) (names []string) {
