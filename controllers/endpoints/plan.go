@@ -4,14 +4,11 @@ import (
 	"cmp"
 	"encoding/json"
 	"maps"
-	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/utils/ptr"
 
 	"kontiki/controllers/podview"
 )
@@ -62,8 +59,9 @@ func plan(service *corev1.Service, pods []*corev1.Pod, have *corev1.Endpoints) *
 // in one order.
 func pack(service *corev1.Service, pods []*corev1.Pod) []corev1.EndpointSubset {
 	byPorts := map[string]*corev1.EndpointSubset{}
+	six := len(service.Spec.IPFamilies) > 0 && service.Spec.IPFamilies[0] == corev1.IPv6Protocol // one family only
 	for _, pod := range pods {
-		ip := address(service, pod)
+		ip := podview.Address(pod, six)
 		if ip == "" || podview.Finished(pod) || pod.DeletionTimestamp != nil {
 			continue
 		}
@@ -107,25 +105,10 @@ func nonEmpty(s string) *string {
 	return &s
 }
 
-// address is the pod's of the Service's first family.
-func address(service *corev1.Service, pod *corev1.Pod) string {
-	six := len(service.Spec.IPFamilies) > 0 && service.Spec.IPFamilies[0] == corev1.IPv6Protocol
-	ips := pod.Status.PodIPs
-	if len(ips) == 0 && pod.Status.PodIP != "" {
-		ips = []corev1.PodIP{{IP: pod.Status.PodIP}}
-	}
-	for _, ip := range ips {
-		if addr, err := netip.ParseAddr(ip.IP); err == nil && addr.Is6() == six {
-			return ip.IP
-		}
-	}
-	return ""
-}
-
 func portsOf(service *corev1.Service, pod *corev1.Pod) []corev1.EndpointPort {
 	var ports []corev1.EndpointPort
 	for _, p := range service.Spec.Ports {
-		if number, ok := targetPort(p, pod); ok {
+		if number, ok := podview.TargetPort(p, pod); ok {
 			ports = append(ports, corev1.EndpointPort{Name: p.Name, Port: number, Protocol: cmp.Or(p.Protocol, corev1.ProtocolTCP), AppProtocol: p.AppProtocol})
 		}
 	}
@@ -133,22 +116,6 @@ func portsOf(service *corev1.Service, pod *corev1.Pod) []corev1.EndpointPort {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
 	})
 	return ports
-}
-
-func targetPort(p corev1.ServicePort, pod *corev1.Pod) (int32, bool) {
-	if p.TargetPort.Type == intstr.Int {
-		return cmp.Or(p.TargetPort.IntVal, p.Port), true
-	}
-	for _, c := range append(slices.Clone(pod.Spec.Containers), slices.DeleteFunc(slices.Clone(pod.Spec.InitContainers), func(c corev1.Container) bool {
-		return ptr.Deref(c.RestartPolicy, "") != corev1.ContainerRestartPolicyAlways
-	})...) {
-		for _, port := range c.Ports {
-			if port.Name == p.TargetPort.StrVal && cmp.Or(port.Protocol, corev1.ProtocolTCP) == cmp.Or(p.Protocol, corev1.ProtocolTCP) {
-				return port.ContainerPort, true
-			}
-		}
-	}
-	return 0, false
 }
 
 func keyOf(ports []corev1.EndpointPort) string {

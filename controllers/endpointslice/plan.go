@@ -11,7 +11,6 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
 	"kontiki/controllers/podview"
@@ -99,14 +98,8 @@ func families(service *corev1.Service) []discoveryv1.AddressType {
 }
 
 func addressesOf(pod *corev1.Pod, family discoveryv1.AddressType) []string {
-	ips := pod.Status.PodIPs
-	if len(ips) == 0 && pod.Status.PodIP != "" {
-		ips = []corev1.PodIP{{IP: pod.Status.PodIP}}
-	}
-	for _, ip := range ips {
-		if addr, err := netip.ParseAddr(ip.IP); err == nil && addr.Is6() == (family == discoveryv1.AddressTypeIPv6) {
-			return []string{ip.IP}
-		}
+	if ip := podview.Address(pod, family == discoveryv1.AddressTypeIPv6); ip != "" {
+		return []string{ip}
 	}
 	return nil
 }
@@ -116,7 +109,7 @@ func addressesOf(pod *corev1.Pod, family discoveryv1.AddressType) []string {
 func portsOf(service *corev1.Service, pod *corev1.Pod) []discoveryv1.EndpointPort {
 	var ports []discoveryv1.EndpointPort
 	for _, p := range service.Spec.Ports {
-		number, ok := targetPort(p, pod)
+		number, ok := podview.TargetPort(p, pod)
 		if !ok {
 			continue
 		}
@@ -127,29 +120,6 @@ func portsOf(service *corev1.Service, pod *corev1.Pod) []discoveryv1.EndpointPor
 		ports = append(ports, discoveryv1.EndpointPort{Name: ptr.To(p.Name), Port: &number, Protocol: &protocol, AppProtocol: p.AppProtocol})
 	}
 	return ports
-}
-
-func targetPort(p corev1.ServicePort, pod *corev1.Pod) (int32, bool) {
-	if p.TargetPort.Type == intstr.Int {
-		if p.TargetPort.IntVal == 0 {
-			return p.Port, true
-		}
-		return p.TargetPort.IntVal, true
-	}
-	containers := slices.Clone(pod.Spec.Containers)
-	for _, c := range pod.Spec.InitContainers {
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			containers = append(containers, c)
-		}
-	}
-	for _, c := range containers {
-		for _, port := range c.Ports {
-			if port.Name == p.TargetPort.StrVal && cmp.Or(port.Protocol, corev1.ProtocolTCP) == cmp.Or(p.Protocol, corev1.ProtocolTCP) {
-				return port.ContainerPort, true
-			}
-		}
-	}
-	return 0, false
 }
 
 func endpoint(service *corev1.Service, pod *corev1.Pod, addresses []string, zone func(string) string) discoveryv1.Endpoint {

@@ -72,7 +72,7 @@ func requests(pods []*corev1.Pod, resource corev1.ResourceName, container string
 				continue
 			}
 		}
-		for _, c := range lasting(pod) {
+		for _, c := range podview.Lasting(pod) {
 			if container != "" && c.Name != container {
 				continue
 			}
@@ -89,17 +89,6 @@ func requests(pods []*corev1.Pod, resource corev1.ResourceName, container string
 		all[pod.Name] = sum
 	}
 	return all, nil
-}
-
-// lasting are the containers that run as long as the pod does.
-func lasting(pod *corev1.Pod) []corev1.Container {
-	all := append([]corev1.Container(nil), pod.Spec.Containers...)
-	for _, c := range pod.Spec.InitContainers {
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			all = append(all, c)
-		}
-	}
-	return all
 }
 
 // ratio is how much the samples are of what they should be, with what is shown of

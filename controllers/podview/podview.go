@@ -6,11 +6,15 @@
 package podview
 
 import (
+	"cmp"
+	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -109,4 +113,46 @@ func Available(pod *corev1.Pod, minReadySeconds int32, now time.Time) (available
 		return true, 0
 	}
 	return false, at.Sub(now)
+}
+
+// Lasting are the containers that run as long as the pod does: its own and its
+// sidecars, which are init containers that are always restarted.
+func Lasting(pod *corev1.Pod) []corev1.Container {
+	all := slices.Clone(pod.Spec.Containers)
+	for _, c := range pod.Spec.InitContainers {
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// Address is the pod's address of a family, empty if it has none yet.
+func Address(pod *corev1.Pod, six bool) string {
+	ips := pod.Status.PodIPs
+	if len(ips) == 0 && pod.Status.PodIP != "" {
+		ips = []corev1.PodIP{{IP: pod.Status.PodIP}}
+	}
+	for _, ip := range ips {
+		if addr, err := netip.ParseAddr(ip.IP); err == nil && addr.Is6() == six {
+			return ip.IP
+		}
+	}
+	return ""
+}
+
+// TargetPort is the number that a Service's port has on the pod; a name that none of
+// its containers has is not found.
+func TargetPort(p corev1.ServicePort, pod *corev1.Pod) (number int32, found bool) {
+	if p.TargetPort.Type == intstr.Int {
+		return cmp.Or(p.TargetPort.IntVal, p.Port), true
+	}
+	for _, c := range Lasting(pod) {
+		for _, port := range c.Ports {
+			if port.Name == p.TargetPort.StrVal && cmp.Or(port.Protocol, corev1.ProtocolTCP) == cmp.Or(p.Protocol, corev1.ProtocolTCP) {
+				return port.ContainerPort, true
+			}
+		}
+	}
+	return 0, false
 }

@@ -83,10 +83,10 @@ func (c *nodeCache) setPod(pod *corev1.Pod) *placed {
 }
 
 // onlyBound says whether two versions of a pod differ in nothing that was worked
-// out of it: its spec does not change but for its node, and its labels are the same.
+// out of it: it was given its node, or began to run there.
 func onlyBound(before, after *corev1.Pod) bool {
-	return before.Spec.NodeName == "" && (before.DeletionTimestamp == nil) == (after.DeletionTimestamp == nil) &&
-		len(before.Status.ContainerStatuses) == 0 && len(after.Status.ContainerStatuses) == 0 &&
+	return (before.Spec.NodeName == "" && len(after.Status.ContainerStatuses) == 0 || before.Generation == after.Generation) &&
+		(before.DeletionTimestamp == nil) == (after.DeletionTimestamp == nil) &&
 		equality.Semantic.DeepEqual(before.Labels, after.Labels)
 }
 

@@ -2,13 +2,16 @@ package scheduler
 
 import (
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"kontiki/controllers/plantest"
 )
@@ -103,6 +106,27 @@ func names(pods []*placed) (all []string) {
 		all = append(all, p.pod.Name)
 	}
 	return all
+}
+
+// A pod that was placed here is told apart by when it began to run, once that is known.
+func TestThePodThatRunsLongerStays(t *testing.T) {
+	cache := newCache()
+	cache.setNode(complete(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{"pods": resource.MustParse("2")}}}))
+	for i, name := range []string{"old", "young"} {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID("z" + name)}}
+		cache.assume(place(pod), "n")
+		bound := pod.DeepCopy()
+		bound.Spec.NodeName = "n"
+		cache.setPod(bound)
+		running := bound.DeepCopy()
+		running.Status.StartTime = &metav1.Time{Time: time.Unix(int64(i), 0)}
+		cache.setPod(running)
+	}
+	important := place(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", UID: "p"}, Spec: corev1.PodSpec{Priority: ptr.To[int32](5)}})
+	d := plan(Snapshot{nodes: cache.infos()}, profiles{Component: defaultOptions().build()}, []*placed{important})[0]
+	if got := names(d.room.victims); len(got) != 1 || got[0] != "young" {
+		t.Errorf("victims are %v (%s), want young", got, d.message)
+	}
 }
 
 func TestNodeInfosAreReplacedNotChanged(t *testing.T) {

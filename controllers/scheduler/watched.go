@@ -292,6 +292,9 @@ func (s *Scheduler) podBound(before, after *corev1.Pod) {
 		return
 	}
 	if sameToPlanning(before, after) {
+		if before.Status.StartTime == nil && after.Status.StartTime != nil {
+			s.cache.setPod(after) // who runs longest is the last to be preempted
+		}
 		return
 	}
 	e := change{pod: s.cache.setPod(after)}
