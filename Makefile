@@ -54,7 +54,7 @@ jepsen: build ## prove it at length: ROUNDS=50 faults each, in clusters of 3 and
 	@for nodes in 3 5; do \
 		echo "== clusters of $$nodes, $(ROUNDS) rounds"; \
 		KONTIKI_BIN="$(CURDIR)/bin/kontiki" KONTIKI_ROUNDS=$(ROUNDS) KONTIKI_NODES=$$nodes \
-			KONTIKI_LONG=1 $(GO) test -tags seccomp -count=1 -timeout 4h -v -run '^(TestGround|TestFormation.*|TestReaddressing|TestNetworkFaults|TestNetworkOfHostGateways)$$' ./jepsen/acceptance || exit 1; \
+			KONTIKI_LONG=1 $(GO) test -tags seccomp -count=1 -timeout 4h -v -run '^(TestGround|TestLoad|TestFormation.*|TestReaddressing|TestNetworkFaults|TestNetworkOfHostGateways)$$' ./jepsen/acceptance || exit 1; \
 	done
 
 up: build ## start a cluster of three virtual hosts on this machine

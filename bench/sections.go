@@ -61,6 +61,10 @@ var sections = []section{
 		},
 	},
 	{
+		name: "control", about: "controllers and scheduler over the API of three nodes, on simulated nodes (needs root)",
+		program: "bench/control", needs: []string{"kontiki"},
+	},
+	{
 		name: "runtime", about: "containers and pods of one node (needs root)",
 		packages: []string{"runtime/shim", "runtime/agent"},
 		rows: []named{

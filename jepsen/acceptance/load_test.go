@@ -27,7 +27,7 @@ import (
 // and a user who gets a certificate.
 func TestLoad(t *testing.T) {
 	if os.Getenv("KONTIKI_LONG") == "" {
-		t.Skip("takes minutes: needs KONTIKI_LONG=1, as make jepsen sets it")
+		t.Skip("needs KONTIKI_LONG=1, as make jepsen sets it: it takes a minute")
 	}
 	c := newCluster(t, "load", 3)
 	c.busybox(t)
