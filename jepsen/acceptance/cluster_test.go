@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -112,6 +114,7 @@ func newLab(t *testing.T, cfg lab.Config, nodes int) *cluster {
 		t.Skip("needs root: a lab makes network and mount namespaces")
 	}
 	cfg.Binary = bin
+	reserve(t, cfg.Name)
 	if err := lab.Down(cfg); err != nil { // of a run that was cut off
 		t.Fatal(err)
 	}
@@ -128,6 +131,32 @@ func newLab(t *testing.T, cfg lab.Config, nodes int) *cluster {
 		}
 	})
 	return &cluster{l, bin}
+}
+
+// reserve waits until no other run of the tests on this machine uses a lab of that name,
+// which this one would take down. The name is let go with the process, however it ends.
+func reserve(t *testing.T, name string) {
+	t.Helper()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for first := true; ; first = false {
+		held, err := net.Listen("unix", "@kontiki-acceptance-"+name)
+		if err == nil {
+			t.Cleanup(func() { held.Close() })
+			return
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			t.Fatal(err)
+		}
+		if first {
+			t.Logf("another run of the tests uses the lab %q; waiting for its end", name)
+		}
+		select {
+		case <-tick.C:
+		case <-t.Context().Done():
+			t.Fatal("waited in vain for the lab " + name)
+		}
+	}
 }
 
 // showLogs prints the end of each node's log.
