@@ -61,8 +61,8 @@ func ringKeys(r pki.Rotation) gossip.Keys {
 // rotation is the join secret that this node uses now.
 func (n *node) rotation() pki.Rotation { return *n.secret.Load() }
 
-// takeSecret takes a later step of the join secret. It is called by one goroutine at a
-// time, see followSecret and askForSecret.
+// takeSecret takes a later step of the join secret; an earlier one, or the same, changes
+// nothing.
 func (n *node) takeSecret(r pki.Rotation) error {
 	n.secretMu.Lock()
 	defer n.secretMu.Unlock()
