@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -134,8 +135,14 @@ func Run(ctx context.Context, config Config) error {
 }
 
 func assemble(config Config, shared informers.SharedInformerFactory, recorders *recorders) []controller {
+	return slices.Concat(workloadControllers(config, shared, recorders), serviceControllers(config, shared, recorders),
+		clusterControllers(config, shared, recorders), volumeControllers(config.Client, shared, recorders, config.Logger))
+}
+
+// workloadControllers make pods, size them, and give them nodes.
+func workloadControllers(config Config, shared informers.SharedInformerFactory, recorders *recorders) []controller {
 	log, client := config.Logger, config.Client
-	all := []controller{
+	return []controller{
 		{name: replicaset.Name, start: func() (runner, error) {
 			return replicaset.New(client, shared, recorders.as(replicaset.Component), log, time.Now), nil
 		}},
@@ -157,17 +164,46 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 		{name: cronjob.Name, needs: kinds("batch/v1", "jobs", "cronjobs"), start: func() (runner, error) {
 			return cronjob.New(client, shared, recorders.as(cronjob.Component), log, time.Now), nil
 		}},
-		{name: namespacedefaults.Name, needs: kinds("v1", "serviceaccounts", "configmaps"), start: func() (runner, error) {
-			return namespacedefaults.New(client, shared, string(config.RootCA), log), nil
-		}},
 		{name: disruption.Name, needs: append(kinds("policy/v1", "poddisruptionbudgets"), append(kinds("apps/v1", "statefulsets"), kinds("v1", "replicationcontrollers")...)...), start: func() (runner, error) {
 			return disruption.New(client, shared, config.Targets, recorders.as(disruption.Component), log, time.Now), nil
 		}},
+		{name: scheduler.Name, start: func() (runner, error) {
+			return scheduler.New(config.SchedulerClient, shared, recorders.asScheduler(), log, time.Now), nil
+		}},
+		{name: hpa.Name, needs: kinds("autoscaling/v2", "horizontalpodautoscalers"), start: func() (runner, error) {
+			return hpa.New(client, shared, config.Targets, config.Metrics, recorders.as(hpa.Component), log, time.Now), nil
+		}},
+	}
+}
+
+// serviceControllers tell where Services are.
+func serviceControllers(config Config, shared informers.SharedInformerFactory, recorders *recorders) []controller {
+	log, client := config.Logger, config.Client
+	all := []controller{
 		{name: endpointslice.Name, start: func() (runner, error) {
 			return endpointslice.New(client, shared, recorders.as(endpointslice.Component), log, time.Now), nil
 		}},
-		{name: scheduler.Name, start: func() (runner, error) {
-			return scheduler.New(config.SchedulerClient, shared, recorders.asScheduler(), log, time.Now), nil
+		{name: endpoints.Name, needs: kinds("v1", "endpoints"), start: func() (runner, error) {
+			return endpoints.New(client, shared, recorders.as(endpoints.Component), log), nil
+		}},
+		{name: slicemirror.Name, needs: kinds("v1", "endpoints"), start: func() (runner, error) {
+			return slicemirror.New(client, shared, recorders.as(slicemirror.Component), log), nil
+		}},
+	}
+	if config.LoadBalancer {
+		all = append(all, controller{name: loadbalancer.Name, start: func() (runner, error) {
+			return loadbalancer.New(client, shared, recorders.as(loadbalancer.Component), log, config.ReservedPorts), nil
+		}})
+	}
+	return all
+}
+
+// clusterControllers look after nodes, namespaces, access and what nobody owns.
+func clusterControllers(config Config, shared informers.SharedInformerFactory, recorders *recorders) []controller {
+	log, client := config.Logger, config.Client
+	all := []controller{
+		{name: namespacedefaults.Name, needs: kinds("v1", "serviceaccounts", "configmaps"), start: func() (runner, error) {
+			return namespacedefaults.New(client, shared, string(config.RootCA), log), nil
 		}},
 		{name: podsubnet.Name, start: func() (runner, error) {
 			return podsubnet.New(client, shared, recorders.as(podsubnet.Component), log, config.ClusterCIDR, config.NodePrefixLen)
@@ -181,17 +217,8 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 		{name: podgc.Name, start: func() (runner, error) {
 			return podgc.New(client, shared, log, time.Now), nil
 		}},
-		{name: hpa.Name, needs: kinds("autoscaling/v2", "horizontalpodautoscalers"), start: func() (runner, error) {
-			return hpa.New(client, shared, config.Targets, config.Metrics, recorders.as(hpa.Component), log, time.Now), nil
-		}},
 		{name: resourcequota.Name, needs: kinds("v1", "resourcequotas", "persistentvolumeclaims"), start: func() (runner, error) {
 			return resourcequota.New(client, config.Metadata, config.Targets.Mapper, shared, log, time.Now), nil
-		}},
-		{name: endpoints.Name, needs: kinds("v1", "endpoints"), start: func() (runner, error) {
-			return endpoints.New(client, shared, recorders.as(endpoints.Component), log), nil
-		}},
-		{name: slicemirror.Name, needs: kinds("v1", "endpoints"), start: func() (runner, error) {
-			return slicemirror.New(client, shared, recorders.as(slicemirror.Component), log), nil
 		}},
 		{name: clusterroles.Name, needs: kinds("rbac.authorization.k8s.io/v1", "clusterroles"), start: func() (runner, error) {
 			return clusterroles.New(client, shared, log), nil
@@ -206,12 +233,6 @@ func assemble(config Config, shared informers.SharedInformerFactory, recorders *
 	if config.Signer != nil {
 		all = append(all, controller{name: csr.Name, needs: kinds("certificates.k8s.io/v1", "certificatesigningrequests"), start: func() (runner, error) {
 			return csr.New(client, shared, config.Signer, log, time.Now), nil
-		}})
-	}
-	all = append(all, volumeControllers(client, shared, recorders, log)...)
-	if config.LoadBalancer {
-		all = append(all, controller{name: loadbalancer.Name, start: func() (runner, error) {
-			return loadbalancer.New(client, shared, recorders.as(loadbalancer.Component), log, config.ReservedPorts), nil
 		}})
 	}
 	return all
