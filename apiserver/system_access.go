@@ -17,8 +17,8 @@ import (
 
 // roles puts back default roles and bindings that are missing, and what is
 // missing in them, unless an administrator has switched that off by annotation.
-// More than the default is left as it is. Then it writes the rules of
-// aggregated roles, for people to read: the authorizer works them out itself.
+// More than the default is left as it is, and so are the rules of aggregated roles:
+// a controller writes them.
 func (s *System) roles(ctx context.Context) error {
 	defaults, rbac := authz.Defaults(), s.Client.RbacV1()
 	clusterRoles, err := rbac.ClusterRoles().List(ctx, metav1.ListOptions{})
@@ -35,7 +35,7 @@ func (s *System) roles(ctx context.Context) error {
 				out.Rules = got.Rules
 			}
 		}
-		if stored[want.Name], err = reconcile(ctx, rbac.ClusterRoles(), got, out, want); err != nil {
+		if _, err := reconcile(ctx, rbac.ClusterRoles(), got, out, want); err != nil {
 			return err
 		}
 	}
@@ -65,7 +65,7 @@ func (s *System) roles(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.aggregate(ctx, stored)
+	return nil
 }
 
 // rolesIn is roles for one namespace.
@@ -220,34 +220,6 @@ func withSubjects(got, want []rbacv1.Subject) []rbacv1.Subject {
 		}
 	}
 	return out
-}
-
-func (s *System) aggregate(ctx context.Context, stored map[string]*rbacv1.ClusterRole) error {
-	var all []*rbacv1.ClusterRole
-	for _, r := range stored {
-		all = append(all, r)
-	}
-	// What is aggregated may itself be selected: view is a part of edit, edit of
-	// admin. Each round carries rules one step further.
-	for range 3 {
-		for i, r := range all {
-			if r.AggregationRule == nil {
-				continue
-			}
-			rules := authz.Aggregate(r, all)
-			if apiequality.Semantic.DeepEqual(r.Rules, rules) {
-				continue
-			}
-			out := r.DeepCopy()
-			out.Rules = rules
-			updated, err := s.Client.RbacV1().ClusterRoles().Update(ctx, out, metav1.UpdateOptions{})
-			if err != nil {
-				return err
-			}
-			all[i] = updated
-		}
-	}
-	return nil
 }
 
 // priorities keeps the classes of pods that the cluster itself needs.

@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"slices"
 	"testing"
 
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -69,5 +70,31 @@ func TestMissingRolesAreNamed(t *testing.T) {
 	_, reason, err := New(table).Authorize(t.Context(), authorizer.AttributesRecord{User: who, Verb: "get", Resource: "pods", ResourceRequest: true})
 	if want := `RBAC: [clusterrole.rbac.authorization.k8s.io "gone" not found]`; reason != want || err != nil {
 		t.Errorf("%q %v, want %q", reason, err, want)
+	}
+}
+
+// TestAggregatedRolesOfAggregatedRoles wants rules from as far down as they come.
+func TestAggregatedRolesOfAggregatedRoles(t *testing.T) {
+	table := Defaults()
+	admin, _ := table.ClusterRole("admin")
+	has := func(rules []rbacv1.PolicyRule, part string) bool {
+		role, _ := table.ClusterRole(part)
+		for _, want := range role.Rules {
+			if !slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool { return r.String() == want.String() }) {
+				return false
+			}
+		}
+		return true
+	}
+	rules := Aggregate(admin, table.ClusterRoles())
+	for _, part := range []string{"system:aggregate-to-admin", "system:aggregate-to-edit", "system:aggregate-to-view"} {
+		if !has(rules, part) {
+			t.Errorf("admin lacks rules of %s", part)
+		}
+	}
+	view, _ := table.ClusterRole("view")
+	view.Labels[aggregateTo("view")] = "true" // selects itself
+	if rules := Aggregate(view, table.ClusterRoles()); !has(rules, "system:aggregate-to-view") || has(rules, "system:aggregate-to-edit") {
+		t.Errorf("view has %d rules", len(rules))
 	}
 }

@@ -3,6 +3,7 @@ package authz
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -57,34 +58,46 @@ func (s *Stored) ClusterRole(name string) (*rbacv1.ClusterRole, bool) {
 }
 
 // Aggregate returns the rules of the roles that an aggregated role selects, in
-// the order of their names and each once.
+// the order of their names and each once. What it selects may itself be aggregated:
+// view is a part of edit, and edit of admin.
 func Aggregate(role *rbacv1.ClusterRole, all []*rbacv1.ClusterRole) []rbacv1.PolicyRule {
-	chosen := map[string]*rbacv1.ClusterRole{}
-	var names []string
+	rules, seen := []rbacv1.PolicyRule{}, map[string]bool{}
+	collect(role, all, map[string]bool{}, func(rule rbacv1.PolicyRule) {
+		if key := rule.String(); !seen[key] {
+			seen[key] = true
+			rules = append(rules, rule)
+		}
+	})
+	return rules
+}
+
+// collect visits every role once: roles may select each other.
+func collect(role *rbacv1.ClusterRole, all []*rbacv1.ClusterRole, visited map[string]bool, add func(rbacv1.PolicyRule)) {
+	visited[role.Name] = true
+	if role.AggregationRule == nil {
+		for _, rule := range role.Rules {
+			add(rule)
+		}
+		return
+	}
+	var chosen []*rbacv1.ClusterRole
 	for _, s := range role.AggregationRule.ClusterRoleSelectors {
 		selector, err := metav1.LabelSelectorAsSelector(&s)
 		if err != nil {
 			continue // validation has refused it
 		}
 		for _, r := range all {
-			if r.Name != role.Name && chosen[r.Name] == nil && selector.Matches(labels.Set(r.Labels)) {
-				chosen[r.Name] = r
-				names = append(names, r.Name)
+			if selector.Matches(labels.Set(r.Labels)) {
+				chosen = append(chosen, r)
 			}
 		}
 	}
-	slices.Sort(names)
-	rules := []rbacv1.PolicyRule{}
-	seen := map[string]bool{}
-	for _, name := range names {
-		for _, rule := range chosen[name].Rules {
-			if key := rule.String(); !seen[key] {
-				seen[key] = true
-				rules = append(rules, rule)
-			}
+	slices.SortFunc(chosen, func(a, b *rbacv1.ClusterRole) int { return strings.Compare(a.Name, b.Name) })
+	for _, r := range chosen {
+		if !visited[r.Name] {
+			collect(r, all, visited, add)
 		}
 	}
-	return rules
 }
 
 // ClusterRoleBindings implements Roles.
