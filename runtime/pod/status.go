@@ -108,6 +108,9 @@ func (r *Record) containerStatus(c *corev1.Container, turn bool, now time.Time) 
 	if st.ImageRef != "" {
 		s.Image = st.ImageRef
 	}
+	for i := range c.VolumeMounts {
+		s.VolumeMounts = append(s.VolumeMounts, mountStatus(&c.VolumeMounts[i]))
+	}
 	if st.ID != "" {
 		s.ContainerID = "kontiki://" + st.ID
 	}
@@ -135,6 +138,19 @@ func (r *Record) containerStatus(c *corev1.Container, turn bool, now time.Time) 
 		}
 	default:
 		s.State.Waiting = r.waiting(st, turn)
+	}
+	return s
+}
+
+// mountStatus tells what became of "if possible": every kernel that this runs on can.
+func mountStatus(m *corev1.VolumeMount) corev1.VolumeMountStatus {
+	s := corev1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
+	if m.ReadOnly {
+		mode := corev1.RecursiveReadOnlyDisabled
+		if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled {
+			mode = corev1.RecursiveReadOnlyEnabled
+		}
+		s.RecursiveReadOnly = &mode
 	}
 	return s
 }

@@ -5,8 +5,10 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/ptr"
 )
@@ -133,5 +135,20 @@ func TestMemorySize(t *testing.T) {
 		if got := memorySize(c.pod, ask(c.ask), 128<<20); got != c.want {
 			t.Errorf("asked for %q: %d, want %d", c.ask, got, c.want)
 		}
+	}
+}
+
+func TestMountsAreTold(t *testing.T) {
+	wanted := corev1.RecursiveReadOnlyIfPossible
+	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", VolumeMounts: []corev1.VolumeMount{
+		{Name: "a", MountPath: "/a"}, {Name: "b", MountPath: "/b", ReadOnly: true}, {Name: "c", MountPath: "/c", ReadOnly: true, RecursiveReadOnly: &wanted},
+	}}}}}
+	got := Status(NewRecord(pod, time.Unix(0, 0)), View{}).ContainerStatuses[0].VolumeMounts
+	disabled, enabled := corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled
+	want := []corev1.VolumeMountStatus{
+		{Name: "a", MountPath: "/a"}, {Name: "b", MountPath: "/b", ReadOnly: true, RecursiveReadOnly: &disabled}, {Name: "c", MountPath: "/c", ReadOnly: true, RecursiveReadOnly: &enabled},
+	}
+	if !equality.Semantic.DeepEqual(got, want) {
+		t.Errorf("got %+v", got)
 	}
 }
