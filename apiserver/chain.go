@@ -29,9 +29,9 @@ import (
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/cache"
 	aggregatorserver "k8s.io/kube-aggregator/pkg/apiserver"
+	"k8s.io/kube-openapi/pkg/common"
 
 	admit "kontiki/apiserver/admission"
-	"kontiki/apiserver/openapi"
 	"kontiki/apiserver/storage"
 )
 
@@ -52,6 +52,7 @@ type chain struct {
 	discovery     aggregated.ResourceManager
 	services      webhook.ServiceResolver
 	namer         *apiopenapi.DefinitionNamer
+	definitions   common.GetOpenAPIDefinitions
 	mapper        *restmapper.DeferredDiscoveryRESTMapper // the kinds of policies' parameters
 
 	custom     *extensionsserver.CustomResourceDefinitions // the last of the chain
@@ -124,9 +125,9 @@ func (c *chain) config(codecs serializer.CodecFactory, getter generic.RESTOption
 		}
 		return nil
 	}))
-	gc.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(openapi.GetOpenAPIDefinitions, c.namer)
+	gc.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(c.definitions, c.namer)
 	gc.OpenAPIConfig.Info.Title = "Kubernetes"
-	gc.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(openapi.GetOpenAPIDefinitions, c.namer)
+	gc.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(c.definitions, c.namer)
 	gc.OpenAPIV3Config.Info.Title = "Kubernetes"
 	return gc
 }

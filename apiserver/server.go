@@ -28,6 +28,7 @@ import (
 	"kontiki/apiserver/authz"
 	"kontiki/apiserver/core"
 	"kontiki/apiserver/kind"
+	"kontiki/apiserver/openapi"
 	"kontiki/apiserver/storage"
 )
 
@@ -92,6 +93,7 @@ func New(cfg Config) (*Server, error) {
 	c := &chain{
 		server: s, cfg: cfg, shared: shared,
 		namer:         apiopenapi.NewDefinitionNamer(scheme, extensionsserver.Scheme, aggregatorscheme.Scheme),
+		definitions:   openapi.Shared(),
 		authorization: authorize, rules: rules, who: who,
 		discovery: aggregated.NewResourceManager("apis"),
 	}

@@ -126,10 +126,14 @@ func (d *driver) section(ctx context.Context, s section) error {
 			return fmt.Errorf("it drives %s: %w", program, err)
 		}
 	}
+	var err error
 	if s.program != "" {
-		return d.program(ctx, s)
+		err = d.program(ctx, s)
 	}
-	return d.benchmarks(ctx, s)
+	if ctx.Err() != nil {
+		return err
+	}
+	return errors.Join(err, d.benchmarks(ctx, s))
 }
 
 // add judges a row and shows it.

@@ -1,7 +1,7 @@
 package main
 
-// section is a part of the table. It is either a program of the bench, which
-// writes its rows itself, or benchmarks of packages.
+// section is a part of the table: a program of the bench, which writes its rows
+// itself, benchmarks of packages, or both.
 type section struct {
 	name, about string
 	program     string   // package of the program, below the module's root
@@ -26,6 +26,20 @@ var sections = []section{
 	{
 		name: "store", about: "the replicated store, three processes, beside etcd-server (installed if missing and root)",
 		program: "bench/raftstore",
+	},
+	{
+		name: "api", about: "the Kubernetes API, beside upstream's kube-apiserver and etcd (needs root)",
+		program: "bench/api", needs: []string{"kontiki"},
+		packages: []string{"apiserver"}, only: "^BenchmarkServer$",
+		rows: []named{
+			{bench: "Server", metric: "s-ready", what: "start of the API server alone, store included, to ready", unit: "s", target: "≤ 1.5 s"},
+			{bench: "Server", metric: "MB", what: "resident memory of an idle process with store and API server alone", unit: "MB", target: "≤ 130 MB"},
+			{bench: "Server", metric: "MB-anonymous", what: "anonymous memory of the same", unit: "MB", target: "≤ 65 MB"},
+		},
+	},
+	{
+		name: "cluster", about: "three whole nodes on virtual hosts: their birth, and what they use idle (needs root)",
+		program: "bench/cluster", needs: []string{"kontiki"},
 	},
 	{
 		name: "overlay", about: "the pod network, beside a bare VXLAN (needs root)",

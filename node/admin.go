@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"path/filepath"
 	"time"
@@ -79,11 +80,20 @@ func (n *node) startAdmin(life *lifecycle) error {
 		id, err := rotateDataKey(ctx, n.store, n.charter.trust)
 		answer(w, DataKeys{Current: id}, err)
 	})
+	adminProfiles(mux)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	life.start("admin socket", func(ctx context.Context) error {
 		return serveUntil(ctx, server, func() error { return server.Serve(listener) })
 	})
 	return nil
+}
+
+// adminProfiles answers what Go's tools ask a process that uses too much of
+// something: `curl --unix-socket run/kontiki.sock http://node/debug/pprof/heap`.
+func adminProfiles(mux *http.ServeMux) {
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 }
 
 // question reads a request's body, of a request that needs the store.

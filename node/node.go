@@ -170,6 +170,7 @@ func (n *node) boot(ctx context.Context, life *lifecycle) (err error) {
 		return err
 	}
 	life.start("leadership", n.lead)
+	life.start("memory", tendMemory)
 	// First of all when the node stops, while it can still pass requests on.
 	life.onStop("leadership handover", func() error { n.store.HandOver(); return nil })
 	n.phase.Store("running")

@@ -18,11 +18,12 @@ import (
 // It goes over a stream of its own, so Raft's pipeline and its accounting of
 // answers do not see it, and it never counts for a lease.
 
-// pushPeer is what the leader knows of one peer; transport.mu guards it.
+// pushPeer is what the transport knows of one peer; transport.mu guards it.
 type pushPeer struct {
 	told    uint64 // highest commit index sent
 	away    bool   // the last request failed; Raft's own will tell when it is back
 	pushing bool
+	beat    time.Time // of the last heartbeat, or of the one that waits
 }
 
 const (

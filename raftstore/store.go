@@ -109,7 +109,7 @@ func (s *Store) start() error {
 	g := greeter{streams: s.cfg.Raft, cluster: s.cfg.ClusterID, nodeID: s.cfg.NodeID, log: s.log}
 	s.transport = newTransport(g, &election{
 		self: raft.ServerID(s.cfg.NodeID), patience: s.cfg.Timers.Election, closing: s.closing, canWrite: s.disk.canWrite,
-	}, raftLog)
+	}, s.cfg.Timers.Lease/2, raftLog)
 	if err := s.bootstrap(snapshots); err != nil {
 		return errors.Join(err, s.transport.Close())
 	}

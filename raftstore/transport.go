@@ -15,7 +15,8 @@ const transportTimeout = 5 * time.Second
 // what each peer was told of the commit index, for commit push.
 type transport struct {
 	*raft.NetworkTransport
-	election *election
+	election      *election
+	heartbeatPace time.Duration
 
 	silent atomic.Uint64 // a term; as its leader this node does not speak any more
 
@@ -23,24 +24,56 @@ type transport struct {
 	peers map[raft.ServerID]*pushPeer
 }
 
-func newTransport(g greeter, e *election, log *raftLogger) *transport {
+func newTransport(g greeter, e *election, pace time.Duration, log *raftLogger) *transport {
 	return &transport{
-		election: e,
-		peers:    make(map[raft.ServerID]*pushPeer),
+		election:      e,
+		heartbeatPace: pace,
+		peers:         make(map[raft.ServerID]*pushPeer),
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: newRaftStreams(g), MaxPool: 3, Timeout: transportTimeout, Logger: log, MsgpackUseNewTimeFormat: true,
 		}),
 	}
 }
 
-// AppendEntries is Raft's own; it shows which peers are in reach.
+// AppendEntries is Raft's own, with its heartbeats at a slower pace; it shows which
+// peers are in reach.
 func (t *transport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if isHeartbeat(req) {
+		t.pace(id)
+	}
 	if req.Term <= t.silent.Load() {
 		return errSilent
 	}
 	err := t.NetworkTransport.AppendEntries(id, to, req, resp)
 	t.note(id, req, err)
 	return err
+}
+
+// isHeartbeat tells what Raft sends beside the log.
+func isHeartbeat(req *raft.AppendEntriesRequest) bool {
+	return req.PrevLogEntry == 0 && req.PrevLogTerm == 0 && req.LeaderCommitIndex == 0 && len(req.Entries) == 0
+}
+
+// pace holds a heartbeat back until heartbeatPace after the one before. Raft
+// sends one every 30 to 60 ms, whatever else tells followers that the leader lives,
+// and in an idle cluster leaders and followers did little else. A follower
+// waits for three times the pace before it seeks votes, and a lease is twice as long.
+func (t *transport) pace(id raft.ServerID) {
+	t.mu.Lock()
+	p := t.peer(id)
+	now := time.Now()
+	wait := min(t.heartbeatPace, p.beat.Add(t.heartbeatPace).Sub(now))
+	p.beat = now.Add(max(0, wait))
+	t.mu.Unlock()
+	if wait <= 0 {
+		return
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.election.closing:
+	}
 }
 
 // AppendEntriesPipeline is Raft's own, see notedPipeline.

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Use is memory in MB (10⁶ bytes).
@@ -72,19 +74,42 @@ const ticks = time.Second / 100
 
 // CPU is the time that a process has had on CPUs, in user and kernel mode.
 func CPU(pid int) (time.Duration, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	stat, err := statOf(pid)
 	if err != nil {
 		return 0, err
+	}
+	return time.Duration(stat[11]+stat[12]) * ticks, nil
+}
+
+// Started is when a process was started, to a hundredth of a second.
+func Started(pid int) (time.Time, error) {
+	stat, err := statOf(pid)
+	if err != nil {
+		return time.Time{}, err
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return time.Time{}, err
+	}
+	return time.Now().Add(time.Duration(stat[19])*ticks - time.Duration(now.Nano())), nil
+}
+
+// statOf are the fields of /proc/PID/stat that follow the name; what is no count is 0.
+func statOf(pid int) ([]int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, err
 	}
 	// The name, in parentheses, may hold anything.
 	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	if len(fields) < 13 {
-		return 0, fmt.Errorf("/proc/%d/stat is cut short", pid)
+	numbers := make([]int64, len(fields))
+	for i, field := range fields {
+		if n, err := strconv.ParseInt(field, 10, 64); err == nil {
+			numbers[i] = n
+		}
 	}
-	user, err := strconv.ParseInt(fields[11], 10, 64)
-	if err != nil {
-		return 0, err
+	if len(numbers) < 20 {
+		return nil, fmt.Errorf("/proc/%d/stat is cut short", pid)
 	}
-	system, err := strconv.ParseInt(fields[12], 10, 64)
-	return time.Duration(user+system) * ticks, err
+	return numbers, nil
 }

@@ -27,6 +27,9 @@ func TestSelf(t *testing.T) {
 			t.Fatal("ten seconds of work are not seen")
 		}
 	}
+	if at, err := Started(os.Getpid()); err != nil || time.Since(at) < 0 || time.Since(at) > time.Hour {
+		t.Errorf("this process was started %v, %v", at, err)
+	}
 	if _, err := Written(os.Getpid()); err != nil {
 		t.Error(err)
 	}

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"kontiki/bench/cert"
+	"kontiki/bench/peer"
 	"kontiki/bench/proc"
 	"kontiki/raftstore"
 )
@@ -38,14 +40,14 @@ func newGroup(dir, profile string, log raftstore.LogStore) (*group, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	if err := writeCertificate(dir); err != nil {
+	if err := cert.Write(dir); err != nil {
 		return nil, err
 	}
 	peers := map[string]map[string]string{"raft": {}, "call": {}}
 	for _, id := range ids {
 		for _, addresses := range peers {
 			var err error
-			if addresses[id], err = freeAddress(); err != nil {
+			if addresses[id], err = peer.FreeAddress(); err != nil {
 				return nil, err
 			}
 		}
@@ -73,7 +75,7 @@ func (g *group) start(id string) error {
 	}
 	cmd := exec.Command(self, "-replica", id, "-dir", g.dir, "-profile", g.profile, "-log", string(g.log))
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return err
@@ -138,8 +140,8 @@ func (g *group) tell(id string, o order) (answer, error) {
 	return a, nil
 }
 
-// cpu is the CPU time that all replicas have used.
-func (g *group) cpu() (time.Duration, error) {
+// CPU is the CPU time that all replicas have used.
+func (g *group) CPU() (time.Duration, error) {
 	var sum time.Duration
 	for _, id := range g.running() {
 		used, err := proc.CPU(g.procs[id].cmd.Process.Pid)
@@ -159,7 +161,7 @@ func (g *group) running() []string {
 // leader waits until all running replicas agree on a leader among them and have
 // the same revision as each other or go on.
 func (g *group) leader(ctx context.Context) (id string, term uint64, err error) {
-	err = wait(ctx, "a leader", func() (bool, error) {
+	err = peer.Wait(ctx, "a leader", func() (bool, error) {
 		id, term = "", 0
 		for _, r := range g.running() {
 			a, err := g.tell(r, order{Do: "status"})
@@ -179,21 +181,4 @@ func (g *group) leader(ctx context.Context) (id string, term uint64, err error) 
 // follower is a running replica that does not lead.
 func (g *group) follower(leader string) string {
 	return ids[(slices.Index(ids, leader)+1)%len(ids)]
-}
-
-const patience = time.Minute
-
-func wait(ctx context.Context, what string, done func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for {
-		if ok, err := done(); ok || err != nil {
-			return err
-		}
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-ctx.Done():
-			return fmt.Errorf("waited %v for %s", patience, what)
-		}
-	}
 }

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"kontiki/bench/load"
+	"kontiki/bench/peer"
 	"kontiki/bench/report"
 )
 
@@ -44,7 +46,7 @@ func measureLag(ctx context.Context, o options, g *group, out *report.Report) er
 			continue
 		}
 		var seen map[uint64]int64
-		if err := wait(ctx, "the follower to see everything", func() (bool, error) {
+		if err := peer.Wait(ctx, "the follower to see everything", func() (bool, error) {
 			a, err := g.tell(id, order{Do: "observed"})
 			if seen == nil {
 				seen = a.Seen
@@ -65,9 +67,9 @@ func measureLag(ctx context.Context, o options, g *group, out *report.Report) er
 			}
 		}
 	}
-	l := summarize(lags, time.Second, 0)
+	l := load.Summarize(lags, time.Second, 0)
 	return out.Add(report.Row{
-		What: "commit on the leader to apply on a follower, p99", Value: inMS(l.P99), Unit: "ms", Detail: "p50 " + ms(l.P50), Target: "≤ 5 ms",
+		What: "commit on the leader to apply on a follower, p99", Value: load.MS(l.P99), Unit: "ms", Detail: "p50 " + load.InMS(l.P50), Target: "≤ 5 ms",
 	})
 }
 
@@ -82,7 +84,7 @@ func measureFanout(ctx context.Context, o options, g *group, out *report.Report)
 	}
 	return out.Add(report.Row{
 		What:  fmt.Sprintf("write on a follower until %d watches there have it, p99", o.watchers),
-		Value: inMS(a.Latencies.P99), Unit: "ms", Detail: "p50 " + ms(a.Latencies.P50),
+		Value: load.MS(a.Latencies.P99), Unit: "ms", Detail: "p50 " + load.InMS(a.Latencies.P50),
 	})
 }
 
@@ -102,7 +104,7 @@ func acked(ctx context.Context, g *group, n int) error {
 		if _, err := g.tell(id, order{Do: "gap"}); err != nil {
 			return err
 		}
-		if err := wait(ctx, "writes on "+id, func() (bool, error) {
+		if err := peer.Wait(ctx, "writes on "+id, func() (bool, error) {
 			a, err := g.tell(id, order{Do: "peek"})
 			return a.Acks >= n, err
 		}); err != nil {
@@ -148,7 +150,7 @@ func measureFailover(ctx context.Context, o options, g *group, out *report.Repor
 		terms += int(after - term)
 		var longest time.Duration
 		for _, id := range g.running() {
-			if err := wait(ctx, "writes after the kill on "+id, func() (bool, error) {
+			if err := peer.Wait(ctx, "writes after the kill on "+id, func() (bool, error) {
 				a, err := g.tell(id, order{Do: "peek"})
 				longest = max(longest, a.Gap)
 				return a.Acks >= 200 && a.Gap > 0, err
@@ -168,11 +170,11 @@ func measureFailover(ctx context.Context, o options, g *group, out *report.Repor
 		}
 	}
 	slices.Sort(gaps)
-	l := summarize(gaps, time.Second, 0)
+	l := load.Summarize(gaps, time.Second, 0)
 	what := fmt.Sprintf("gap of acknowledged writes at %d killed leaders", len(gaps))
 	return errors.Join(
-		out.Add(report.Row{What: what + ", median", Value: inMS(l.P50), Unit: "ms", Target: "≤ 500 ms"}),
-		out.Add(report.Row{What: what + ", worst", Value: inMS(l.Max), Unit: "ms", Detail: fmt.Sprintf("%d terms", terms), Target: "≤ 1500 ms"}),
+		out.Add(report.Row{What: what + ", median", Value: load.MS(l.P50), Unit: "ms", Target: "≤ 500 ms"}),
+		out.Add(report.Row{What: what + ", worst", Value: load.MS(l.Max), Unit: "ms", Detail: fmt.Sprintf("%d terms", terms), Target: "≤ 1500 ms"}),
 	)
 }
 
@@ -182,7 +184,7 @@ func (g *group) caughtUp(ctx context.Context, with string) error {
 	if err != nil {
 		return err
 	}
-	return wait(ctx, "all replicas to catch up", func() (bool, error) {
+	return peer.Wait(ctx, "all replicas to catch up", func() (bool, error) {
 		for _, id := range g.running() {
 			b, err := g.tell(id, order{Do: "status"})
 			if err != nil || b.Revision < a.Revision {
@@ -268,8 +270,8 @@ func measureRestart(ctx context.Context, o options, g *group, out *report.Report
 	}
 	what := fmt.Sprintf("%d keys of 1 KiB", o.keys)
 	return errors.Join(
-		out.Add(report.Row{What: "snapshot of " + what, Value: inMS(snapshot), Unit: "ms"}),
-		out.Add(report.Row{What: "start with " + what, Value: inMS(took), Unit: "ms"}),
+		out.Add(report.Row{What: "snapshot of " + what, Value: load.MS(snapshot), Unit: "ms"}),
+		out.Add(report.Row{What: "start with " + what, Value: load.MS(took), Unit: "ms"}),
 		out.Add(report.Row{What: "resident memory after the start with " + what, Value: a.RSS, Unit: "MB"}),
 	)
 }

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"kontiki/bench/load"
 	"kontiki/bench/proc"
 	"kontiki/raftstore"
 )
@@ -32,7 +33,7 @@ type answer struct {
 	Term      uint64
 	Revision  uint64
 	RSS       float64 // MB
-	Latencies latencies
+	Latencies load.Latencies
 	Gap       time.Duration
 	Acks      int
 	Seen      map[uint64]int64 // Unix time in ns at which a revision was seen
@@ -105,7 +106,7 @@ func (r *replica) obey(ctx context.Context, o order) (a answer, err error) {
 		a.RSS = m.RSS
 	case "write":
 		value := make([]byte, o.Size)
-		a.Latencies = drive(ctx, o.Writers, o.Length, func(ctx context.Context, w, n int) error {
+		a.Latencies = load.Drive(ctx, o.Writers, o.Length, func(ctx context.Context, w, n int) error {
 			return r.put(ctx, fmt.Sprintf("%s%d/%d", o.Prefix, w, n%1000), value)
 		})
 	case "fill":
@@ -211,7 +212,7 @@ func (r *replica) observe(ctx context.Context, prefix string) error {
 }
 
 // fanout measures the time from a write's start until every watch has seen it.
-func (r *replica) fanout(ctx context.Context, o order) (latencies, error) {
+func (r *replica) fanout(ctx context.Context, o order) (load.Latencies, error) {
 	var seen sync.WaitGroup
 	var watching sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
@@ -221,7 +222,7 @@ func (r *replica) fanout(ctx context.Context, o order) (latencies, error) {
 	for range o.Writers {
 		w, err := r.store.Watch(o.Prefix, from)
 		if err != nil {
-			return latencies{}, err
+			return load.Latencies{}, err
 		}
 		watching.Go(func() {
 			defer w.Close()
@@ -242,10 +243,10 @@ func (r *replica) fanout(ctx context.Context, o order) (latencies, error) {
 		seen.Add(o.Writers)
 		start := time.Now()
 		if err := r.put(ctx, fmt.Sprintf("%s%d", o.Prefix, n), make([]byte, o.Size)); err != nil {
-			return latencies{}, err
+			return load.Latencies{}, err
 		}
 		seen.Wait()
 		all = append(all, time.Since(start))
 	}
-	return summarize(all, time.Since(began), 0), nil
+	return load.Summarize(all, time.Since(began), 0), nil
 }

@@ -1,0 +1,155 @@
+// Command cluster measures whole nodes on virtual hosts: how long three blank ones
+// take to be a cluster, and what they use when nothing happens. It is the section
+// "cluster" of the bench. Nothing imports it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+	"time"
+
+	"kontiki/bench/lab"
+	"kontiki/bench/report"
+)
+
+// extent is how much is measured.
+type extent struct {
+	births int
+	settle time.Duration // before idleness is measured: starts leave some work behind
+	idle   time.Duration
+}
+
+var extents = map[string]extent{
+	"quick":  {births: 1, settle: 5 * time.Second, idle: 15 * time.Second},
+	"normal": {births: 7, settle: 30 * time.Second, idle: 2 * time.Minute},
+	"long":   {births: 15, settle: time.Minute, idle: 10 * time.Minute},
+}
+
+const nodes = 3
+
+func main() {
+	var bin, length string
+	var machine bool
+	flag.StringVar(&bin, "bin", "bin", "directory with the program kontiki")
+	flag.StringVar(&length, "length", "normal", "quick, normal or long")
+	flag.BoolVar(&machine, "json", false, "write rows for the driver of the bench")
+	flag.Parse()
+	e, ok := extents[length]
+	if !ok {
+		fmt.Fprintf(os.Stderr, "bench: -length %s: use quick, normal or long\n", length)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, bin, e, report.New(os.Stdout, machine)); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, bin string, e extent, out *report.Report) (err error) {
+	l, err := lab.New(bin, "bench")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Down()) }()
+	var formed, ready []time.Duration
+	for i := range e.births {
+		if i > 0 {
+			if err := l.Down(); err != nil {
+				return err
+			}
+		}
+		b, err := l.Up(ctx, nodes)
+		if err != nil {
+			return err
+		}
+		formed, ready = append(formed, b.Formed), append(ready, b.Ready)
+	}
+	if err := errors.Join(
+		out.Add(birth("one cluster formed", formed, "≤ 1.5 s")),
+		out.Add(birth("all Ready", ready, "≤ 3 s")),
+	); err != nil {
+		return err
+	}
+	return measureIdle(ctx, l, e, out)
+}
+
+func birth(until string, took []time.Duration, target string) report.Row {
+	slices.Sort(took)
+	return report.Row{
+		What:  fmt.Sprintf("%d blank nodes started until %s, median of %d", nodes, until, len(took)),
+		Value: took[len(took)/2].Seconds(), Unit: "s", Target: target,
+		Detail: fmt.Sprintf("worst %.2f s", took[len(took)-1].Seconds()),
+	}
+}
+
+// measureIdle looks at nodes to which nothing happens.
+func measureIdle(ctx context.Context, l *lab.Lab, e extent, out *report.Report) error {
+	hosts, err := l.Hosts(ctx)
+	if err != nil {
+		return err
+	}
+	if err := pause(ctx, e.settle); err != nil {
+		return err
+	}
+	before, began := map[string]lab.Use{}, time.Now()
+	for _, h := range hosts {
+		if before[h.Name], err = l.Use(h.Name); err != nil {
+			return err
+		}
+	}
+	if err := pause(ctx, e.idle); err != nil {
+		return err
+	}
+	took := time.Since(began)
+	now, err := l.Hosts(ctx)
+	if err != nil {
+		return err
+	}
+	leader := now[0].Leader
+	if leader != hosts[0].Leader {
+		return fmt.Errorf("the leader changed from %s to %s while nothing happened", hosts[0].Leader, leader)
+	}
+	var written uint64
+	var leads, follows float64
+	var largest lab.Use
+	for _, h := range hosts {
+		u, err := l.Use(h.Name)
+		if err != nil {
+			return err
+		}
+		share := 100 * float64(u.CPU-before[h.Name].CPU) / float64(took)
+		if h.Name == leader {
+			leads = share
+		} else {
+			follows = max(follows, share)
+		}
+		written += u.Written - before[h.Name].Written
+		largest.Memory.RSS = max(largest.Memory.RSS, u.Memory.RSS)
+		largest.Memory.Anonymous = max(largest.Memory.Anonymous, u.Memory.Anonymous)
+	}
+	span := took.Round(time.Second)
+	return errors.Join(
+		out.Add(report.Row{What: fmt.Sprintf("CPU of an idle follower, of a core, over %v", span), Value: follows, Unit: "%", Target: "< 1 %"}),
+		out.Add(report.Row{What: fmt.Sprintf("CPU of the idle leader, of a core, over %v", span), Value: leads, Unit: "%", Target: "< 2 %"}),
+		out.Add(report.Row{What: fmt.Sprintf("written to disk by %d idle nodes in %v", len(hosts), span), Value: float64(written), Unit: "bytes", Target: "= 0 bytes"}),
+		out.Add(report.Row{What: "resident memory of an idle node, all its processes", Value: largest.Memory.RSS, Unit: "MB", Target: "≤ 180 MB"}),
+		out.Add(report.Row{What: "anonymous memory of an idle node, all its processes", Value: largest.Memory.Anonymous, Unit: "MB", Target: "≤ 100 MB"}),
+	)
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

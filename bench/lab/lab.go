@@ -1,0 +1,188 @@
+// Package lab drives virtual hosts by the command `kontiki lab`, as a user would,
+// and finds the processes of their nodes. A Lab is used by one goroutine at a
+// time. Only the bench imports it.
+package lab
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"kontiki/bench/proc"
+)
+
+// Lab is a set of virtual hosts of its own.
+type Lab struct {
+	kontiki string // the program
+	name    string
+}
+
+// Birth is how long a cluster took, from the start of its nodes.
+type Birth struct{ Formed, Ready time.Duration }
+
+// New names a lab that bin/kontiki makes. What an earlier run left of it is removed.
+func New(bin, name string) (*Lab, error) {
+	if os.Getuid() != 0 {
+		return nil, errors.New("a lab needs root")
+	}
+	kontiki, err := filepath.Abs(filepath.Join(bin, "kontiki"))
+	if err != nil {
+		return nil, err
+	}
+	l := &Lab{kontiki, name}
+	return l, l.Down()
+}
+
+// command runs `kontiki lab`. It is not in the terminal's process group: an
+// interrupt is for the bench, which takes the lab down.
+func (l *Lab) command(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, l.kontiki, append([]string{"lab", "--name", l.name}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	var out, bad bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &bad
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("kontiki lab %s: %w\n%s%s", strings.Join(args, " "), err, out.String(), bad.String())
+	}
+	return out.String(), nil
+}
+
+var (
+	formedLine = regexp.MustCompile(`(?m)^ *([0-9.]+)s +formed`)
+	readyLine  = regexp.MustCompile(`(?m)^ *([0-9.]+)s +all [0-9]+ nodes are Ready`)
+)
+
+// Up makes the hosts, starts their nodes and waits until all are Ready.
+func (l *Lab) Up(ctx context.Context, nodes int) (b Birth, err error) {
+	out, err := l.command(ctx, "up", "--nodes", strconv.Itoa(nodes))
+	if err != nil {
+		return b, err
+	}
+	for line, into := range map[*regexp.Regexp]*time.Duration{formedLine: &b.Formed, readyLine: &b.Ready} {
+		m := line.FindStringSubmatch(out)
+		if m == nil {
+			return b, fmt.Errorf("kontiki lab up does not tell %s:\n%s", line, out)
+		}
+		if *into, err = time.ParseDuration(m[1] + "s"); err != nil {
+			return b, err
+		}
+	}
+	return b, nil
+}
+
+// Down removes all that the lab has made; it runs to its end.
+func (l *Lab) Down() error {
+	_, err := l.command(context.Background(), "down")
+	return err
+}
+
+// Stop stops a host's node in good order.
+func (l *Lab) Stop(ctx context.Context, host string) error {
+	_, err := l.command(ctx, "kill", host, "--signal", "SIGTERM")
+	return err
+}
+
+// Start starts a host's node again.
+func (l *Lab) Start(ctx context.Context, host string) error {
+	_, err := l.command(ctx, "start", host)
+	return err
+}
+
+// Host is what the lab knows of a host.
+type Host struct {
+	Name    string `json:"host"`
+	Address string `json:"address"`
+	Leader  string `json:"leader"` // as this host's node sees it
+}
+
+// Hosts asks all nodes.
+func (l *Lab) Hosts(ctx context.Context) (hosts []Host, err error) {
+	out, err := l.command(ctx, "status", "-o", "json")
+	if err != nil {
+		return nil, err
+	}
+	return hosts, json.Unmarshal([]byte(out), &hosts)
+}
+
+// Client is the administrator's access to the API of one host and no other.
+func (l *Lab) Client(ctx context.Context, host string) (*rest.Config, error) {
+	out, err := l.command(ctx, "kubeconfig", host)
+	if err != nil {
+		return nil, err
+	}
+	return clientcmd.BuildConfigFromFlags("", strings.TrimSpace(out))
+}
+
+// Processes are those of a host: its node, the node's helper and what runs in pods.
+func (l *Lab) Processes(host string) ([]int, error) {
+	var pids []int
+	root := "/sys/fs/cgroup"
+	if _, err := os.Stat(filepath.Join(root, "cgroup.procs")); errors.Is(err, fs.ErrNotExist) {
+		root = filepath.Join(root, "unified") // beside cgroup v1
+	}
+	err := filepath.WalkDir(filepath.Join(root, "kontiki-lab-"+l.name, host), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != "cgroup.procs" {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, field := range strings.Fields(string(b)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				return err
+			}
+			pids = append(pids, pid)
+		}
+		return nil
+	})
+	if err == nil && len(pids) == 0 {
+		err = fmt.Errorf("nothing runs on host %s", host)
+	}
+	return pids, err
+}
+
+// Use is what the processes of a host use.
+type Use struct {
+	Memory  proc.Use
+	CPU     time.Duration // so far
+	Written uint64        // bytes so far
+}
+
+// Use adds up what a host's processes use now, and have used.
+func (l *Lab) Use(host string) (u Use, err error) {
+	pids, err := l.Processes(host)
+	if err != nil {
+		return u, err
+	}
+	for _, pid := range pids {
+		m, err := proc.Memory(pid)
+		if err != nil {
+			return u, err
+		}
+		used, err := proc.CPU(pid)
+		if err != nil {
+			return u, err
+		}
+		written, err := proc.Written(pid)
+		if err != nil {
+			return u, err
+		}
+		u.Memory, u.CPU, u.Written = u.Memory.Add(m), u.CPU+used, u.Written+written
+	}
+	return u, nil
+}
