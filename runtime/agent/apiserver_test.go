@@ -25,29 +25,26 @@ import (
 )
 
 // agents leads every node's requests to the one agent there is.
-type agents struct{ l *lab }
+type agents struct{ server *httptest.Server }
 
 func (a agents) Agent(context.Context, string) (*url.URL, http.RoundTripper, error) {
-	return &url.URL{Scheme: "http", Host: "agent"}, a, nil
-}
-
-func (a agents) RoundTrip(r *http.Request) (*http.Response, error) {
-	rec := httptest.NewRecorder()
-	a.l.agent.Handler().ServeHTTP(rec, r)
-	return rec.Result(), nil
+	to, err := url.Parse(a.server.URL)
+	return to, a.server.Client().Transport, err
 }
 
 // TestAgainstTheRealAPI is one pod's life as a user of the API sees it.
 func TestAgainstTheRealAPI(t *testing.T) {
 	l := prepareLab(t)
 	l.crowded = true
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { l.agent.Handler().ServeHTTP(w, r) }))
+	t.Cleanup(endpoint.Close)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s, err := apiserver.New(apiserver.Config{
 		ServiceAccountKey: key,
-		Store:             raftstoretest.New(t), Settings: apiserver.Settings{ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16")}, Agents: agents{l}, Version: "test", Logger: slog.New(slog.DiscardHandler),
+		Store:             raftstoretest.New(t), Settings: apiserver.Settings{ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16")}, Agents: agents{endpoint}, Version: "test", Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
