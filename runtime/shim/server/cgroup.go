@@ -108,6 +108,18 @@ func killCgroup(p string) error {
 	return fmt.Errorf("processes in cgroup %s do not die", p)
 }
 
+// thaw lets a frozen group go on: on v1 what is frozen does not die. One that is
+// gone needs nothing.
+func thaw(p string) {
+	m, err := cgroupAt(p, &cgroups.Resources{})
+	if err != nil {
+		return
+	}
+	if state, err := m.GetFreezerState(); err == nil && state == cgroups.Frozen {
+		_ = m.Freeze(cgroups.Thawed)
+	}
+}
+
 // waitGone waits a moment for a killed process to leave its groups, which it does when it becomes a zombie.
 func waitGone(p *process) {
 	if raw, err := p.pidfd.SyscallConn(); err == nil {

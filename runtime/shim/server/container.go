@@ -311,7 +311,11 @@ func (s *Server) signalLocked(c *container, sig unix.Signal) error {
 	if c.proc == nil {
 		return nil
 	}
-	return c.proc.signal(sig)
+	err := c.proc.signal(sig)
+	if sig == unix.SIGKILL {
+		thaw(c.rec.Cgroup)
+	}
+	return err
 }
 
 // deleteContainer ends and removes it. Deleting is written down first, so that a successor finishes what this began.
