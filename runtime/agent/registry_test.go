@@ -59,7 +59,7 @@ func startRegistry(t *testing.T) *realRegistry {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(program); err != nil {
-		t.Skip("bin/test holds no docker-registry: test/programs fetches it")
+		t.Skip("needs docker-registry of Debian in bin/test, where test/programs puts it")
 	}
 	dir := t.TempDir()
 	r := &realRegistry{t: t, caFile: filepath.Join(dir, "cert.pem")}
