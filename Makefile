@@ -80,6 +80,7 @@ generate: ## write generated code anew
 
 verify: lint ## lint, and fail if generated code or go.mod is stale
 	$(GO) mod tidy -diff
+	cd test/clients && $(GO) mod tidy -diff
 	$(GO) mod verify
 	@git diff --quiet || { echo 'commit your changes first: verify compares generated code with the commit'; exit 1; }
 	$(MAKE) generate
