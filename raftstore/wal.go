@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
@@ -19,6 +20,9 @@ const (
 	// walSegment is the size of one file of the log, which is allocated at once.
 	// Between two of them a write waits for a new file.
 	walSegment = 16 << 20
+	// walRetry is the least time between two tries to open the log anew: the module
+	// leaves files open when it fails.
+	walRetry = time.Second
 )
 
 // walLog is a log in segment files (raft-wal). Three things are added to it: a
@@ -33,8 +37,13 @@ type walLog struct {
 	mu  sync.RWMutex // held for writing while the log is opened anew
 	wal *wal.WAL     // nil: it could not be opened after a failed write
 
-	last   uint64 // index of the last entry that is known to be stored; its writer's
-	failed bool   // a write has failed since the log was opened; its writer's
+	// writing is held for a whole write, and taken before mu: Raft removes what a
+	// snapshot holds while it appends. It protects what follows.
+	writing sync.Mutex
+	last    uint64    // index of the last entry that is known to be stored
+	failed  bool      // a write has failed since the log was opened
+	tried   time.Time // when it was last tried in vain to open the log anew
+	tryErr  error     // and what came of it
 }
 
 func openWAL(dir string, log *slog.Logger) (_ *walLog, err error) {
@@ -142,25 +151,39 @@ func (l *walLog) GetUint64(key []byte) (value uint64, err error) {
 }
 
 func (l *walLog) Set(key, value []byte) error {
-	return l.use(func(w *wal.WAL) error { return w.Set(key, value) })
+	return l.keep(func(w *wal.WAL) error { return w.Set(key, value) })
 }
 
 func (l *walLog) SetUint64(key []byte, value uint64) error {
-	return l.use(func(w *wal.WAL) error { return w.SetUint64(key, value) })
+	return l.keep(func(w *wal.WAL) error { return w.SetUint64(key, value) })
+}
+
+// keep changes what is beside the entries; one that fails leaves them as they were.
+func (l *walLog) keep(change func(*wal.WAL) error) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if err := l.mend(); err != nil {
+		return err
+	}
+	return l.use(change)
 }
 
 func (l *walLog) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raft.Log{e}) }
 
-// StoreLogs appends. Raft calls it and DeleteRange one at a time.
+// StoreLogs appends.
 func (l *walLog) StoreLogs(entries []*raft.Log) error {
 	if len(entries) == 0 {
 		return nil
 	}
+	l.writing.Lock()
+	defer l.writing.Unlock()
 	return l.write(entries[len(entries)-1].Index, func(w *wal.WAL) error { return w.StoreLogs(entries) })
 }
 
 // DeleteRange removes entries at the beginning or at the end.
 func (l *walLog) DeleteRange(from, to uint64) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
 	last := l.last
 	if to >= last {
 		last = from - 1 // if it was all of the log, what comes next may be anything
@@ -170,17 +193,30 @@ func (l *walLog) DeleteRange(from, to uint64) error {
 
 // write changes the log, whose last entry is then that of index last.
 func (l *walLog) write(last uint64, change func(*wal.WAL) error) error {
-	if l.failed {
-		if err := l.reopen(); err != nil {
-			return err
-		}
-		l.failed = false
+	if err := l.mend(); err != nil {
+		return err
 	}
 	if err := l.use(change); err != nil {
 		l.failed = true
 		return err
 	}
 	l.last = last
+	return nil
+}
+
+// mend opens the log anew after a write that failed.
+func (l *walLog) mend() error {
+	if !l.failed {
+		return nil
+	}
+	if l.tryErr != nil && time.Since(l.tried) < walRetry {
+		return l.tryErr
+	}
+	if l.tryErr = l.reopen(); l.tryErr != nil {
+		l.tried = time.Now()
+		return l.tryErr
+	}
+	l.failed = false
 	return nil
 }
 

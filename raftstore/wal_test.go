@@ -1,42 +1,53 @@
 package raftstore
 
 import (
+	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
 )
 
+func mustOpenWAL(t *testing.T, dir string) *walLog {
+	t.Helper()
+	l, err := openWAL(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func walEntry(index uint64, text string) *raft.Log {
+	return &raft.Log{Index: index, Term: 1, Type: raft.LogCommand, Data: encodeEntry([][]byte{[]byte(text)})}
+}
+
+// failAppend writes an entry, and has the log believe that it could not.
+func failAppend(t *testing.T, l *walLog, e *raft.Log) {
+	t.Helper()
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if err := l.write(e.Index, func(w *wal.WAL) error {
+		return errors.Join(w.StoreLogs([]*raft.Log{e}), raft.ErrAbortedByRestore) // any error: the write is in the file
+	}); err == nil {
+		t.Fatal("the write did not fail")
+	}
+}
+
 // A write that failed may be in the file all the same. What is written in its
 // place counts, and what was acknowledged before stays.
 func TestWALAfterAFailedWrite(t *testing.T) {
 	dir := t.TempDir()
-	open := func() *walLog {
-		t.Helper()
-		l, err := openWAL(dir, slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return l
-	}
-	entry := func(index uint64, text string) *raft.Log {
-		return &raft.Log{Index: index, Term: 1, Type: raft.LogCommand, Data: encodeEntry([][]byte{[]byte(text)})}
-	}
-	l := open()
-	if err := l.StoreLogs([]*raft.Log{entry(1, "a"), entry(2, "b")}); err != nil {
+	l := mustOpenWAL(t, dir)
+	if err := l.StoreLogs([]*raft.Log{walEntry(1, "a"), walEntry(2, "b")}); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.write(3, func(w *wal.WAL) error {
-		if err := w.StoreLogs([]*raft.Log{entry(3, "late")}); err != nil {
-			return err
-		}
-		return raft.ErrAbortedByRestore // any error: the write is in the file
-	}); err == nil {
-		t.Fatal("the write did not fail")
-	}
-	if err := l.StoreLogs([]*raft.Log{entry(3, "c"), entry(4, "d")}); err != nil {
+	failAppend(t, l, walEntry(3, "late"))
+	if err := l.StoreLogs([]*raft.Log{walEntry(3, "c"), walEntry(4, "d")}); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // as it is, and opened again
@@ -54,9 +65,79 @@ func TestWALAfterAFailedWrite(t *testing.T) {
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
-		l = open()
+		l = mustOpenWAL(t, dir)
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Raft removes what a snapshot holds while it appends. What was acknowledged meanwhile
+// is still there after a write that failed.
+func TestWALAppendsWhileItIsCut(t *testing.T) {
+	l := mustOpenWAL(t, t.TempDir())
+	defer l.Close()
+	const entries, kept = 300, 20
+	stored := make(chan uint64, entries)
+	cut := make(chan error, 1)
+	go func() {
+		var err error
+		for last := range stored {
+			if last > kept && err == nil {
+				err = l.DeleteRange(last-kept, last-kept)
+			}
+		}
+		cut <- err
+	}()
+	if err := l.StoreLog(walEntry(1, "a")); err != nil {
+		t.Fatal(err)
+	}
+	for i := uint64(2); i <= entries; i++ {
+		stored <- i - 1
+		if err := l.StoreLog(walEntry(i, "a")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stored)
+	if err := <-cut; err != nil {
+		t.Fatal(err)
+	}
+	failAppend(t, l, walEntry(entries+1, "late"))
+	if err := l.StoreLog(walEntry(entries+1, "b")); err != nil {
+		t.Fatal(err)
+	}
+	for i := uint64(entries - kept); i <= entries+1; i++ {
+		var e raft.Log
+		if err := l.GetLog(i, &e); err != nil {
+			t.Errorf("entry %d: %v", i, err)
+		}
+	}
+}
+
+// A log that could not be opened after a failed write is opened by the next write of a
+// term or vote, too: Raft waits for that one in its loop.
+func TestWALOpensAnewForAVote(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	l := mustOpenWAL(t, dir)
+	defer l.Close()
+	failAppend(t, l, walEntry(1, "late"))
+	if err := os.Rename(dir, dir+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.SetUint64([]byte("term"), 7); err == nil {
+		t.Fatal("written to a log that is not there")
+	}
+	if err := os.Rename(dir+".away", dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.SetUint64([]byte("term"), 7); err == nil {
+		t.Error("opened again at once, although the last try has just failed")
+	}
+	l.tried = time.Time{} // the pause is over
+	if err := l.SetUint64([]byte("term"), 7); err != nil {
+		t.Fatal(err)
+	}
+	if term, err := l.GetUint64([]byte("term")); err != nil || term != 7 {
+		t.Errorf("the term is %d: %v", term, err)
 	}
 }
