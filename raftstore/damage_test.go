@@ -1,6 +1,8 @@
 package raftstore_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -100,6 +102,38 @@ func TestDamagedLogIsNamed(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), step.want) || !strings.Contains(err.Error(), filepath.Join(cfg.Dir, "raft.db")) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// The log in segment files takes a damaged frame for its end. What was committed beyond
+// it is not passed over in silence.
+func TestDamagedTailOfTheWAL(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 1, func(cfg *raftstore.Config) { cfg.Log = raftstore.LogWAL })
+	for i := range 20 {
+		mustApply(t, c.Stores[0], put(fmt.Sprintf("k%d", i), "the value"))
+	}
+	c.Stop(0) // which writes the commit index
+	segments, err := filepath.Glob(filepath.Join(c.Config(0).Dir, "raft-wal", "*.wal"))
+	if err != nil || len(segments) != 1 {
+		t.Fatalf("segments: %v, %v", segments, err)
+	}
+	cfg := damaged(t, c, filepath.Join("raft-wal", filepath.Base(segments[0])), func(b []byte) []byte {
+		// Frames begin on 8 bytes: kind, three zeros, length. The last but one of the entries.
+		last := bytes.LastIndex(b, []byte("the value"))
+		entry := bytes.LastIndex(b[:last], []byte("the value"))
+		for at := entry &^ 7; ; at -= 8 {
+			if length := binary.LittleEndian.Uint32(b[at+4:]); b[at] == 1 && b[at+1]|b[at+2]|b[at+3] == 0 && at+8+int(length) >= entry {
+				b[at] = 0
+				return b
+			}
+		}
+	})
+	s, err := raftstore.Open(cfg)
+	if err == nil {
+		t.Errorf("the store starts with %d keys", s.View().Count(""))
+		s.Close()
+	} else if !strings.Contains(err.Error(), "is damaged") || !strings.Contains(err.Error(), cfg.Dir) {
+		t.Error(err)
 	}
 }
 

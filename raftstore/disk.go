@@ -271,15 +271,16 @@ func (d *disk) replay(f *fsm, snapshots raft.SnapshotStore) error {
 	if err != nil {
 		return err
 	}
-	if len(list) > 0 {
-		commit = max(commit, list[0].Index)
-	}
+	commit = max(commit, newest(list))
 	last, err := d.LastIndex()
 	if err != nil {
 		return fmt.Errorf("raftstore: read the end of the log: %w", err)
 	}
 	if len(list) > 0 && from < list[0].Index && last < list[0].Index {
 		return fmt.Errorf("raftstore: snapshot %s is damaged and the log ends before it at entry %d: remove this node from the cluster, empty its directory, and let it join again", list[0].ID, last)
+	}
+	if reach := max(last, newest(list)); commit > reach {
+		return fmt.Errorf("raftstore: the log in %s is damaged: it ends at entry %d, and entry %d was committed: remove this node from the cluster, empty its directory, and let it join again", d.dir, reach, commit)
 	}
 	for i := from + 1; i <= min(commit, last); i++ {
 		var l raft.Log
@@ -295,6 +296,14 @@ func (d *disk) replay(f *fsm, snapshots raft.SnapshotStore) error {
 	}
 	d.committed.Store(max(from, min(commit, last)))
 	return nil
+}
+
+// newest is the index of the newest snapshot, readable or not; 0 without any.
+func newest(list []*raft.SnapshotMeta) uint64 {
+	if len(list) == 0 {
+		return 0
+	}
+	return list[0].Index
 }
 
 // restoreNewest loads the newest snapshot that can be read and returns its index.
