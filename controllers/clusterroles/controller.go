@@ -73,21 +73,10 @@ func plan(roles []*rbacv1.ClusterRole) []*rbacv1.ClusterRole {
 	roles = slices.SortedFunc(slices.Values(roles), func(a, b *rbacv1.ClusterRole) int { return cmp.Compare(a.Name, b.Name) })
 	var changed []*rbacv1.ClusterRole
 	for _, role := range roles {
-		if role.AggregationRule == nil || role.DeletionTimestamp != nil {
+		if !aggregates(role) {
 			continue
 		}
-		var rules []rbacv1.PolicyRule
-		for _, s := range role.AggregationRule.ClusterRoleSelectors {
-			selector, err := metav1.LabelSelectorAsSelector(&s)
-			if err != nil {
-				continue // the API has refused such a role
-			}
-			for _, other := range roles {
-				if other.Name != role.Name && selector.Matches(labels.Set(other.Labels)) {
-					rules = add(rules, other.Rules)
-				}
-			}
-		}
+		rules := gather(nil, role, roles, map[string]bool{role.Name: true})
 		if !equality.Semantic.DeepEqual(rules, role.Rules) {
 			update := role.DeepCopy()
 			update.Rules = rules
@@ -95,6 +84,35 @@ func plan(roles []*rbacv1.ClusterRole) []*rbacv1.ClusterRole {
 		}
 	}
 	return changed
+}
+
+func aggregates(role *rbacv1.ClusterRole) bool {
+	return role.AggregationRule != nil && role.DeletionTimestamp == nil
+}
+
+// gather adds the rules of the roles that a role selects, and in place of the rules
+// of one that aggregates itself those that it will have. So the answer comes from
+// rules alone that somebody wrote: it is found at once, and roles that select each
+// other neither take turns nor keep a rule alive that nobody gives any more.
+func gather(rules []rbacv1.PolicyRule, role *rbacv1.ClusterRole, roles []*rbacv1.ClusterRole, seen map[string]bool) []rbacv1.PolicyRule {
+	for _, s := range role.AggregationRule.ClusterRoleSelectors {
+		selector, err := metav1.LabelSelectorAsSelector(&s)
+		if err != nil {
+			continue // the API has refused such a role
+		}
+		for _, other := range roles {
+			if seen[other.Name] || !selector.Matches(labels.Set(other.Labels)) {
+				continue
+			}
+			seen[other.Name] = true
+			if aggregates(other) {
+				rules = gather(rules, other, roles, seen)
+			} else {
+				rules = add(rules, other.Rules)
+			}
+		}
+	}
+	return rules
 }
 
 func add(rules, more []rbacv1.PolicyRule) []rbacv1.PolicyRule {
