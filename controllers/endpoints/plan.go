@@ -62,7 +62,10 @@ func pack(service *corev1.Service, pods []*corev1.Pod) []corev1.EndpointSubset {
 	six := len(service.Spec.IPFamilies) > 0 && service.Spec.IPFamilies[0] == corev1.IPv6Protocol // one family only
 	for _, pod := range pods {
 		ip := podview.Address(pod, six)
-		if ip == "" || podview.Finished(pod) || pod.DeletionTimestamp != nil {
+		if ip == "" || podview.Finished(pod) {
+			continue
+		}
+		if pod.DeletionTimestamp != nil && !service.Spec.PublishNotReadyAddresses {
 			continue
 		}
 		ports := portsOf(service, pod)
