@@ -86,22 +86,27 @@ func (w *world) rules() *autoscalingv2.HorizontalPodAutoscalerBehavior {
 	return b
 }
 
-// steady is the recommendation of the stabilization window that changes least.
+// steady is what stays within the recommendations of the stabilization windows: with
+// behavior the size there is, moved only as far as all of them agree; without, the
+// highest of the last minutes.
 func (w *world) steady(m *memory, rules *autoscalingv2.HorizontalPodAutoscalerBehavior, wanted int32) (steady int32, reason, message string) {
 	up, down := time.Duration(0), downStabilization
 	if rules != nil {
 		up, down = seconds(*rules.ScaleUp.StabilizationWindowSeconds), seconds(*rules.ScaleDown.StabilizationWindowSeconds)
 	}
-	steady = wanted
-	if rules != nil && wanted >= w.scale.Spec.Replicas {
-		reason, message = "ScaleUpStabilized", "recent recommendations were lower than current one, applying the lowest recent recommendation"
-		for _, r := range since(m.recommended, w.now.Add(-up)) {
-			steady = min(steady, r.replicas)
-		}
-	} else {
-		reason, message = "ScaleDownStabilized", "recent recommendations were higher than current one, applying the highest recent recommendation"
-		for _, r := range since(m.recommended, w.now.Add(-down)) {
-			steady = max(steady, r.replicas)
+	lowest, highest := wanted, wanted
+	for _, r := range since(m.recommended, w.now.Add(-up)) {
+		lowest = min(lowest, r.replicas)
+	}
+	for _, r := range since(m.recommended, w.now.Add(-down)) {
+		highest = max(highest, r.replicas)
+	}
+	reason, message = "ScaleDownStabilized", "recent recommendations were higher than current one, applying the highest recent recommendation"
+	steady = highest
+	if rules != nil {
+		steady = min(max(w.scale.Spec.Replicas, lowest), highest)
+		if wanted >= w.scale.Spec.Replicas {
+			reason, message = "ScaleUpStabilized", "recent recommendations were lower than current one, applying the lowest recent recommendation"
 		}
 	}
 	m.recommended = append(since(m.recommended, w.now.Add(-max(up, down))), moment{wanted, w.now})
