@@ -78,7 +78,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	err := loop.On(c.loop, c.hpaInformer, func(before, after *autoscalingv2.HorizontalPodAutoscaler) {
 		switch {
 		case after == nil:
-			c.forget(before)
+			c.loop.AddObject(before) // the worker that has it now may yet remember it
 		case before == nil || before.Generation != after.Generation:
 			c.loop.AddObject(after)
 		}
@@ -92,10 +92,11 @@ func (c *Controller) Run(ctx context.Context) error {
 	return c.loop.Run(ctx, workers, c.sync)
 }
 
-func (c *Controller) forget(hpa *autoscalingv2.HorizontalPodAutoscaler) {
+// forget drops what is known of an autoscaler that is gone. Only the worker that has
+// its key may call it.
+func (c *Controller) forget(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	key := hpa.Namespace + "/" + hpa.Name
 	delete(c.memories, key)
 	delete(c.selected, key)
 }
@@ -107,6 +108,7 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	}
 	hpa, err := c.hpas.HorizontalPodAutoscalers(namespace).Get(name)
 	if apierrors.IsNotFound(err) {
+		c.forget(key)
 		return nil
 	}
 	if err != nil {
