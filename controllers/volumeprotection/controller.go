@@ -81,18 +81,13 @@ func (c *Controller) podChanged(before, after *corev1.Pod) {
 	if after != nil {
 		pod = after
 	}
+	if after != nil && after.Spec.NodeName != "" && !shutDown(after) {
+		return // it uses them still
+	}
 	for i := range pod.Spec.Volumes {
-		name := ""
-		switch v := &pod.Spec.Volumes[i]; {
-		case v.PersistentVolumeClaim != nil:
-			name = v.PersistentVolumeClaim.ClaimName
-		case v.Ephemeral != nil:
-			name = pod.Name + "-" + v.Name
+		if name := claimOf(pod, &pod.Spec.Volumes[i]); name != "" {
+			c.loop.Add(pod.Namespace + "/" + name)
 		}
-		if name == "" || after != nil && uses(after, name) {
-			continue
-		}
-		c.loop.Add(pod.Namespace + "/" + name)
 	}
 }
 
