@@ -42,6 +42,9 @@ func refuse(p *corev1.Pod, others []*corev1.Pod, room corev1.ResourceList, unsaf
 	if no := forbiddenSysctl(p, unsafe); no != nil {
 		return no
 	}
+	if err := pod.UserNamespaces(p); err != nil {
+		return &refusal{"UserNamespacesNotSupported", err.Error()}
+	}
 	if no := missingRoom(p, others, room); no != nil {
 		return no
 	}

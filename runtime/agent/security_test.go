@@ -43,7 +43,7 @@ func TestSecurity(t *testing.T) {
 		{"unconfined", nil, &corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeUnconfined}}, status, []string{"Seccomp:\t0"}, false},
 		{"pods-profile", &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeUnconfined}}, nil, status, []string{"Seccomp:\t0"}, false},
 		{"own-profile", nil, &corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost, LocalhostProfile: ptr("nolinks.json")}}, []string{"make-link", "a", "/b"}, []string{"operation not supported"}, true},
-		{"unmasked", nil, &corev1.SecurityContext{ProcMount: &unmasked}, []string{"stat", "/proc/interrupts"}, []string{"/proc/interrupts 444 0 0\n"}, false},
+		{"privileged-unmasked", nil, &corev1.SecurityContext{Privileged: ptr(true), ProcMount: &unmasked}, []string{"stat", "/proc/interrupts"}, []string{"/proc/interrupts 444 0 0\n"}, false},
 	}
 	for _, c := range cases {
 		l.pod(c.name, func(p *corev1.Pod) {
@@ -72,7 +72,7 @@ func TestSecurity(t *testing.T) {
 // TestWhatSecurityRefuses shows wrong specifications as a user sees them.
 func TestWhatSecurityRefuses(t *testing.T) {
 	l := newLab(t)
-	nonRoot := ptr(true)
+	nonRoot, unmasked := ptr(true), corev1.UnmaskedProcMount
 	for name, c := range map[string]struct {
 		own             *corev1.SecurityContext
 		reason, message string
@@ -81,6 +81,8 @@ func TestWhatSecurityRefuses(t *testing.T) {
 			`container has runAsNonRoot and image will run as root (pod: "root-image_default(uid-root-image)", container: c)`},
 		"root-user": {&corev1.SecurityContext{RunAsNonRoot: nonRoot, RunAsUser: ptr(int64(0))}, "CreateContainerConfigError",
 			`container's runAsUser breaks non-root policy (pod: "root-user_default(uid-root-user)", container: c)`},
+		"unmasked": {&corev1.SecurityContext{ProcMount: &unmasked}, "CreateContainerConfigError",
+			"procMount Unmasked needs a user namespace, and the runtime does not support user namespaces"},
 		"no-profile": {&corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost, LocalhostProfile: ptr("absent.json")}}, "CreateContainerError",
 			`cannot load seccomp profile "` + filepath.Join(l.data, "seccomp", "absent.json") + `": stat ` + filepath.Join(l.data, "seccomp", "absent.json") + `: no such file or directory`},
 	} {

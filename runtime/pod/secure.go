@@ -48,8 +48,17 @@ func secure(spec *shim.ContainerSpec, pod *corev1.Pod, sc *corev1.SecurityContex
 	if sc.Capabilities != nil {
 		spec.Capabilities = capabilities(spec.Capabilities, sc.Capabilities)
 	}
+	// In the host's user namespace root could write /proc/sys/kernel/core_pattern, and be the host's root.
 	if sc.ProcMount != nil && *sc.ProcMount == corev1.UnmaskedProcMount {
-		spec.MaskedPaths, spec.ReadonlyPaths = nil, nil
+		return errors.New("procMount Unmasked needs a user namespace, and the runtime does not support user namespaces")
+	}
+	return nil
+}
+
+// UserNamespaces says, in upstream's words, that a pod wants a user namespace of its own, which none gets here.
+func UserNamespaces(pod *corev1.Pod) error {
+	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
+		return errors.New("can't set `spec.hostUsers: false`, runtime does not support user namespaces")
 	}
 	return nil
 }

@@ -22,6 +22,9 @@ const RuntimeHandler = "runc"
 // sandboxSpec translates what a pod's containers share.
 func (w *Worker) sandboxSpec(ctx context.Context) (shim.SandboxSpec, error) {
 	pod := w.rec.Pod
+	if err := UserNamespaces(pod); err != nil { // of a record from before such pods were refused
+		return shim.SandboxSpec{}, err
+	}
 	if class := pod.Spec.RuntimeClassName; class != nil && *class != "" {
 		handler, err := w.deps.Objects.RuntimeHandler(ctx, *class)
 		if err != nil {
