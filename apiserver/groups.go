@@ -42,6 +42,7 @@ func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authori
 			Authorizer:    authorize,
 			Budgets:       client.PolicyV1(),
 			Slices:        client.DiscoveryV1(),
+			Pods:          client.CoreV1(),
 			TokenRequests: tokenRequests,
 		}),
 		admissionregistration.Group(),

@@ -7,10 +7,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
@@ -108,5 +110,36 @@ func TestProxyAndMetrics(t *testing.T) {
 	}
 	if u := pods.Items[0].Containers[0].Usage; u.Cpu().MilliValue() != 5 || u.Memory().Value() != 2<<20 {
 		t.Errorf("container c: %v", u)
+	}
+}
+
+// TestServicesLeadToPodsOnly lets somebody write slices by hand: what they name is
+// asked only where a pod of the namespace has that address.
+func TestServicesLeadToPodsOnly(t *testing.T) {
+	c := clientOf(t, startServer(t, raftstoretest.New(t)), admin)
+	defaultNamespace(t, c)
+	pod := mustCreatePod(t, c, simplePod("p"))
+	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "192.0.2.1", PodIPs: []corev1.PodIP{{IP: "192.0.2.1"}}}
+	if _, err := c.CoreV1().Pods("default").UpdateStatus(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	port, name := int32(80), "http"
+	for i, e := range []discoveryv1.Endpoint{
+		{Addresses: []string{"192.0.2.2"}, TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "p"}},
+		{Addresses: []string{"192.0.2.1"}, TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "other"}},
+		{Addresses: []string{"192.0.2.1"}, TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: "kube-system", Name: "p"}},
+		{Addresses: []string{"192.0.2.1"}},
+	} {
+		service := fmt.Sprintf("s%d", i)
+		if _, err := c.DiscoveryV1().EndpointSlices("default").Create(t.Context(), &discoveryv1.EndpointSlice{
+			ObjectMeta:  metav1.ObjectMeta{Name: service, Labels: map[string]string{discoveryv1.LabelServiceName: service}},
+			AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: &name, Port: &port}}, Endpoints: []discoveryv1.Endpoint{e},
+		}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		err := c.CoreV1().RESTClient().Get().Namespace("default").Resource("services").Name(service + ":http").SubResource("proxy").Do(t.Context()).Error()
+		if want := fmt.Sprintf("no endpoints available for service %q", service); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v at %v: %v, want %s", e.TargetRef, e.Addresses, err, want)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/rest"
+	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 	discoveryclient "k8s.io/client-go/kubernetes/typed/discovery/v1"
 	policyclient "k8s.io/client-go/kubernetes/typed/policy/v1"
 
@@ -24,6 +25,8 @@ type Config struct {
 	Budgets policyclient.PodDisruptionBudgetsGetter
 	// Slices tell which pods are behind a Service.
 	Slices discoveryclient.EndpointSlicesGetter
+	// Pods have the addresses that Slices are not believed alone.
+	Pods coreclient.PodsGetter
 	// TokenRequests serves serviceaccounts/token; nil leaves it out.
 	TokenRequests rest.Storage
 	// Authorizer is asked where a request's own verb says too little; may be nil.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	serviceproxy "k8s.io/apiserver/pkg/util/proxy"
+	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 	discoveryclient "k8s.io/client-go/kubernetes/typed/discovery/v1"
 
 	"kontiki/apiserver/kind"
@@ -86,8 +88,8 @@ func podProxy(pods *kind.REST) rest.Storage {
 			if port == "" {
 				port = firstPort(pod)
 			}
-			ip, err := netip.ParseAddr(pod.Status.PodIP)
-			if err != nil || !ip.IsGlobalUnicast() {
+			ip, ok := reachable(pod.Status.PodIP)
+			if !ok {
 				return nil, nil, apierrors.NewBadRequest("address not allowed")
 			}
 			host := ip.String()
@@ -148,7 +150,7 @@ func internalIP(n *corev1.Node) (string, error) {
 		if a.Type != corev1.NodeInternalIP {
 			continue
 		}
-		if ip, err := netip.ParseAddr(a.Address); err != nil || !ip.IsGlobalUnicast() {
+		if _, ok := reachable(a.Address); !ok {
 			return "", apierrors.NewBadRequest("address not allowed")
 		}
 		return a.Address, nil
@@ -157,7 +159,7 @@ func internalIP(n *corev1.Node) (string, error) {
 }
 
 // serviceProxy leads to a ready pod behind a Service, one at random.
-func serviceProxy(services *kind.REST, slices discoveryclient.EndpointSlicesGetter) rest.Storage {
+func serviceProxy(services *kind.REST, endpoints discoveryclient.EndpointSlicesGetter, pods coreclient.PodsGetter) rest.Storage {
 	return &proxyREST{
 		options: func() runtime.Object { return &corev1.ServiceProxyOptions{} },
 		path:    func(o runtime.Object) string { return o.(*corev1.ServiceProxyOptions).Path },
@@ -175,7 +177,7 @@ func serviceProxy(services *kind.REST, slices discoveryclient.EndpointSlicesGett
 					return nil, nil, apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %d found for service %q", n, name))
 				}
 			}
-			list, err := slices.EndpointSlices(request.NamespaceValue(ctx)).List(ctx, metav1.ListOptions{
+			list, err := endpoints.EndpointSlices(request.NamespaceValue(ctx)).List(ctx, metav1.ListOptions{
 				LabelSelector: discoveryv1.LabelServiceName + "=" + name, ResourceVersion: "0",
 			})
 			if err != nil {
@@ -188,9 +190,8 @@ func serviceProxy(services *kind.REST, slices discoveryclient.EndpointSlicesGett
 			if len(of) == 0 {
 				return nil, nil, apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", name))
 			}
-			// Only pods: whoever may write slices must not lead this server elsewhere.
 			host, err := serviceproxy.RandomEndpoint(name, of, port, corev1.IPv4Protocol, func(e *discoveryv1.Endpoint) bool {
-				return e.TargetRef != nil && e.TargetRef.Kind == "Pod" && e.TargetRef.Namespace == request.NamespaceValue(ctx)
+				return behind(ctx, pods.Pods(request.NamespaceValue(ctx)), e)
 			})
 			if err != nil {
 				return nil, nil, err
@@ -198,6 +199,30 @@ func serviceProxy(services *kind.REST, slices discoveryclient.EndpointSlicesGett
 			return &url.URL{Scheme: scheme, Host: host}, anyCertificate, nil
 		},
 	}
+}
+
+// behind tells whether an endpoint is a pod of the namespace. Whoever may write slices
+// must not lead this server elsewhere, so the pod is asked, not the slice.
+func behind(ctx context.Context, pods coreclient.PodInterface, e *discoveryv1.Endpoint) bool {
+	if e.TargetRef == nil || e.TargetRef.Kind != "Pod" || e.TargetRef.Namespace != request.NamespaceValue(ctx) || len(e.Addresses) == 0 {
+		return false
+	}
+	pod, err := pods.Get(ctx, e.TargetRef.Name, metav1.GetOptions{ResourceVersion: "0"})
+	return err == nil && has(pod, e.Addresses[0])
+}
+
+// has tells whether an address is the pod's, and one that pods may have.
+func has(pod *corev1.Pod, address string) bool {
+	if _, ok := reachable(address); !ok {
+		return false
+	}
+	return slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool { return ip.IP == address })
+}
+
+// reachable refuses what would be this machine itself, or what only its link sees.
+func reachable(address string) (netip.Addr, bool) {
+	ip, err := netip.ParseAddr(address)
+	return ip, err == nil && ip.Unmap().IsGlobalUnicast()
 }
 
 func portName(s *corev1.Service, port int32) (string, bool) {

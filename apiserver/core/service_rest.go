@@ -35,7 +35,7 @@ func extendServices(in kind.Storages, cfg Config) (kind.Storages, error) {
 		return nothing, r.begin(ctx, obj.(*corev1.Service), old.(*corev1.Service))
 	}
 	in["services"] = r
-	in["services/proxy"] = serviceProxy(main, cfg.Slices)
+	in["services/proxy"] = serviceProxy(main, cfg.Slices, cfg.Pods)
 	return in, nil
 }
 
