@@ -14,7 +14,8 @@ import (
 var elsewhere = map[string][][]string{
 	"Pod":                   {{"spec", "tolerations"}, {"spec", "priority"}, {"spec", "preemptionPolicy"}, {"spec", "serviceAccount"}, {"spec", "serviceAccountName"}},
 	"Service":               {{"spec", "clusterIP"}, {"spec", "clusterIPs"}, {"spec", "ipFamilies"}, {"spec", "ipFamilyPolicy"}},
-	"PersistentVolumeClaim": {{"status"}},
+	"PersistentVolumeClaim": {{"status"}, {"metadata", "finalizers"}},
+	"PersistentVolume":      {{"metadata", "finalizers"}},
 	"CSIDriver":             {{"metadata", "generation"}},
 }
 

@@ -194,7 +194,7 @@ func (f *fixture) life(t *testing.T, sample *unstructured.Unstructured) {
 	f.table(t, m.Resource, name)
 
 	// What protects claims and volumes in use is a controller's to take off.
-	if k := sample.GetKind(); k == "PersistentVolumeClaim" || k == "PersistentVolume" || k == "VolumeAttributesClass" {
+	if k := sample.GetKind(); k == "PersistentVolumeClaim" || k == "PersistentVolume" {
 		if _, err := r.Patch(ctx, name, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
 			t.Fatal(err)
 		}

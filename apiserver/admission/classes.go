@@ -123,8 +123,9 @@ func newest[T metav1.Object](all []T, marked func(T) bool) (found T) {
 	return found
 }
 
-// inUse lets claims, volumes and attribute classes stay until nobody needs them,
-// by a finalizer: upstream's plugin StorageObjectInUseProtection.
+// inUse lets claims and volumes stay until nobody needs them, by a finalizer:
+// upstream's plugin StorageObjectInUseProtection. Upstream's finalizer of volume
+// attribute classes comes with their controller: nobody here would take it off.
 type inUse struct{ *admission.Handler }
 
 func newInUse() inUse { return inUse{admission.NewHandler(admission.Create)} }
@@ -140,8 +141,6 @@ func (inUse) Admit(_ context.Context, a admission.Attributes, _ admission.Object
 		finalizer = "kubernetes.io/pv-protection"
 	case corev1.Resource("persistentvolumeclaims"):
 		finalizer = "kubernetes.io/pvc-protection"
-	case storagev1.Resource("volumeattributesclasses"):
-		finalizer = "kubernetes.io/vac-protection"
 	default:
 		return nil
 	}

@@ -212,7 +212,11 @@ func TestWhatAPodIsTold(t *testing.T) {
 		long := probe("long", "write", "/dev/termination-log", strings.Repeat("x", 5000)+"end")
 		p.Spec.Containers = []corev1.Container{who, last, long, probe("hosts", "file", "/etc/hosts"), probe("sysctl", "file", "/proc/sys/net/ipv4/ip_unprivileged_port_start")}
 	})
-	p := l.wait("told", "to end", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
+	p := l.wait("told", "to end, and its log to be read", func(p *corev1.Pod) bool {
+		return p.Status.Phase == corev1.PodFailed && slices.ContainsFunc(p.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool {
+			return s.Name == "last" && s.State.Terminated != nil && s.State.Terminated.Message != ""
+		})
+	})
 	for container, wanted := range map[string][]string{
 		"who":    {`"P_key=value"`, `"MEMORY=64"`, `"CPU=250"`, `"WHOLE=1"`, "host=told.sub.default.svc.cluster.local"},
 		"hosts":  {"# Entries added by HostAliases.\n192.0.2.1\tone.example\ttwo.example\n", "127.0.0.1\ttold.sub.default.svc.cluster.local\ttold\n"},
@@ -272,7 +276,8 @@ func TestReadinessGatesAndDeadlines(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.wait("gated", "to be ready once its gate is open", ready)
-	l.pod("brief", func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = ptr(int64(1)) }, "term")
+	// Its start is told in whole seconds: one would end it before it hears SIGTERM.
+	l.pod("brief", func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = ptr(int64(2)) }, "term")
 	p = l.wait("brief", "to overrun its deadline", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
 	if p.Status.Reason != "DeadlineExceeded" || p.Status.Message != "Pod was active on the node longer than the specified deadline" {
 		t.Errorf("%s: %s", p.Status.Reason, p.Status.Message)
