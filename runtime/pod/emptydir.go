@@ -11,7 +11,9 @@ import (
 )
 
 func (w *Worker) setupEmptyDir(v *corev1.Volume, dir string) error {
+	fresh := false
 	if _, err := os.Stat(dir); err != nil {
+		fresh = true
 		if err := os.MkdirAll(dir, 0o777); err != nil {
 			return err
 		}
@@ -34,14 +36,28 @@ func (w *Worker) setupEmptyDir(v *corev1.Volume, dir string) error {
 		if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
 			return fmt.Errorf("mount tmpfs: %w", err)
 		}
+		fresh = true
 	default:
 		return fmt.Errorf("unknown storage medium %q", m)
 	}
-	g := fsGroup(w.rec.Pod)
-	if g == nil || given(dir, int(*g), groupWrites) {
+	return w.giveOnce(v.Name, dir, fresh)
+}
+
+// giveOnce gives an emptyDir to the pod's group before anybody uses it. What containers make of it
+// afterwards is theirs, so it is given once in its life; one of memory begins anew after a reboot.
+func (w *Worker) giveOnce(volume, dir string, fresh bool) error {
+	if fsGroup(w.rec.Pod) == nil || w.rec.Given[volume] && !fresh {
 		return nil
 	}
-	return give(dir, w.rec.Pod, false)
+	if err := give(dir, w.rec.Pod, false); err != nil {
+		return err
+	}
+	if w.rec.Given == nil {
+		w.rec.Given = map[string]bool{}
+	}
+	w.rec.Given[volume] = true
+	w.commit()
+	return nil
 }
 
 // memorySize bounds a tmpfs: what the pod asks for, its memory limit and the

@@ -45,6 +45,8 @@ type Record struct {
 	TornDown bool      `json:"tornDown,omitempty"` // sandbox, address and volumes are gone
 	// Claims are the persistent volumes of the pod, by name of the volume in its spec.
 	Claims map[string]Claimed `json:"claims,omitempty"`
+	// Given are the emptyDirs, by name, whose ownership is as the pod wants it.
+	Given map[string]bool `json:"given,omitempty"`
 
 	Gone        bool      `json:"-"` // the API no longer has it
 	Published   bool      `json:"-"` // the API has the last status of a pod that was torn down

@@ -84,6 +84,56 @@ func TestTheGroupGetsTheVolume(t *testing.T) {
 	modes(os.ModeSetgid|0o770, os.ModeSetgid|0o770, 0o600) // the root is as it should be: nothing was looked at
 }
 
+// TestTheGroupGetsAnEmptyDirOnce: what containers do to it later is not undone, by
+// the next look at the volumes or by the next agent.
+func TestTheGroupGetsAnEmptyDirOnce(t *testing.T) {
+	gid := int64(os.Getgid())
+	pod := &corev1.Pod{Spec: corev1.PodSpec{
+		SecurityContext: &corev1.PodSecurityContext{FSGroup: &gid},
+		Volumes:         []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}},
+	}}
+	w := &Worker{dir: t.TempDir(), rec: NewRecord(pod, time.Unix(0, 0))}
+	dir := filepath.Join(w.dir, volumesDir, "v")
+	setup := func(want os.FileMode) {
+		t.Helper()
+		if err := w.setupEmptyDir(&pod.Spec.Volumes[0], dir); err != nil {
+			t.Fatal(err)
+		}
+		if fi, err := os.Stat(dir); err != nil || fi.Mode()&chmodable != want {
+			t.Errorf("%v (%v), want %v", fi.Mode(), err, want)
+		}
+	}
+	setup(os.ModeSetgid | 0o777)
+	if err := os.Chmod(dir, 0o700); err != nil { // a container's wish
+		t.Fatal(err)
+	}
+	setup(0o700)
+	rec, err := LoadRecord(w.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w = &Worker{dir: w.dir, rec: rec}
+	setup(0o700)
+}
+
+// TestNoLinkIsGiven: a link in a volume leads its giver nowhere, nor does one in its place.
+func TestNoLinkIsGiven(t *testing.T) {
+	gid, dir, out := int64(os.Getgid()), t.TempDir(), filepath.Join(t.TempDir(), "out")
+	for _, err := range []error{os.Mkdir(out, 0o700), os.WriteFile(filepath.Join(out, "file"), nil, 0o600), os.Symlink(out, filepath.Join(dir, "link")), os.Symlink(filepath.Join(out, "file"), filepath.Join(dir, "other"))} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := give(dir, &corev1.Pod{Spec: corev1.PodSpec{SecurityContext: &corev1.PodSecurityContext{FSGroup: &gid}}}, false); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]os.FileMode{out: os.ModeDir | 0o700, filepath.Join(out, "file"): 0o600} {
+		if fi, err := os.Stat(path); err != nil || fi.Mode() != want {
+			t.Errorf("%s: %v (%v)", path, fi.Mode(), err)
+		}
+	}
+}
+
 func TestWhoReadsTheToken(t *testing.T) {
 	token := corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}}}}}
 	as := func(users ...*int64) []corev1.Container {
