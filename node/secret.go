@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"kontiki/gossip"
@@ -72,11 +73,11 @@ func (n *node) takeSecret(r pki.Rotation) error {
 	if err := n.charter.trust.WriteRotation(n.cfg.DataDir, r); err != nil {
 		return err
 	}
-	n.secret.Store(&r)
 	n.port.SetSecrets(r.Secrets())
 	if err := n.ring.SetKeys(ringKeys(r)); err != nil {
 		return err
 	}
+	n.secret.Store(&r) // last: what failed before is done again
 	n.log.Info("the join secret is being changed", "change", r.Generation(), "phase", r.Phase())
 	n.problems.solvedAll("secret/")
 	if err := n.keepOwnSecret(); err != nil {
@@ -229,15 +230,18 @@ func (n *node) driveSecret(ctx context.Context, term uint64) error {
 }
 
 func (n *node) behind(r pki.Rotation) []string {
-	return behind(r, n.ring.Members(), n.charter.ClusterID)
+	return behind(r, n.ring.Members(), n.store.Members(), n.charter.ClusterID)
 }
 
 // behind lists the members that answer, or may, and have not taken a step of a change
-// yet. Those that are away are not waited for: they are told when they are back.
-func behind(r pki.Rotation, members []gossip.Member, cluster string) (names []string) {
-	for _, m := range members {
+// yet. Those that are away are not waited for: they are told when they are back. Nor is
+// anybody in the ring who is no member by the store: whoever knows the old secret can
+// make up as many as would hold the change up for ever.
+func behind(r pki.Rotation, ring []gossip.Member, members []raftstore.Member, cluster string) (names []string) {
+	for _, m := range ring {
 		here := m.State == gossip.StateAlive || m.State == gossip.StateUnknown
-		if here && m.ClusterID == cluster && m.KeyStep < r.Step {
+		member := slices.ContainsFunc(members, func(of raftstore.Member) bool { return of.ID == m.ID })
+		if here && member && m.ClusterID == cluster && m.KeyStep < r.Step {
 			names = append(names, m.Name)
 		}
 	}
