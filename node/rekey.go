@@ -24,6 +24,10 @@ const (
 	// rekeyGrace is how long an old key stays open after another has become current:
 	// replicas hear of that within milliseconds, and whoever has not is refused.
 	rekeyGrace = time.Minute
+	// rekeyKeep is how many event ages a closed key is kept after the last value that
+	// it encrypted was written anew: events and old revisions still hold such values,
+	// and history is dropped in steps, a little later than its age.
+	rekeyKeep = 1.5
 	// rekeyRetry is the pause between two looks while old keys are there.
 	rekeyRetry = 5 * time.Second
 	// rekeyWorkers write at once; the store gathers what they write.
@@ -85,6 +89,10 @@ func rotateDataKey(ctx context.Context, store *raftstore.Store, trust *pki.Trust
 	if !result.Succeeded {
 		return "", errors.New("another change of the data key has just begun")
 	}
+	// Whoever asks this node next how far the change is must not hear of the time before.
+	if _, err := store.WaitRevision(ctx, result.Revision); err != nil {
+		return "", fmt.Errorf("data key %s is the current one, but this node does not see that yet: %w", key.ID, err)
+	}
 	return key.ID, nil
 }
 
@@ -95,16 +103,19 @@ type rekeyer struct {
 	keys  *dataKeys
 	term  uint64
 	grace time.Duration
+	keep  time.Duration // how long a key is kept that encrypts nothing any more
 	now   func() time.Time
 	log   *slog.Logger
 
 	current string // the key that was current when since was set
 	since   time.Time
+	unused  time.Time // since when old keys are all closed and encrypt nothing; zero: they are not
 }
 
 // driveDataKeys is the leader's part in a change of the data key.
 func (n *node) driveDataKeys(ctx context.Context, term uint64) error {
-	r := rekeyer{store: n.store, keys: n.dataKeys, term: term, grace: rekeyGrace, now: time.Now, log: n.log}
+	keep := time.Duration(rekeyKeep * float64(max(n.store.EventAge(), 0)))
+	r := rekeyer{store: n.store, keys: n.dataKeys, term: term, grace: rekeyGrace, keep: keep, now: time.Now, log: n.log}
 	for ctx.Err() == nil {
 		view, err := n.store.Linearize(ctx)
 		old := 0
@@ -140,7 +151,8 @@ func pause(ctx context.Context, d time.Duration) {
 // What is encrypted with old keys is written anew. Once the grace is over, old keys are
 // closed, each by a change of its record: no value can be written with them from that
 // revision on, because every such write compares the record. If a view of a later
-// revision then holds no value of a closed key, there will never be one, and the key goes.
+// revision then holds no value of a closed key, there will never be one. The key goes once
+// the store's history has forgotten those that there were: watches may begin in it.
 func (r *rekeyer) step(ctx context.Context, view raftstore.View) (left int, err error) {
 	current := currentKey(view)
 	old, err := oldKeys(view, current)
@@ -148,7 +160,7 @@ func (r *rekeyer) step(ctx context.Context, view raftstore.View) (left int, err 
 		return 0, err
 	}
 	if r.current != current {
-		r.current, r.since = current, r.now()
+		r.current, r.since, r.unused = current, r.now(), time.Time{}
 	}
 	stale, err := r.reencrypt(ctx, view, current)
 	if err != nil {
@@ -171,9 +183,16 @@ func (r *rekeyer) step(ctx context.Context, view raftstore.View) (left int, err 
 	if stale > 0 {
 		return len(old), nil // look again
 	}
+	if r.unused.IsZero() {
+		r.unused = r.now()
+	}
+	if r.now().Sub(r.unused) < r.keep {
+		return len(old), nil
+	}
 	if err := r.drop(ctx, view, closed); err != nil {
 		return len(old), err
 	}
+	r.unused = time.Time{}
 	r.log.Info("old data keys are dropped: nothing is encrypted with them", "keys", closed, "current", current)
 	return 0, nil
 }

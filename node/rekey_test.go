@@ -77,9 +77,12 @@ func (s *secretsStore) write(keys *dataKeys, i int) {
 	}
 }
 
+// eventsKept is how long events with old values are there.
+const eventsKept = 5 * time.Minute
+
 // leader is one that has just been elected: it knows what the store says.
 func (s *secretsStore) leader() *rekeyer {
-	return &rekeyer{store: s.store, keys: newDataKeys(s.trust, s.store), term: s.term(), grace: time.Minute, now: func() time.Time { return s.now }, log: slog.New(slog.DiscardHandler)}
+	return &rekeyer{store: s.store, keys: newDataKeys(s.trust, s.store), term: s.term(), grace: time.Minute, keep: eventsKept, now: func() time.Time { return s.now }, log: slog.New(slog.DiscardHandler)}
 }
 
 func (s *secretsStore) step(r *rekeyer) int {
@@ -150,6 +153,15 @@ func TestRotateDataKey(t *testing.T) {
 	if err := s.put(3, sleeper); !errors.Is(err, errKeyClosed) {
 		t.Errorf("a write with a closed key: %v", err)
 	}
+	// A watch may begin at a revision whose values the old key encrypts.
+	if left := s.step(r); left != 1 {
+		t.Errorf("%d old keys are left while events need one", left)
+	}
+	s.now = s.now.Add(eventsKept - time.Second)
+	if left := s.step(r); left != 1 {
+		t.Errorf("%d old keys are left while events need one", left)
+	}
+	s.now = s.now.Add(time.Second)
 	if left := s.step(r); left != 0 {
 		t.Errorf("%d old keys are left", left)
 	}
@@ -183,7 +195,7 @@ func TestRotateDataKeyTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.write(newDataKeys(s.trust, s.store), 1)
-	for range 10 {
+	for range 20 {
 		if s.step(r) == 0 {
 			break
 		}

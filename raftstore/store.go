@@ -229,6 +229,10 @@ func (s *Store) WaitRevision(ctx context.Context, revision uint64) (View, error)
 // it and later, and events after it, can be had. It may differ between nodes.
 func (s *Store) Compacted() uint64 { return s.fsm.floor() }
 
+// EventAge is how long history is kept, unless writes push it out before; negative
+// if it is not dropped by age.
+func (s *Store) EventAge() time.Duration { return s.cfg.EventAge }
+
 // untilClose is ctx that also ends, with cause ErrClosed, when the store closes.
 func (s *Store) untilClose(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)

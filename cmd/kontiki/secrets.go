@@ -27,9 +27,9 @@ func secretsCommand() *cobra.Command {
 		Use:   "rotate-key",
 		Short: "Encrypt all Secrets anew with a new key",
 		Long: `Make a new data key, encrypt every Secret anew with it, and drop the old keys once
-nothing is encrypted with them. That takes a little more than a minute, since old keys
-stay in use for so long by replicas that are slow to hear of the new one. The cluster
-goes on meanwhile. A leader that is lost in between is followed by one that goes on.
+nothing is encrypted with them. Within a minute or two all Secrets are; the old keys stay
+some eight minutes longer, since watches may begin at revisions of that age. The cluster
+goes on meanwhile, and the change does without this command, too. A leader that is lost in between is followed by one that goes on.
 
 Snapshots that were saved before hold Secrets under the old keys, and the keys as well,
 sealed with the key-encryption key (pki/kek in the data directory of each node).`,
@@ -54,6 +54,19 @@ sealed with the key-encryption key (pki/kek in the data directory of each node).
 	return cmd
 }
 
+// changedTo tells whether the change to the data key id is over.
+func changedTo(id string, keys *node.DataKeys) (bool, error) {
+	switch {
+	case keys == nil:
+		return false, nil
+	case keys.Current == id:
+		return len(keys.Old) == 0, nil
+	case slices.Contains(keys.Old, id):
+		return false, nil
+	}
+	return false, fmt.Errorf("data key %s is not among the cluster's keys any more: another change came after this one", id)
+}
+
 // awaitDataKey calls done once no key is left that is older than id.
 func awaitDataKey(ctx context.Context, dir, id string, done func()) error {
 	tick := time.NewTicker(rotateKeyPoll)
@@ -66,11 +79,11 @@ func awaitDataKey(ctx context.Context, dir, id string, done func()) error {
 			}
 			return err
 		}
-		if k := status.DataKeys; k != nil && len(k.Old) == 0 {
+		if is, err := changedTo(id, status.DataKeys); err != nil {
+			return err
+		} else if is {
 			done()
 			return nil
-		} else if k != nil && k.Current != id && !slices.Contains(k.Old, id) {
-			return fmt.Errorf("data key %s is not among the cluster's keys any more: another change came after this one", id)
 		}
 		select {
 		case <-tick.C:
