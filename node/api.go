@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -94,9 +95,8 @@ func (n *node) apiConfig(front apiserver.FrontProxy) apiserver.Config {
 	}
 }
 
-// writeFrontProxy makes this node's certificate towards aggregated API servers anew.
-// The key is written first: after a crash in between, the next start writes both again
-// before they are read.
+// writeFrontProxy makes this node's certificate towards aggregated API servers anew,
+// in one file with its key: neither a crash nor a full disk leaves two that do not fit.
 func (n *node) writeFrontProxy() (front apiserver.FrontProxy, err error) {
 	authority, err := n.charter.trust.Authority.FrontProxy()
 	if err != nil {
@@ -106,17 +106,14 @@ func (n *node) writeFrontProxy() (front apiserver.FrontProxy, err error) {
 	if err != nil {
 		return front, err
 	}
-	dir := filepath.Join(n.cfg.DataDir, "pki")
-	front = apiserver.FrontProxy{CertFile: filepath.Join(dir, "front-proxy.crt"), KeyFile: filepath.Join(dir, "front-proxy.key"), CA: x509.NewCertPool()}
+	path := filepath.Join(n.cfg.DataDir, "pki", "front-proxy.pem")
+	front = apiserver.FrontProxy{CertFile: path, KeyFile: path, CA: x509.NewCertPool()}
 	front.CA.AddCert(authority.Cert)
-	if err = pki.WriteFile(front.KeyFile, key); err == nil {
-		err = pki.WriteFile(front.CertFile, cert)
-	}
-	if err != nil {
-		if _, old := tls.LoadX509KeyPair(front.CertFile, front.KeyFile); old != nil {
+	if err := pki.WriteFile(path, slices.Concat(cert, key)); err != nil {
+		if _, old := tls.LoadX509KeyPair(path, path); old != nil {
 			return front, err
 		}
-		// A full disk must not keep a node from starting: those before are good for a year.
+		// A full disk must not keep a node from starting: the one before is good for a year.
 		n.log.Error("the certificate towards aggregated API servers cannot be renewed; the one before is used", "err", err)
 	}
 	return front, nil
