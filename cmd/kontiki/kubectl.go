@@ -43,15 +43,13 @@ func kubeconfigCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kubeconfig",
 		Short: "Print a kubeconfig with all rights, of this machine's node or of a running lab",
-		Long: `Print the kubeconfig that kontiki kubectl would use. Whoever has it may do
+		Long: `Print the admin file of this machine's node, or else that of a running lab;
+$KUBECONFIG, which may be of another cluster, is not looked at. Whoever has it may do
 everything in the cluster. Any node's address can be put in with --server: each
 serves the whole API.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			path := os.Getenv("KUBECONFIG")
-			if path == "" {
-				path = findKubeconfig()
-			}
+			path := findKubeconfig()
 			if path == "" {
 				return fmt.Errorf("no kubeconfig is here: this machine's node has none in %s until its cluster has formed, and no lab is running", dataDir())
 			}

@@ -20,7 +20,7 @@ users: [{name: kontiki, user: {token: x}}]
 
 func TestKubeconfigOfThisNode(t *testing.T) {
 	dir := t.TempDir()
-	t.Setenv("KUBECONFIG", "")
+	t.Setenv("KUBECONFIG", filepath.Join(dir, "of another cluster")+":"+filepath.Join(dir, "and another"))
 	t.Setenv("KONTIKI_DATA_DIR", dir)
 	path := filepath.Join(dir, "admin.kubeconfig")
 	if err := os.WriteFile(path, []byte(kubeconfig), 0o600); err != nil {
