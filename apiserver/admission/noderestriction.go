@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -44,7 +45,8 @@ func (r *nodeRestriction) Admit(ctx context.Context, a admission.Attributes, _ a
 	}
 	err := r.judge(ctx, node, a)
 	var status apierrors.APIStatus
-	if err == nil || errors.As(err, &status) {
+	var again passing
+	if err == nil || errors.As(err, &status) || errors.As(err, &again) {
 		return err
 	}
 	return admission.NewForbidden(a, err)
@@ -85,6 +87,10 @@ func (r *nodeRestriction) judge(ctx context.Context, node string, a admission.At
 		return named(node, a, "can only access CSINode with the same name as the requesting node")
 	case resourcev1.Resource("resourceslices"):
 		return resourceSlice(node, a)
+	case certificatesv1.Resource("podcertificaterequests"):
+		return r.podCertificate(ctx, node, a)
+	case certificatesv1.Resource("certificatesigningrequests"):
+		return signingRequest(node, a)
 	}
 	return nil
 }
