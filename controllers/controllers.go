@@ -218,7 +218,7 @@ func clusterControllers(config Config, shared informers.SharedInformerFactory, r
 			return podgc.New(client, shared, log, time.Now), nil
 		}},
 		{name: resourcequota.Name, needs: kinds("v1", "resourcequotas", "persistentvolumeclaims"), start: func() (runner, error) {
-			return resourcequota.New(client, config.Metadata, config.Targets.Mapper, shared, log, time.Now), nil
+			return resourcequota.New(client, config.Metadata, config.Targets.Mapper, client.Discovery(), shared, log, time.Now), nil
 		}},
 		{name: clusterroles.Name, needs: kinds("rbac.authorization.k8s.io/v1", "clusterroles"), start: func() (runner, error) {
 			return clusterroles.New(client, shared, log), nil

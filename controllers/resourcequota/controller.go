@@ -2,7 +2,7 @@
 // is used. Admission in the API takes from it when something is made; here is
 // counted what there is, so that what goes is given back.
 //
-// plan.go decides and is pure; controller.go does. A quota is handled by one worker
+// plan.go decides and is pure; controller.go does, and count.go watches what is only counted. A quota is handled by one worker
 // at a time. Only controllers imports this package.
 package resourcequota
 
@@ -24,7 +24,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/metadata"
-	"k8s.io/client-go/metadata/metadatainformer"
 	"k8s.io/client-go/tools/cache"
 
 	"kontiki/controllers/loop"
@@ -47,7 +46,8 @@ const (
 type Controller struct {
 	client   kubernetes.Interface
 	metadata metadata.Interface
-	mapper   meta.RESTMapper
+	mapper   meta.ResettableRESTMapper
+	served   Kinds
 	now      func() time.Time
 
 	quotas   corelisters.ResourceQuotaLister
@@ -58,29 +58,30 @@ type Controller struct {
 	quotaInformer, podInformer, serviceInformer, claimInformer cache.SharedIndexInformer
 	loop                                                       *loop.Loop
 
-	mu      sync.Mutex                                         // protects the two below
-	kinds   map[schema.GroupResource]informers.GenericInformer // that are only counted
-	waiting map[string]time.Time                               // quotas whose lower count waits, and since when
+	counting sync.WaitGroup // what count.go started
+
+	mu      sync.Mutex                       // protects the two below
+	kinds   map[schema.GroupResource]counter // that are only counted
+	waiting map[string]time.Time             // quotas whose lower count waits, and since when
 }
 
 // New makes the controller on shared informers.
-func New(client kubernetes.Interface, counter metadata.Interface, mapper meta.RESTMapper, shared informers.SharedInformerFactory, log *slog.Logger, now func() time.Time) *Controller {
+func New(client kubernetes.Interface, objects metadata.Interface, mapper meta.ResettableRESTMapper, served Kinds, shared informers.SharedInformerFactory, log *slog.Logger, now func() time.Time) *Controller {
 	core := shared.Core().V1()
 	return &Controller{
-		client: client, metadata: counter, mapper: mapper, now: now,
+		client: client, metadata: objects, mapper: mapper, served: served, now: now,
 		quotas: core.ResourceQuotas().Lister(), pods: core.Pods().Lister(), services: core.Services().Lister(), claims: core.PersistentVolumeClaims().Lister(),
 		quotaInformer: core.ResourceQuotas().Informer(), podInformer: core.Pods().Informer(),
 		serviceInformer: core.Services().Informer(), claimInformer: core.PersistentVolumeClaims().Informer(),
 		loop:  loop.New(Name, log),
-		kinds: map[schema.GroupResource]informers.GenericInformer{}, waiting: map[string]time.Time{},
+		kinds: map[schema.GroupResource]counter{}, waiting: map[string]time.Time{},
 	}
 }
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	var counting sync.WaitGroup
-	defer counting.Wait()
+	defer c.counting.Wait()
 	defer cancel()
 	err := loop.On(c.loop, c.quotaInformer, func(_, after *corev1.ResourceQuota) {
 		if after != nil {
@@ -113,7 +114,8 @@ func (c *Controller) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.loop.Run(ctx, workers, func(ctx context.Context, key string) error { return c.sync(ctx, &counting, key) })
+	c.counting.Go(func() { c.sweep(ctx) })
+	return c.loop.Run(ctx, workers, c.sync)
 }
 
 func first[T any](a, b *T) *T {
@@ -134,7 +136,7 @@ func (c *Controller) changed(namespace string) {
 	}
 }
 
-func (c *Controller) sync(ctx context.Context, counting *sync.WaitGroup, key string) error {
+func (c *Controller) sync(ctx context.Context, key string) error {
 	namespace, name, err := cache.SplitMetaNamespaceKey(key)
 	if err != nil {
 		return err
@@ -147,7 +149,7 @@ func (c *Controller) sync(ctx context.Context, counting *sync.WaitGroup, key str
 	if err != nil {
 		return err
 	}
-	w, known, err := c.look(ctx, counting, quota)
+	w, known, err := c.look(ctx, quota)
 	if err != nil {
 		return err
 	}
@@ -175,7 +177,7 @@ func (c *Controller) sync(ctx context.Context, counting *sync.WaitGroup, key str
 
 // look gathers what there is in the quota's namespace, and up to which revision each
 // cache knows it.
-func (c *Controller) look(ctx context.Context, counting *sync.WaitGroup, quota *corev1.ResourceQuota) (w world, known map[source]string, err error) {
+func (c *Controller) look(ctx context.Context, quota *corev1.ResourceQuota) (w world, known map[source]string, err error) {
 	w = world{quota: quota, counts: map[corev1.ResourceName]int64{}, now: c.now()}
 	ns := quota.Namespace
 	if w.pods, err = c.pods.Pods(ns).List(labels.Everything()); err != nil {
@@ -195,12 +197,12 @@ func (c *Controller) look(ctx context.Context, counting *sync.WaitGroup, quota *
 		if !counted {
 			continue
 		}
-		informer, err := c.count(ctx, counting, kind)
-		if meta.IsNoMatchError(err) {
-			continue // none can be made of a kind that is not served
-		}
+		informer, err := c.count(ctx, kind)
 		if err != nil {
 			return w, nil, fmt.Errorf("count %s for quota %s/%s: %w", kind, ns, quota.Name, err)
+		}
+		if informer == nil {
+			continue // there are none of a kind that is not served, or not kept
 		}
 		objects, err := informer.Lister().ByNamespace(ns).List(labels.Everything())
 		if err != nil {
@@ -210,40 +212,6 @@ func (c *Controller) look(ctx context.Context, counting *sync.WaitGroup, quota *
 		known[sourceOf(name)] = informer.Informer().LastSyncResourceVersion()
 	}
 	return w, known, nil
-}
-
-// count is the informer of a kind that is only counted, started when it is first
-// asked for.
-func (c *Controller) count(ctx context.Context, counting *sync.WaitGroup, kind schema.GroupResource) (informers.GenericInformer, error) {
-	c.mu.Lock()
-	informer, ok := c.kinds[kind]
-	c.mu.Unlock()
-	if !ok {
-		gvr, err := c.mapper.ResourceFor(kind.WithVersion(""))
-		if err != nil {
-			return nil, err
-		}
-		informer = metadatainformer.NewFilteredMetadataInformer(c.metadata, gvr, metav1.NamespaceAll, 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc}, nil)
-		if err := loop.On(c.loop, informer.Informer(), func(before, after *metav1.PartialObjectMetadata) {
-			if before == nil || after == nil {
-				c.changed(first(before, after).Namespace)
-			}
-		}); err != nil {
-			return nil, err
-		}
-		c.mu.Lock()
-		if other, ok := c.kinds[kind]; ok { // another worker was faster
-			informer = other
-		} else {
-			c.kinds[kind] = informer
-			counting.Go(func() { informer.Informer().Run(ctx.Done()) })
-		}
-		c.mu.Unlock()
-	}
-	if !cache.WaitForCacheSync(ctx.Done(), informer.Informer().HasSynced) {
-		return nil, ctx.Err()
-	}
-	return informer, nil
 }
 
 // behind says whether a cache that one of the names is counted from does not know all
