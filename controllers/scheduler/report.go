@@ -78,8 +78,15 @@ func (s *Scheduler) preempt(ctx context.Context, d decision, victim *corev1.Pod)
 	if err == nil {
 		err = s.client.CoreV1().Pods(victim.Namespace).Delete(ctx, victim.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &victim.UID}})
 	}
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil // it left already, or another one has its name
+	if apierrors.IsConflict(err) { // another one has its name, or it was written to meanwhile
+		if now, lookErr := s.client.CoreV1().Pods(victim.Namespace).Get(ctx, victim.Name, metav1.GetOptions{}); lookErr != nil {
+			err = lookErr
+		} else if now.UID != victim.UID {
+			return nil
+		}
+	}
+	if apierrors.IsNotFound(err) {
+		return nil // it left already
 	}
 	if err != nil {
 		return fmt.Errorf("preempt pod %s/%s: %w", victim.Namespace, victim.Name, err)
