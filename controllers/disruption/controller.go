@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -182,8 +183,8 @@ func (c *Controller) expected(ctx context.Context, pods []*corev1.Pod) (sum, alo
 		if errors.Is(err, errNotKnown) {
 			uid, replicas, err = c.scaleOf(ctx, pod.Namespace, owner)
 		}
-		if apierrors.IsNotFound(err) {
-			continue // the owner is gone, and its pods will be
+		if apierrors.IsNotFound(err) || errors.Is(err, errGone) {
+			continue // and its pods will be gone
 		}
 		if err != nil {
 			return 0, 0, fmt.Errorf("found no controllers for pod %q: %w", pod.Name, err)
@@ -199,14 +200,43 @@ func (c *Controller) expected(ctx context.Context, pods []*corev1.Pod) (sum, alo
 // scaleOf asks the API for the size of an owner of any kind.
 func (c *Controller) scaleOf(ctx context.Context, namespace string, owner *metav1.OwnerReference) (types.UID, *int32, error) {
 	size, _, err := c.targets.Get(ctx, namespace, owner.APIVersion, owner.Kind, owner.Name)
-	if apierrors.IsNotFound(err) {
-		return "", nil, fmt.Errorf("%s does not implement the scale subresource", owner.Kind)
-	}
-	if err != nil {
+	switch {
+	case apierrors.IsNotFound(err):
+		return "", nil, c.whyNoScale(ctx, owner)
+	case err != nil:
 		return "", nil, err
+	case size.UID != owner.UID:
+		return "", nil, errGone
 	}
 	return size.UID, &size.Spec.Replicas, nil
 }
+
+// whyNoScale tells an owner that is gone from one of a kind without sizes.
+func (c *Controller) whyNoScale(ctx context.Context, owner *metav1.OwnerReference) error {
+	resources, err := c.targets.Resources(owner.APIVersion, owner.Kind)
+	if err != nil {
+		return err
+	}
+	for _, r := range resources {
+		served, err := c.client.Discovery().ServerResourcesForGroupVersionWithContext(ctx, r.GroupVersion().String())
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(served.APIResources, func(s metav1.APIResource) bool { return s.Name == r.Resource+"/scale" }) {
+			return errGone
+		}
+	}
+	if len(resources) == 0 {
+		return fmt.Errorf("%s does not implement the scale subresource", owner.Kind)
+	}
+	return fmt.Errorf("%s does not implement the scale subresource", resources[0].GroupResource())
+}
+
+// errGone is about owners that are not there any more, or are others of that name.
+var errGone = errors.New("the owner is gone")
 
 // errNotKnown is about owners of kinds that no cache holds.
 var errNotKnown = errors.New("the kind is not built in")
@@ -218,10 +248,16 @@ func (o owners) replicas(namespace string, owner *metav1.OwnerReference) (types.
 		if err != nil {
 			return "", nil, err
 		}
+		if rs.UID != owner.UID {
+			return "", nil, errGone
+		}
 		if parent := metav1.GetControllerOfNoCopy(rs); parent != nil && parent.Kind == "Deployment" && groupOf(parent) == "apps" {
 			d, err := o.deployments.Deployments(namespace).Get(parent.Name)
 			if err != nil {
 				return "", nil, err
+			}
+			if d.UID != parent.UID {
+				return "", nil, errGone
 			}
 			return d.UID, d.Spec.Replicas, nil
 		}
@@ -231,11 +267,17 @@ func (o owners) replicas(namespace string, owner *metav1.OwnerReference) (types.
 		if err != nil {
 			return "", nil, err
 		}
+		if s.UID != owner.UID {
+			return "", nil, errGone
+		}
 		return s.UID, s.Spec.Replicas, nil
 	case "ReplicationController.":
 		rc, err := o.replications.ReplicationControllers(namespace).Get(owner.Name)
 		if err != nil {
 			return "", nil, err
+		}
+		if rc.UID != owner.UID {
+			return "", nil, errGone
 		}
 		return rc.UID, rc.Spec.Replicas, nil
 	}

@@ -25,17 +25,13 @@ type Targets struct {
 // Get answers the scale of an object and the resource it is written to. Errors are
 // those of the API where it was asked.
 func (t *Targets) Get(ctx context.Context, namespace, apiVersion, kind, name string) (*autoscalingv1.Scale, schema.GroupResource, error) {
-	gv, err := schema.ParseGroupVersion(apiVersion)
-	if err != nil {
-		return nil, schema.GroupResource{}, fmt.Errorf("invalid API version in scale target reference: %w", err)
-	}
-	mappings, err := t.mappings(schema.GroupKind{Group: gv.Group, Kind: kind})
+	resources, err := t.Resources(apiVersion, kind)
 	if err != nil {
 		return nil, schema.GroupResource{}, err
 	}
 	first := errors.New("unrecognized resource")
-	for i, mapping := range mappings {
-		resource := mapping.Resource.GroupResource()
+	for i, r := range resources {
+		resource := r.GroupResource()
 		found, err := t.Scales.Scales(namespace).Get(ctx, resource, name, metav1.GetOptions{})
 		if err == nil {
 			return found, resource, nil
@@ -45,6 +41,23 @@ func (t *Targets) Get(ctx context.Context, namespace, apiVersion, kind, name str
 		}
 	}
 	return nil, schema.GroupResource{}, first
+}
+
+// Resources are those that a kind is served as, the preferred one first.
+func (t *Targets) Resources(apiVersion, kind string) ([]schema.GroupVersionResource, error) {
+	gv, err := schema.ParseGroupVersion(apiVersion)
+	if err != nil {
+		return nil, fmt.Errorf("invalid API version in scale target reference: %w", err)
+	}
+	mappings, err := t.mappings(schema.GroupKind{Group: gv.Group, Kind: kind})
+	if err != nil {
+		return nil, err
+	}
+	var resources []schema.GroupVersionResource
+	for _, mapping := range mappings {
+		resources = append(resources, mapping.Resource)
+	}
+	return resources, nil
 }
 
 // mappings looks once more when a kind is not known: it may have been defined since.
