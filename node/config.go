@@ -127,3 +127,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	return c, c.Settings.validate()
 }
+
+// resolve takes the links out of the data directory's path, once it is there: the kernel tells mounts so.
+func (c *Config) resolve() (err error) {
+	c.DataDir, err = filepath.EvalSymlinks(c.DataDir)
+	return err
+}

@@ -61,6 +61,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer unlock()
+	if err := cfg.resolve(); err != nil {
+		return err
+	}
 	n := &node{cfg: cfg, log: cfg.Logger, problems: newProblems(cfg.Logger)}
 	n.health = &controllers.Health{Report: n.problems.report, Solved: n.problems.solved}
 	n.phase.Store("starting")

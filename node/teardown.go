@@ -8,13 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"kontiki/overlay"
+	"kontiki/runtime/mount"
 	"kontiki/runtime/shim"
 )
 
@@ -33,6 +33,9 @@ func Teardown(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer unlock()
+	if err := cfg.resolve(); err != nil {
+		return err
+	}
 	return teardown(ctx, cfg)
 }
 
@@ -45,7 +48,7 @@ func teardown(ctx context.Context, cfg Config) error {
 	}
 	var errs []error
 	for _, sub := range []string{"pods", "images", "run"} {
-		errs = append(errs, unmountBelow(filepath.Join(cfg.DataDir, sub)))
+		errs = append(errs, mount.DetachBelow(filepath.Join(cfg.DataDir, sub)))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err // never remove files through a mount that is still there
@@ -110,27 +113,6 @@ func awaitExits(ctx context.Context, client *shim.Client) error {
 			return context.Cause(ctx)
 		}
 	}
-}
-
-// unmountBelow detaches what is mounted below a directory, what was mounted last first.
-func unmountBelow(dir string) error {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
-	var below []string
-	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
-			below = append(below, f[4])
-		}
-	}
-	var errs []error
-	for _, m := range slices.Backward(below) {
-		if err := unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-			errs = append(errs, fmt.Errorf("unmount %s: %w", m, err))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // removeCgroups removes the empty groups that pods were placed in, in every

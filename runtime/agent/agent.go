@@ -153,6 +153,11 @@ func New(cfg Config) (*Agent, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
+	dir, err := filepath.EvalSymlinks(cfg.DataDir) // mounts and volumes are compared with it
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	cfg.DataDir = dir
 	host, err := readHost(cfg.DataDir)
 	if err != nil {
 		return nil, fmt.Errorf("agent: %w", err)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,6 +20,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
+
+	"kontiki/runtime/mount"
 )
 
 // What the node and the local-path provisioner of the controllers agree on.
@@ -55,8 +56,17 @@ type localPaths struct {
 
 // ours: the volume is one whose directory this agent looks after.
 func (l *localPaths) ours(v *corev1.PersistentVolume) bool {
-	return v.Annotations[provisionedBy] == LocalPathProvisioner && v.Spec.Local != nil && v.Spec.Local.Path == filepath.Join(l.root, v.Name) &&
+	return v.Annotations[provisionedBy] == LocalPathProvisioner && v.Spec.Local != nil && l.within(v.Spec.Local.Path, v.Name) &&
 		v.Labels[corev1.LabelHostname] == l.nodeName
+}
+
+// within: the path is ROOT/NAME, or was when the data directory was behind a link.
+func (l *localPaths) within(path, name string) bool {
+	if path == filepath.Join(l.root, name) {
+		return true
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	return err == nil && dir == l.root && filepath.Base(path) == name
 }
 
 // make makes the directory of a volume that is used for the first time. Any user of a pod may write there;
@@ -171,14 +181,12 @@ func (l *localPaths) remove(ctx context.Context, lister corelisters.PersistentVo
 
 // removeTree removes a directory and all in it, and nothing that is mounted there.
 func removeTree(dir string) error {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mount.Points(dir)
 	if err != nil {
 		return err
 	}
-	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); len(f) > 4 && (f[4] == dir || strings.HasPrefix(f[4], dir+"/")) {
-			return fmt.Errorf("something is mounted at %s", f[4])
-		}
+	if len(mounts) > 0 {
+		return fmt.Errorf("something is mounted at %s", mounts[0])
 	}
 	return os.RemoveAll(dir)
 }

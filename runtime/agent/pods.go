@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,8 +18,7 @@ import (
 	listers "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 
-	"golang.org/x/sys/unix"
-
+	"kontiki/runtime/mount"
 	"kontiki/runtime/pod"
 	"kontiki/runtime/shim"
 )
@@ -85,18 +83,7 @@ func (a *Agent) resume(ctx context.Context, children *sync.WaitGroup) error {
 func (a *Agent) removeOrphan(ctx context.Context, uid string) {
 	err := errors.Join(a.cfg.Network.Detach(ctx, uid), a.cfg.Shim.RemoveSandbox(ctx, uid))
 	dir := filepath.Join(a.podsDir, uid)
-	mounts, merr := os.ReadFile("/proc/self/mountinfo")
-	var below []string
-	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
-			below = append(below, f[4])
-		}
-	}
-	slices.Reverse(below) // what was mounted last goes first
-	for _, m := range below {
-		merr = errors.Join(merr, unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW))
-	}
-	if err = errors.Join(err, merr); err == nil {
+	if err = errors.Join(err, mount.DetachBelow(dir)); err == nil {
 		err = os.RemoveAll(dir) // never through a mount that is still there
 	}
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+
+	"kontiki/runtime/mount"
 )
 
 // A subPath is looked up inside its volume by openat2(2) with RESOLVE_BENEATH, so
@@ -119,24 +121,9 @@ func makePin(pin string, dir bool) error {
 
 // removeSubPaths lets go of a container's subPaths, or of all ("").
 func (w *Worker) removeSubPaths(container string) error {
-	root := filepath.Join(w.dir, subPathsDir)
-	pins, err := filepath.Glob(filepath.Join(root, "*", "*"))
-	if err != nil {
-		return err
-	}
-	for _, pin := range pins {
-		if container != "" && filepath.Base(filepath.Dir(pin)) != container {
-			continue
-		}
-		if err := unmountAll(pin); err != nil {
-			return err
-		}
-		if err := os.Remove(pin); err != nil { // never what is mounted there
-			return err
-		}
-	}
-	if container != "" {
-		root = filepath.Join(root, container)
+	root := filepath.Join(w.dir, subPathsDir, container)
+	if err := mount.DetachBelow(root); err != nil {
+		return err // never remove what is mounted there
 	}
 	return os.RemoveAll(root)
 }

@@ -1,13 +1,14 @@
 package pod
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+
+	"kontiki/runtime/mount"
 )
 
 // Where volumes lie below the pod's directory.
@@ -72,17 +73,9 @@ func (w *Worker) removeVolumes() error {
 		return err
 	}
 	root := filepath.Join(w.dir, volumesDir)
-	entries, err := os.ReadDir(root)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if err := unmountAll(filepath.Join(root, e.Name())); err != nil {
-			return err
-		}
+	// A container with Bidirectional propagation may have left mounts inside.
+	if err := mount.DetachBelow(root); err != nil {
+		return err // never remove through one that is still there
 	}
 	return os.RemoveAll(root)
 }
