@@ -34,8 +34,9 @@ type walLog struct {
 	log  *raftLogger
 	lock *os.File
 
-	mu  sync.RWMutex // held for writing while the log is opened anew
-	wal *wal.WAL     // nil: it could not be opened after a failed write
+	mu     sync.RWMutex // held for writing while the log is opened anew
+	wal    *wal.WAL     // nil: it could not be opened after a failed write
+	closed bool         // by Close: it is not to be opened anew
 
 	// writing is held for a whole write, and taken before mu: Raft removes what a
 	// snapshot holds while it appends. It protects what follows.
@@ -225,6 +226,9 @@ func (l *walLog) mend() error {
 func (l *walLog) reopen() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed {
+		return fmt.Errorf("raftstore: the log in %s is closed", l.dir)
+	}
 	if l.wal != nil {
 		err := l.wal.Close()
 		l.wal = nil
@@ -249,6 +253,7 @@ func (l *walLog) IsMonotonic() bool { return true }
 func (l *walLog) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.closed = true
 	var err error
 	if l.wal != nil {
 		err = l.wal.Close()

@@ -119,7 +119,6 @@ func TestWALAppendsWhileItIsCut(t *testing.T) {
 func TestWALOpensAnewForAVote(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "log")
 	l := mustOpenWAL(t, dir)
-	defer l.Close()
 	failAppend(t, l, walEntry(1, "late"))
 	if err := os.Rename(dir, dir+".away"); err != nil {
 		t.Fatal(err)
@@ -139,5 +138,12 @@ func TestWALOpensAnewForAVote(t *testing.T) {
 	}
 	if term, err := l.GetUint64([]byte("term")); err != nil || term != 7 {
 		t.Errorf("the term is %d: %v", term, err)
+	}
+	failAppend(t, l, walEntry(1, "late"))
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.SetUint64([]byte("term"), 8); err == nil || l.wal != nil {
+		t.Errorf("written to a log that was closed: %v", err)
 	}
 }
