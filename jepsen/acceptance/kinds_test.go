@@ -117,9 +117,10 @@ func (k kindClient) of(t *testing.T, sample *unstructured.Unstructured) dynamic.
 	return k.Resource(m.Resource).Namespace(sample.GetNamespace())
 }
 
-// everyKind runs one host's round; what bounds pods lives in a namespace of its own.
+// everyKind runs one host's round. What bounds pods lives in a namespace of its own, and
+// so does the bare pod: controllers next to it would adopt it by its label, and delete it.
 func (c *cluster) everyKind(t *testing.T, round string, samples []*unstructured.Unstructured, at, watcher *lab.Host) {
-	for _, ns := range []string{round, round + "-bounds"} {
+	for _, ns := range []string{round, round + "-bounds", round + "-bare"} {
 		c.eventually(t, "namespace "+ns, func(ctx context.Context) error {
 			_, err := c.client(t, at).CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{})
 			if apierrors.IsAlreadyExists(err) {
@@ -137,6 +138,8 @@ func (c *cluster) everyKind(t *testing.T, round string, samples []*unstructured.
 				switch sample.GetKind() {
 				case "ResourceQuota", "LimitRange":
 					sample.SetNamespace(round + "-bounds")
+				case "Pod":
+					sample.SetNamespace(round + "-bare")
 				default:
 					sample.SetNamespace(round)
 				}
