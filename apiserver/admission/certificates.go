@@ -17,9 +17,11 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
 
-// signers asks more of who changes a CertificateSigningRequest or a
-// ClusterTrustBundle than RBAC alone: upstream's plugins CertificateApproval,
-// CertificateSigning, CertificateSubjectRestriction and ClusterTrustBundleAttest.
+// signers asks more of who changes a CertificateSigningRequest, a
+// PodCertificateRequest or a ClusterTrustBundle than RBAC alone: upstream's plugins
+// CertificateApproval, CertificateSigning, CertificateSubjectRestriction and
+// ClusterTrustBundleAttest, and what upstream asks where a PodCertificateRequest's
+// status is written.
 type signers struct {
 	*admission.Handler
 	authorizer authorizer.Authorizer
@@ -35,6 +37,8 @@ func (s *signers) Validate(ctx context.Context, a admission.Attributes, _ admiss
 	switch a.GetResource().GroupResource() {
 	case certificatesv1.Resource("certificatesigningrequests"):
 		err = s.request(ctx, a)
+	case certificatesv1.Resource("podcertificaterequests"):
+		err = s.podRequest(ctx, a)
 	case certificatesv1.Resource("clustertrustbundles"):
 		err = s.bundle(ctx, a)
 	}
@@ -70,6 +74,26 @@ func (s *signers) request(ctx context.Context, a admission.Attributes) error {
 		if !same && !s.may(ctx, a.GetUserInfo(), "sign", signer) {
 			return fmt.Errorf("user not permitted to sign requests with signerName %q", signer)
 		}
+	}
+	return nil
+}
+
+// podRequest: who says that a pod's request has ended speaks for its signer.
+func (s *signers) podRequest(ctx context.Context, a admission.Attributes) error {
+	if a.GetOperation() != admission.Update || a.GetSubresource() != "status" {
+		return nil
+	}
+	request, ok := a.GetObject().(*certificatesv1.PodCertificateRequest)
+	if !ok {
+		return fmt.Errorf("unexpected type %T", a.GetObject())
+	}
+	old, ok := a.GetOldObject().(*certificatesv1.PodCertificateRequest)
+	if !ok {
+		return fmt.Errorf("unexpected type %T", a.GetOldObject())
+	}
+	signer, u := old.Spec.SignerName, a.GetUserInfo()
+	if !apiequality.Semantic.DeepEqual(old.Status, request.Status) && !s.may(ctx, u, "sign", signer) {
+		return fmt.Errorf("User %q is not permitted to \"sign\" for signer %q", u.GetName(), signer) //nolint:staticcheck // upstream's words
 	}
 	return nil
 }

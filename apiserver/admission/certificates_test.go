@@ -36,6 +36,12 @@ func TestSigners(t *testing.T) {
 	bundle := func(signer string) *certificatesv1.ClusterTrustBundle {
 		return &certificatesv1.ClusterTrustBundle{Spec: certificatesv1.ClusterTrustBundleSpec{SignerName: signer}}
 	}
+	podRequest := func(signer, chain string) *certificatesv1.PodCertificateRequest {
+		return &certificatesv1.PodCertificateRequest{
+			Spec:   certificatesv1.PodCertificateRequestSpec{SignerName: signer},
+			Status: certificatesv1.PodCertificateRequestStatus{CertificateChain: chain},
+		}
+	}
 	const one, other = "example.com/one", "example.org/other"
 	for _, c := range []struct {
 		obj, old              runtime.Object
@@ -49,6 +55,10 @@ func TestSigners(t *testing.T) {
 		{csr(other, "x"), csr(other, ""), "certificatesigningrequests", "status", `user not permitted to sign requests with signerName "example.org/other"`},
 		{csr(one, ""), nil, "certificatesigningrequests", "", ""},
 		{csr(certificatesv1.KubeAPIServerClientSignerName, ""), nil, "certificatesigningrequests", "", "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed"},
+		{podRequest(one, "x"), podRequest(one, ""), "podcertificaterequests", "status", ""},
+		{podRequest(other, ""), podRequest(other, ""), "podcertificaterequests", "status", ""},
+		{podRequest(other, "x"), podRequest(other, ""), "podcertificaterequests", "status", `User "jane" is not permitted to "sign" for signer "example.org/other"`},
+		{podRequest(other, ""), nil, "podcertificaterequests", "", ""},
 		{bundle(one), nil, "clustertrustbundles", "", ""},
 		{bundle(""), nil, "clustertrustbundles", "", ""},
 		{bundle(other), nil, "clustertrustbundles", "", `user not permitted to attest for signerName "example.org/other"`},

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"strings"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -154,32 +155,10 @@ func validatePodRequestStatus(r, old *certificatesv1.PodCertificateRequest) fiel
 	case outcomeOf(r) == "":
 		return field.ErrorList{field.Invalid(at, field.OmitValueType{}, `status is immutable unless transitioning to "Issued", "Denied", or "Failed"`)}
 	case outcomeOf(r) == certificatesv1.PodCertificateRequestConditionTypeIssued:
-		return validateIssued(r, at)
+		return validateIssued(r, time.Now(), at)
 	}
 	if !apiequality.Semantic.DeepEqual(r.Status, certificatesv1.PodCertificateRequestStatus{Conditions: r.Status.Conditions}) {
 		return field.ErrorList{field.Invalid(at, field.OmitValueType{}, "non-condition status fields must be empty when denying or failing the PodCertificateRequest")}
 	}
 	return nil
-}
-
-func validateIssued(r *certificatesv1.PodCertificateRequest, at *field.Path) field.ErrorList {
-	chain := at.Child("certificateChain")
-	if err := checkCertificates([]byte(r.Status.CertificateChain)); err != nil || r.Status.CertificateChain == "" {
-		return field.ErrorList{field.Invalid(chain, r.Status.CertificateChain, "issued certificate chain must contain at least one certificate")}
-	}
-	var errs field.ErrorList
-	for _, t := range []struct {
-		name string
-		at   *metav1.Time
-		why  string
-	}{
-		{"notBefore", r.Status.NotBefore, "must be present and consistent with the issued certificate"},
-		{"notAfter", r.Status.NotAfter, "must be present and consistent with the issued certificate"},
-		{"beginRefreshAt", r.Status.BeginRefreshAt, "must be present and in the range [notbefore+10min, notafter-10min]"},
-	} {
-		if t.at == nil {
-			errs = append(errs, field.Required(at.Child(t.name), t.why))
-		}
-	}
-	return errs
 }
