@@ -30,6 +30,7 @@ import (
 	"kontiki/apiserver/kind"
 	"kontiki/apiserver/openapi"
 	"kontiki/apiserver/storage"
+	"kontiki/apiserver/tokens"
 )
 
 // self is who the server is to itself.
@@ -42,7 +43,8 @@ type Server struct {
 	servers  []*genericapiserver.GenericAPIServer // all of the chain
 	stop     func()                               // waits for informers
 	nodes    *authz.Nodes
-	audit    audit.Backend // nil: nothing is noted
+	issuer   *tokens.Issuer // nil: no key, no tokens
+	audit    audit.Backend  // nil: nothing is noted
 	stopping atomic.Bool
 	stopped  chan struct{} // closed when Run stops
 	log      *slog.Logger
@@ -73,6 +75,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("apiserver: %w", err)
 	}
+	s.issuer = issuer
 	who := newAuthenticator(cfg, bearer)
 	s.nodes = authz.NewNodes(client)
 	authorize, err := union.New(union.NamedAuthorizer{AuthorizerName: "node", Authorizer: s.nodes}, union.NamedAuthorizer{AuthorizerName: "rbac", Authorizer: roles})
@@ -205,6 +208,9 @@ func (s *Server) Run(ctx context.Context) error {
 	var children sync.WaitGroup
 	defer children.Wait()
 	children.Go(func() { s.nodes.Follow(ctx) })
+	if s.issuer != nil {
+		children.Go(func() { s.issuer.Run(ctx) })
+	}
 	<-ctx.Done()
 	s.stopping.Store(true)
 	close(s.stopped)

@@ -57,8 +57,21 @@ func TestTokensInSecrets(t *testing.T) {
 	if status := reviewed(t, c, token, "vault"); status.Authenticated {
 		t.Error("it is believed for another audience")
 	}
-	if secret, err = secrets.Get(t.Context(), "s", metav1.GetOptions{}); err != nil || secret.Labels["kubernetes.io/legacy-token-last-used"] != time.Now().UTC().Format("2006-01-02") {
-		t.Fatalf("its use was not noted: %v %v", secret.Labels, err)
+	eventually(t, "its use to be noted", func(ctx context.Context) (bool, error) {
+		secret, err = secrets.Get(ctx, "s", metav1.GetOptions{})
+		return err == nil && secret.Labels["kubernetes.io/legacy-token-last-used"] == time.Now().UTC().Format("2006-01-02"), err
+	})
+	secret.Data["token"] = nil
+	if secret, err = secrets.Update(t.Context(), secret, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the token to end when it is taken out", func(context.Context) (bool, error) {
+		status := reviewed(t, c, token)
+		return !status.Authenticated && strings.Contains(status.Error, "Token does not match server's copy"), nil
+	})
+	secret.Data["token"] = []byte(token)
+	if secret, err = secrets.Update(t.Context(), secret, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
 	}
 	secret.Labels["kubernetes.io/legacy-token-invalid-since"] = "2026-01-01"
 	if _, err := secrets.Update(t.Context(), secret, metav1.UpdateOptions{}); err != nil {

@@ -50,6 +50,7 @@ const leeway = time.Minute
 type Issuer struct {
 	signer *signer
 	client kubernetes.Interface
+	uses   *uses
 	now    func() time.Time
 }
 
@@ -59,8 +60,15 @@ func New(key crypto.Signer, client kubernetes.Interface) (*Issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Issuer{s, client, time.Now}, nil
+	write := func(ctx context.Context, namespace, name string, patch []byte) error {
+		_, err := client.CoreV1().Secrets(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+		return err
+	}
+	return &Issuer{s, client, newUses(write), time.Now}, nil
 }
+
+// Run notes that tokens in Secrets were used, until ctx ends.
+func (i *Issuer) Run(ctx context.Context) { i.uses.run(ctx) }
 
 // AuthenticateToken implements authenticator.Token. Tokens of others are none of
 // its business.
@@ -121,7 +129,7 @@ func (i *Issuer) account(ctx context.Context, c *claims, token string) (*service
 			err = same("secret", secret, *b.Secret)
 		}
 		if err == nil {
-			err = i.stored(ctx, secret, token)
+			err = i.stored(ctx, secret, c, token)
 		}
 		if err != nil {
 			return nil, err
