@@ -218,8 +218,7 @@ func (w *Worker) Run(ctx context.Context) bool {
 		}
 	}()
 	defer cancel()
-	if err := os.MkdirAll(w.dir, 0o755); err != nil {
-		w.log.Error("cannot make the pod's directory", "error", err)
+	if !w.makeDir(ctx) {
 		return false
 	}
 	w.adopt(ctx, w.adoptee)
@@ -255,6 +254,28 @@ func (w *Worker) Run(ctx context.Context) bool {
 			return false
 		case <-w.signal:
 		case <-timer.C:
+		}
+	}
+}
+
+// makeDir makes the pod's directory, however long it takes (a disk can be full), unless ctx ends
+// first. A pod that must end meanwhile has nothing on disk, and needs none.
+func (w *Worker) makeDir(ctx context.Context) bool {
+	for p := (Phase{}); ; {
+		err := os.MkdirAll(w.dir, 0o755)
+		if err == nil || w.rec.Gone || w.rec.Stopping != nil || w.rec.Pod.DeletionTimestamp != nil {
+			return true
+		}
+		if now := w.deps.Now(); !now.Before(p.RetryAt) {
+			p.fail(err, now)
+			w.event("", corev1.EventTypeWarning, "FailedToMakePodDataDirectories", "error making pod data directories: "+err.Error())
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-w.signal:
+			w.drain(ctx)
+		case <-time.After(p.RetryAt.Sub(w.deps.Now())):
 		}
 	}
 }
