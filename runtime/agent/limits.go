@@ -27,7 +27,7 @@ func (a *Agent) watchLimits(ctx context.Context) {
 		}
 		var measured []*running
 		a.eachPod(func(r *running) {
-			if p := r.poster.snapshot(); len(pod.Limited(p)) > 0 && p.Status.Phase == corev1.PodRunning {
+			if limited(r.poster.snapshot()) {
 				measured = append(measured, r)
 			}
 		})
@@ -37,6 +37,11 @@ func (a *Agent) watchLimits(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// limited: the pod has emptyDirs with limits, and may write to them: init containers do before it runs.
+func limited(p *corev1.Pod) bool {
+	return len(pod.Limited(p)) > 0 && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed
 }
 
 // overLimit says, in upstream's words, which emptyDir of a pod holds more than it
@@ -57,15 +62,12 @@ func overLimit(ctx context.Context, podsDir string, p *corev1.Pod) string {
 func (a *Agent) usesVolume(volume string) bool {
 	a.mu.Lock()
 	ready := a.resumed
-	all := make([]*running, 0, len(a.pods))
-	for _, r := range a.pods {
-		all = append(all, r)
-	}
+	all := maps.Clone(a.pods)
 	a.mu.Unlock()
 	if !ready {
 		return true
 	}
-	for _, r := range all {
+	for uid, r := range all {
 		answer := make(chan bool, 1)
 		r.worker.AskUses(volume, func(uses bool) { answer <- uses })
 		select {
@@ -73,7 +75,12 @@ func (a *Agent) usesVolume(volume string) bool {
 			if uses {
 				return true
 			}
-		case <-r.worker.Ended(): // gone from the node
+		case <-r.worker.Ended():
+			// Only what was dropped is gone from the node: a worker also ends with the agent,
+			// and its containers run on.
+			if a.running(uid) == r {
+				return true
+			}
 		}
 	}
 	return false

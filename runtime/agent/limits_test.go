@@ -35,6 +35,11 @@ func TestWhatIsOverItsLimit(t *testing.T) {
 	if got := overLimit(t.Context(), dir, pod); got != "" {
 		t.Errorf("700 KiB, linked twice, are over 1 MiB: %q", got)
 	}
+	for phase, want := range map[corev1.PodPhase]bool{"": true, corev1.PodPending: true, corev1.PodRunning: true, corev1.PodSucceeded: false, corev1.PodFailed: false} {
+		if pod.Status.Phase = phase; limited(pod) != want {
+			t.Errorf("a pod that is %q is measured: %v", phase, !want)
+		}
+	}
 	fill("bound", "more", 700<<10)
 	if got, want := overLimit(t.Context(), dir, pod), `Usage of EmptyDir volume "bound" exceeds the limit "1Mi". `; got != want {
 		t.Errorf("got %q, want %q", got, want)

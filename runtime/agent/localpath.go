@@ -157,12 +157,26 @@ func (l *localPaths) remove(ctx context.Context, lister corelisters.PersistentVo
 	if err != nil {
 		return err
 	}
-	at := slices.Index(v.Finalizers, LocalPathFinalizer)
-	if v.DeletionTimestamp == nil || !l.ours(v) || at < 0 || slices.Contains(v.Finalizers, volumeProtection) {
+	if !l.removable(v) {
 		return nil // the event that changes this comes here again
 	}
 	if l.inUse(name) {
 		return fmt.Errorf("volume %s is still mounted by a pod of this node", name)
+	}
+	if ctx.Err() != nil { // workers end, and what they said is worth nothing
+		return ctx.Err()
+	}
+	// The watch may be of a replica that lags: what destroys data asks the quorum.
+	uid := v.UID
+	v, err = l.client.CoreV1().PersistentVolumes().Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if v.UID != uid || !l.removable(v) {
+		return nil
 	}
 	if v.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimDelete {
 		if err := removeTree(v.Spec.Local.Path); err != nil {
@@ -171,12 +185,17 @@ func (l *localPaths) remove(ctx context.Context, lister corelisters.PersistentVo
 		}
 	}
 	v = v.DeepCopy()
-	v.Finalizers = slices.Delete(v.Finalizers, at, at+1)
+	v.Finalizers = slices.DeleteFunc(v.Finalizers, func(f string) bool { return f == LocalPathFinalizer })
 	_, err = l.client.CoreV1().PersistentVolumes().Update(ctx, v, metav1.UpdateOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	return err
+}
+
+// removable: the volume is deleted, and waits for this agent alone.
+func (l *localPaths) removable(v *corev1.PersistentVolume) bool {
+	return v.DeletionTimestamp != nil && l.ours(v) && slices.Contains(v.Finalizers, LocalPathFinalizer) && !slices.Contains(v.Finalizers, volumeProtection)
 }
 
 // removeTree removes a directory and all in it, and nothing that is mounted there.
