@@ -9,6 +9,7 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/warning"
@@ -43,7 +44,7 @@ func newPodSecurity(client kubernetes.Interface, shared informers.SharedInformer
 			Configuration: &securityconfig.PodSecurityConfiguration{Defaults: securityconfig.PodSecurityDefaults{
 				Enforce: "privileged", EnforceVersion: "latest", Warn: "privileged", WarnVersion: "latest", Audit: "privileged", AuditVersion: "latest",
 			}},
-			Evaluator:       evaluator,
+			Evaluator:       hostsUsers{evaluator},
 			Metrics:         metrics.NewPrometheusRecorder(securityapi.GetAPIVersion()),
 			NamespaceGetter: podsecurity.NamespaceGetterFromListerAndClient(namespaces.Lister(), client),
 			PodLister:       podsecurity.PodListerFromClient(client),
@@ -54,6 +55,20 @@ func newPodSecurity(client kubernetes.Interface, shared informers.SharedInformer
 		return nil, err
 	}
 	return s, s.ValidateConfiguration()
+}
+
+// hostsUsers judges every pod as one whose users are the host's: the standards ask
+// less of pods with hostUsers: false, and nodes have no user namespaces to give them.
+type hostsUsers struct{ policy.Evaluator }
+
+// EvaluatePod implements policy.Evaluator.
+func (h hostsUsers) EvaluatePod(level securityapi.LevelVersion, m *metav1.ObjectMeta, spec *corev1.PodSpec) []policy.CheckResult {
+	if spec != nil && spec.HostUsers != nil {
+		seen := *spec
+		seen.HostUsers = nil
+		spec = &seen
+	}
+	return h.Evaluator.EvaluatePod(level, m, spec)
 }
 
 // Validate implements admission.ValidationInterface.
