@@ -18,8 +18,8 @@ const (
 	labelDate         = "2006-01-02"
 )
 
-// storedLife is what only tokens live that are made to lie in a Secret: they have no
-// end of their own, as far as a TokenRequest can say that.
+// storedLife is how long tokens live that are made to lie in a Secret: they have no end
+// of their own, as far as a TokenRequest can say that.
 const storedLife = 1 << 32 // seconds
 
 // stored judges a token that is bound to a Secret. One that was made to lie in it is
