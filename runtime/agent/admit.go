@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -53,7 +54,28 @@ func refuse(p *corev1.Pod, others []*corev1.Pod, room corev1.ResourceList, unsaf
 			return &refusal{"NodePorts", fmt.Sprintf("host port %d is taken by pod %s/%s", port, other.Namespace, other.Name)}
 		}
 	}
+	if wantsAppArmor(p) {
+		return &refusal{"AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"}
+	}
 	return nil
+}
+
+// wantsAppArmor: the pod or a container of it is to be confined by a profile, which this node cannot do.
+func wantsAppArmor(p *corev1.Pod) bool {
+	confines := func(a *corev1.AppArmorProfile) bool {
+		return a != nil && a.Type != corev1.AppArmorProfileTypeUnconfined
+	}
+	if sc := p.Spec.SecurityContext; sc != nil && confines(sc.AppArmorProfile) {
+		return true
+	}
+	for key, value := range p.Annotations {
+		if strings.HasPrefix(key, corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix) && value != corev1.DeprecatedAppArmorBetaProfileNameUnconfined {
+			return true
+		}
+	}
+	return slices.ContainsFunc(slices.Concat(p.Spec.InitContainers, p.Spec.Containers), func(c corev1.Container) bool {
+		return c.SecurityContext != nil && confines(c.SecurityContext.AppArmorProfile)
+	})
 }
 
 // safeSysctls are upstream's: a pod has them for itself, and no other feels them.

@@ -20,6 +20,15 @@ func TestWhatIsRefused(t *testing.T) {
 			func(p *corev1.Pod) { p.Spec.HostUsers = new(false) },
 			"UserNamespacesNotSupported", "can't set `spec.hostUsers: false`, runtime does not support user namespaces",
 		},
+		"a profile": {
+			func(p *corev1.Pod) {
+				p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{AppArmorProfile: &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeLocalhost, LocalhostProfile: new("strict")}}
+			},
+			"AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host",
+		},
+		"no profile": {func(p *corev1.Pod) {
+			p.Spec.SecurityContext = &corev1.PodSecurityContext{AppArmorProfile: &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined}}
+		}, "", ""},
 	} {
 		p := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}}}}
 		c.change(p)
