@@ -222,6 +222,7 @@ func runSuite(t *testing.T, cases []upstreamCase, open func(testing.TB) store) {
 				backend = open(t)
 			}
 			f := newFixture(t, backend, withPrefix("/"+c.name))
+			f.latest = true
 			c.run(f.ctx, t, f)
 		})
 	}
