@@ -173,7 +173,7 @@ func ofNode(request *x509.CertificateRequest) error {
 		return errors.New("subject organization is not system:nodes")
 	}
 	if !strings.HasPrefix(request.Subject.CommonName, "system:node:") {
-		return errors.New("subject common name does not begin with system:node:")
+		return errors.New("subject common name does not begin with the prefix of nodes")
 	}
 	return nil
 }

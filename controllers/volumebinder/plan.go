@@ -40,9 +40,6 @@ type claimWorld struct {
 	waiting      []string                // pods that use the claim and have no node yet
 }
 
-// noProvisioner is the provisioner of classes whose volumes are made by hand.
-const noProvisioner = "kubernetes.io/no-provisioner"
-
 func planClaim(w claimWorld) actions {
 	switch {
 	case metav1.HasAnnotation(w.claim.ObjectMeta, storage.AnnBindCompleted):

@@ -153,15 +153,6 @@ func (p *plan) up(r *Record, now time.Time) {
 	p.keepEnding(r, now)
 }
 
-func isMain(spec *corev1.PodSpec, name string) bool {
-	for i := range spec.Containers {
-		if spec.Containers[i].Name == name {
-			return true
-		}
-	}
-	return false
-}
-
 // inits returns the init containers whose turn it is: sidecars begun so far and
 // the first that is not done; and whether all are done.
 func (p *plan) inits(r *Record, now time.Time) (turn []*corev1.Container, done bool) {

@@ -120,7 +120,6 @@ func pack(w *cpio, dir string, command []string) error {
 type cpio struct {
 	w     *bufio.Writer
 	inode int
-	size  int
 	err   error
 }
 
