@@ -24,10 +24,11 @@ type lister[L runtime.Object] interface {
 	List(ctx context.Context, options metav1.ListOptions) (L, error)
 }
 
-// listing lists a namespace with a typed client.
+// listing lists a namespace with a typed client. The library's function carries no
+// context; what is read is this node's own replica, which answers at once.
 func listing[C lister[L], L runtime.Object](of func(namespace string) C) generic.ListFuncByNamespace {
 	return func(namespace string) ([]runtime.Object, error) {
-		list, err := of(namespace).List(context.TODO(), metav1.ListOptions{ResourceVersion: "0"})
+		list, err := of(namespace).List(context.Background(), metav1.ListOptions{ResourceVersion: "0"})
 		if err != nil {
 			return nil, err
 		}
