@@ -7,9 +7,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
+	"os"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netns"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -182,4 +185,80 @@ func TestExternalPolicyLocal(t *testing.T) {
 		s, _, err := askTCP(outside, at(l.nodes[0].addr, 32000))
 		return s, err
 	}))
+}
+
+// TestLoadBalancerSourceRanges: only clients of the networks named are let in at a load
+// balancer's address, be they pods, nodes or others; the other ways stay open to all.
+func TestLoadBalancerSourceRanges(t *testing.T) {
+	l := newLab(t, 2)
+	server, client := l.nodes[1].pod(), l.nodes[0].pod()
+	echoTCP(t, server.ns, server.uid, 80)
+	echoUDP(t, server.ns, server.uid, 53)
+	l.expose("web", "10.43.0.20", 30080, server)
+	near, nearAddr := l.host(90)
+	far, farAddr := l.host(99)
+	one := func(a netip.Addr) string { return netip.PrefixFrom(a, 32).String() }
+	front := l.nodes[0].addr
+	letIn := func(ranges ...string) {
+		t.Helper()
+		l.changeService("web", func(s *corev1.Service) {
+			s.Spec.Type, s.Spec.LoadBalancerSourceRanges = corev1.ServiceTypeLoadBalancer, ranges
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: front.String(), IPMode: ptr.To(corev1.LoadBalancerIPModeProxy)}}
+		})
+	}
+	tcp := func(ns netns.NsHandle, to string) error {
+		c, err := dialIn(ns, "tcp4", to, 300*time.Millisecond)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}
+	open := func(who string, ns netns.NsHandle, to string) {
+		t.Helper()
+		eventually(t, who+" is let in at "+to, func() error { return tcp(ns, to) })
+	}
+	dropped := func(who string, ns netns.NsHandle, to string) {
+		t.Helper()
+		eventually(t, who+" hears nothing at "+to, func() error {
+			if err := tcp(ns, to); !os.IsTimeout(err) {
+				return fmt.Errorf("%v, want silence", err)
+			}
+			return nil
+		})
+	}
+	balanced := at(front, 80)
+
+	letIn()
+	open("anybody", far, balanced)
+	letIn(one(nearAddr), "10.42.1.0/24")
+	dropped("a client of no range", far, balanced)
+	open("a client of a range", near, balanced)
+	open("a pod of a range", client.ns, balanced)
+	dropped("a node of no range", l.nodes[0].ns, balanced)
+	dropped("another node of no range", l.nodes[1].ns, balanced)
+	open("a client of no range, at the node's port", far, at(front, 30080))
+	open("a node of no range, at the cluster's address", l.nodes[0].ns, "10.43.0.20:80")
+	if _, _, _, err := askUDP(near, at(front, 53), 10, false); err != nil {
+		t.Errorf("UDP of a client of a range: %v", err)
+	}
+	c, err := dialIn(far, "udp4", at(front, 53), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+	if _, err := c.Read(make([]byte, 1)); !os.IsTimeout(err) {
+		t.Errorf("UDP of a client of no range: %v, want silence", err)
+	}
+
+	// Whoever shares the address of a network but is not in it stays out.
+	letIn(netip.PrefixFrom(farAddr, 30).Masked().String(), "192.168.77.88/32")
+	open("a client of a range", far, balanced)
+	dropped("a client of no range", near, balanced)
+	letIn(one(front))
+	open("the node, by its own address", l.nodes[0].ns, balanced)
+	dropped("a pod of no range", client.ns, balanced)
 }

@@ -57,6 +57,9 @@ type ServiceReport struct {
 	Frontend  string           `json:"frontend"` // address:port/protocol; "node" for any address of the node
 	Endpoints []netip.AddrPort `json:"endpoints"`
 	Affinity  string           `json:"affinity,omitempty"`
+	// Sources are the networks whose clients are let in, "nobody" for none; left out
+	// when all are.
+	Sources []string `json:"sources,omitempty"`
 }
 
 // Report compares the kernel with what should be, puts right what differs, and
@@ -150,6 +153,12 @@ func serviceReport(f service.Frontend, pool service.Pool) ServiceReport {
 	r := ServiceReport{Frontend: fmt.Sprintf("%s:%d/%s", at, f.Port, name), Endpoints: pool.Endpoints}
 	if pool.Affinity > 0 {
 		r.Affinity = strings.TrimSuffix(pool.Affinity.String(), "0m0s")
+	}
+	for _, s := range pool.Sources {
+		r.Sources = append(r.Sources, s.String())
+	}
+	if pool.Restricted && len(pool.Sources) == 0 {
+		r.Sources = []string{"nobody"}
 	}
 	return r
 }

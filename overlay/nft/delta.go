@@ -3,6 +3,7 @@ package nft
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 
@@ -18,6 +19,7 @@ const (
 	refusedSet   setName = "refused"
 	hairpinSet   setName = "hairpin"
 	stickySet    setName = "sticky"
+	sourcesSet   setName = "sources"
 )
 
 // delta is elements to remove and to add.
@@ -63,6 +65,7 @@ func (d *delta) change(ch service.Change) {
 		}
 	}
 	d.stick(ch)
+	d.admit(ch)
 	for i := range max(len(before), len(after)) {
 		if i < len(before) && i < len(after) && before[i] == after[i] {
 			continue
@@ -96,6 +99,27 @@ func (d *delta) stick(ch service.Change) {
 	for ep := range after {
 		if !before[ep] {
 			d.add(stickySet, stickyElement(ch.Frontend, ep))
+		}
+	}
+}
+
+// admit works out which clients a frontend that is not for all lets in.
+func (d *delta) admit(ch service.Change) {
+	sources := func(p *service.Pool) []netip.Prefix {
+		if p == nil || !p.Restricted {
+			return nil
+		}
+		return p.Sources
+	}
+	before, after := sources(ch.Old), sources(ch.New)
+	for _, s := range before {
+		if !slices.Contains(after, s) {
+			d.remove(sourcesSet, sourceElement(ch.Frontend, s))
+		}
+	}
+	for _, s := range after {
+		if !slices.Contains(before, s) {
+			d.add(sourcesSet, sourceElement(ch.Frontend, s))
 		}
 	}
 }

@@ -24,7 +24,7 @@ func (p *Programmer) intactLocked() (bool, error) {
 	}
 	rules["refuse-output"] = 1 + rules["forward"]
 	for k := range p.layout.chains {
-		rules[k.String()] = len(p.layout.balanceRules(k))
+		rules[k.String()] = len(p.layout.chainRules(k))
 	}
 	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
 	if err != nil {

@@ -58,6 +58,11 @@ func stickyElement(f service.Frontend, ep netip.AddrPort) nftables.SetElement {
 	return nftables.SetElement{Key: join(addr4(f.Addr), proto4(f.Protocol), port4(f.Port), addr4(ep.Addr()), port4(ep.Port()))}
 }
 
+func sourceElement(f service.Frontend, source netip.Prefix) nftables.SetElement {
+	length := binary.NativeEndian.AppendUint32(nil, uint32(source.Bits()))
+	return nftables.SetElement{Key: join(addr4(f.Addr), proto4(f.Protocol), port4(f.Port), addr4(source.Addr()), length)}
+}
+
 func verdict(chain string) *expr.Verdict {
 	return &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -136,6 +137,14 @@ func drawPools(t *rapid.T) map[service.Frontend]service.Pool {
 		}
 		var pool service.Pool
 		pool.Masquerade = rapid.Bool().Draw(t, "masquerade")
+		if pool.Restricted = rapid.Bool().Draw(t, "restricted"); pool.Restricted {
+			for range rapid.IntRange(0, 3).Draw(t, "sources") {
+				p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 42, byte(rapid.IntRange(0, 2).Draw(t, "network")), 0}), rapid.IntRange(15, 32).Draw(t, "length"))
+				pool.Sources = append(pool.Sources, p.Masked())
+			}
+			slices.SortFunc(pool.Sources, netip.Prefix.Compare)
+			pool.Sources = slices.Compact(pool.Sources)
+		}
 		pool.Affinity = time.Duration(rapid.IntRange(0, 2).Draw(t, "affinity")) * time.Hour
 		for i := range rapid.IntRange(0, 5).Draw(t, "endpoints") {
 			addr := netip.AddrFrom4([4]byte{10, 42, byte(rapid.IntRange(1, 2).Draw(t, "node")), byte(10*i + rapid.IntRange(2, 4).Draw(t, "host"))})

@@ -164,6 +164,43 @@ func (l *layout) serviceRules(b Base) []rule {
 	}
 }
 
+// frontend loads what the client connects to, as the keys of maps have it.
+func (k chainKind) frontend(addr, proto, port uint32) []expr.Any {
+	address := loadAddr(offsetDestination, addr)
+	if k.anyAddr {
+		address = &expr.Immediate{Register: addr, Data: make([]byte, 4)}
+	}
+	return []expr.Any{address, loadProto(proto), loadPort(port)}
+}
+
+// chainRules are the rules of a shared chain: those that balance, or the gate before
+// them for frontends that are not for all.
+func (l *layout) chainRules(k chainKind) []rule {
+	if !k.sources.restricted {
+		return l.balanceRules(k)
+	}
+	return l.sourceRules(k)
+}
+
+// sourceRules let clients of the frontend's networks on to the chain that balances,
+// and drop the others. There is one lookup for each length of prefix that the
+// frontend's networks have; how many networks, and Services, there are costs nothing.
+// The length is part of the key: a network must not admit who shares its address only.
+func (l *layout) sourceRules(k chainKind) []rule {
+	var rules []rule
+	for _, length := range k.sources.list() {
+		mask := binary.BigEndian.AppendUint32(nil, uint32(^uint64(0)<<(32-length)))
+		rules = append(rules, rule{k.frontend(reg0, reg1, reg2), {
+			loadAddr(offsetSource, reg3),
+			&expr.Bitwise{SourceRegister: reg3, DestRegister: reg3, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+			&expr.Immediate{Register: reg4, Data: binary.NativeEndian.AppendUint32(nil, uint32(length))},
+			&expr.Lookup{SourceRegister: reg0, SetName: l.sources.Name, SetID: l.sources.ID},
+			&expr.Verdict{Kind: expr.VerdictGoto, Chain: k.open().String()},
+		}})
+	}
+	return append(rules, rule{{&expr.Verdict{Kind: expr.VerdictDrop}}})
+}
+
 // balanceRules pick one of k.endpoints and translate to it. With affinity the
 // endpoint that the client had before comes first, if it still is one; another is
 // remembered; and when there is no room to remember, the last rule does without.
@@ -179,11 +216,7 @@ func (l *layout) balanceRules(k chainKind) []rule {
 		}})
 	}
 	// Registers: 0 the client, 1 to 3 the frontend; then what is looked up.
-	var address expr.Any = loadAddr(offsetDestination, reg1)
-	if k.anyAddr {
-		address = &expr.Immediate{Register: reg1, Data: make([]byte, 4)}
-	}
-	frontend := []expr.Any{address, loadProto(reg2), loadPort(reg3)}
+	frontend := k.frontend(reg1, reg2, reg3)
 	pick := []expr.Any{
 		&expr.Numgen{Register: reg4, Modulus: uint32(k.endpoints), Type: unix.NFT_NG_RANDOM},
 		&expr.Lookup{SourceRegister: reg1, DestRegister: reg5, IsDestRegSet: true, SetName: l.endpoints.Name, SetID: l.endpoints.ID},

@@ -32,7 +32,10 @@ type layout struct {
 	// sticky holds (frontend . endpoint) of those with affinity, affinity what the
 	// packets themselves wrote: (client . frontend) → endpoint, for a time.
 	sticky, affinity *nftables.Set
-	chains           map[chainKind]*nftables.Chain
+	// sources holds (frontend . network . length) of clients that are let in, for
+	// frontends that are not for all.
+	sources *nftables.Set
+	chains  map[chainKind]*nftables.Chain
 }
 
 // chainKind tells the shared chains apart.
@@ -41,6 +44,20 @@ type chainKind struct {
 	anyAddr    bool // a port of the node
 	masquerade bool
 	affinity   time.Duration
+	sources    lengths
+}
+
+// lengths tells for whom a chain is: open to all, or to clients of networks with one
+// of the prefix lengths whose bits are set.
+type lengths struct {
+	restricted bool
+	set        uint64
+}
+
+// open is the chain that balances those who were let in.
+func (k chainKind) open() chainKind {
+	k.sources = lengths{}
+	return k
 }
 
 func (k chainKind) String() string {
@@ -55,11 +72,34 @@ func (k chainKind) String() string {
 	if k.affinity > 0 {
 		name += fmt.Sprintf("-a%d", int(k.affinity.Seconds()))
 	}
+	if k.sources.restricted {
+		name += "-from"
+		for _, length := range k.sources.list() {
+			name += fmt.Sprintf("-%d", length)
+		}
+	}
 	return name
 }
 
 func kindOf(f service.Frontend, p service.Pool) chainKind {
-	return chainKind{len(p.Endpoints), !f.Addr.IsValid(), p.Masquerade, p.Affinity}
+	k := chainKind{endpoints: len(p.Endpoints), anyAddr: !f.Addr.IsValid(), masquerade: p.Masquerade, affinity: p.Affinity}
+	if p.Restricted {
+		k.sources.restricted = true
+		for _, s := range p.Sources {
+			k.sources.set |= 1 << s.Bits()
+		}
+	}
+	return k
+}
+
+// list is the lengths, the longest first.
+func (l lengths) list() (out []int) {
+	for length := 32; length >= 0; length-- {
+		if l.set&(1<<length) != 0 {
+			out = append(out, length)
+		}
+	}
+	return out
 }
 
 func newLayout() *layout {
@@ -87,6 +127,7 @@ func newLayout() *layout {
 		refused: set("refused", front),
 		hairpin: set("hairpin", nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr)),
 		sticky:  set("sticky", nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeIPAddr, nftables.TypeInetService)),
+		sources: set("sources", nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeIPAddr, nftables.TypeInteger)),
 		affinity: dict("affinity",
 			nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService),
 			nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)),
@@ -101,7 +142,7 @@ const maxClients = 1 << 17
 
 // sets are those whose elements are ours.
 func (l *layout) sets() []*nftables.Set {
-	return []*nftables.Set{l.services, l.nodeports, l.endpoints, l.refused, l.hairpin, l.sticky}
+	return []*nftables.Set{l.services, l.nodeports, l.endpoints, l.refused, l.hairpin, l.sticky, l.sources}
 }
 
 // build adds the whole table but its elements and shared chains to the batch.
@@ -146,8 +187,11 @@ func (l *layout) ensureChain(c *nftables.Conn, k chainKind) {
 	if l.chains[k] != nil {
 		return
 	}
+	if k.sources.restricted {
+		l.ensureChain(c, k.open()) // it leads there
+	}
 	ch := c.AddChain(&nftables.Chain{Table: l.table, Name: k.String()})
-	for _, r := range l.balanceRules(k) {
+	for _, r := range l.chainRules(k) {
 		c.AddRule(&nftables.Rule{Table: l.table, Chain: ch, Exprs: r.exprs()})
 	}
 	l.chains[k] = ch

@@ -3,6 +3,7 @@ package service
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,6 +27,8 @@ func Plan(svc *corev1.Service, epSlices []*discoveryv1.EndpointSlice, node Node)
 	internalLocal := svc.Spec.InternalTrafficPolicy != nil && *svc.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
 	externalLocal := svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	stick := affinity(svc)
+	balancers := balancerIPs(svc, node.Addr)
+	restricted, sources := sourcesOf(svc, balancers, node.Addr)
 	for _, port := range svc.Spec.Ports {
 		proto, ok := protocolOf(port.Protocol)
 		if !ok {
@@ -43,8 +46,13 @@ func Plan(svc *corev1.Service, epSlices []*discoveryv1.EndpointSlice, node Node)
 			pools[Frontend{ip, proto, uint16(port.Port)}] = Pool{Endpoints: inside, Affinity: stick}
 		}
 		fromOutside := Pool{Endpoints: outside, Masquerade: !externalLocal, Affinity: stick}
-		for _, ip := range externalIPs(svc, node.Addr) {
+		for _, ip := range ipv4s(svc.Spec.ExternalIPs) {
 			pools[Frontend{ip, proto, uint16(port.Port)}] = fromOutside
+		}
+		balanced := fromOutside
+		balanced.Restricted, balanced.Sources = restricted, sources
+		for _, ip := range balancers {
+			pools[Frontend{ip, proto, uint16(port.Port)}] = balanced
 		}
 		if port.NodePort != 0 {
 			pools[Frontend{netip.Addr{}, proto, uint16(port.NodePort)}] = fromOutside
@@ -136,18 +144,45 @@ func clusterIPs(svc *corev1.Service) []netip.Addr {
 	return ipv4s(list)
 }
 
-// externalIPs are the addresses besides the cluster's own at which this node
-// takes connections. A load balancer's address of mode Proxy is that of a node (or
-// of a balancer): packets travel there, so only the node with that address takes
-// them, and the source policy there is in force.
-func externalIPs(svc *corev1.Service, self netip.Addr) []netip.Addr {
-	list := slices.Clone(svc.Spec.ExternalIPs)
+// balancerIPs are the load balancer's addresses at which this node takes
+// connections. One of mode Proxy is that of a node (or of a balancer): packets travel
+// there, so only the node with that address takes them, and the source policy there
+// is in force.
+func balancerIPs(svc *corev1.Service, self netip.Addr) []netip.Addr {
+	var list []string
 	for _, in := range svc.Status.LoadBalancer.Ingress {
 		if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP || self.IsValid() && in.IP == self.String() {
 			list = append(list, in.IP)
 		}
 	}
 	return ipv4s(list)
+}
+
+// sourcesOf are the clients that spec.loadBalancerSourceRanges lets in at the load
+// balancer's addresses; elsewhere it does not count, at node ports neither. Where no
+// range is of IPv4, nobody is let in: somebody meant to keep others out. What a node
+// sends to a balancer's address that it has itself comes from that address, and is let
+// in when the node is.
+func sourcesOf(svc *corev1.Service, balancers []netip.Addr, self netip.Addr) (restricted bool, sources []netip.Prefix) {
+	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return false, nil
+	}
+	for _, s := range svc.Spec.LoadBalancerSourceRanges {
+		restricted = true
+		if p, err := netip.ParsePrefix(strings.TrimSpace(s)); err == nil && p.Addr().Is4() {
+			sources = append(sources, p.Masked())
+		}
+	}
+	if slices.ContainsFunc(sources, func(p netip.Prefix) bool { return p.Bits() == 0 }) {
+		return false, nil
+	}
+	if slices.ContainsFunc(sources, func(p netip.Prefix) bool { return p.Contains(self) }) {
+		for _, ip := range balancers {
+			sources = append(sources, netip.PrefixFrom(ip, 32))
+		}
+	}
+	slices.SortFunc(sources, netip.Prefix.Compare)
+	return restricted, slices.Compact(sources)
 }
 
 // affinity is how long a client that comes back finds the same endpoint.

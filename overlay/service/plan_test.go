@@ -25,6 +25,15 @@ func web(change func(*corev1.Service)) *corev1.Service {
 	return s
 }
 
+// balancer is web at a load balancer's address, for clients of some networks.
+func balancer(sources ...string) *corev1.Service {
+	return web(func(s *corev1.Service) {
+		s.Spec.Type, s.Spec.LoadBalancerSourceRanges = corev1.ServiceTypeLoadBalancer, sources
+		s.Spec.Ports[0].NodePort = 0
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.10"}}
+	})
+}
+
 // ends makes a slice out of "address node condition…" lines.
 func ends(lines ...string) []*discoveryv1.EndpointSlice {
 	slice := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To[int32](8080)}}}
@@ -53,6 +62,9 @@ func show(pools map[Frontend]Pool) string {
 		}
 		if p.Masquerade {
 			line += " masquerade"
+		}
+		if p.Restricted {
+			line += fmt.Sprintf(" only %v", p.Sources)
 		}
 		if p.Affinity > 0 {
 			line += fmt.Sprintf(" for %s", p.Affinity)
@@ -90,6 +102,19 @@ func TestPlan(t *testing.T) {
 			s.Spec.Ports[0].NodePort = 0
 		}), ends("10.42.1.5 a"), nil,
 			"10.43.0.20:80/6 → 10.42.1.5:8080\n192.0.2.10:80/6 → 10.42.1.5:8080 masquerade\n192.0.2.9:80/6 → 10.42.1.5:8080 masquerade\n192.168.77.1:80/6 → 10.42.1.5:8080 masquerade"},
+		"sources of a load balancer": {web(func(s *corev1.Service) {
+			s.Spec.Type = corev1.ServiceTypeLoadBalancer
+			s.Spec.LoadBalancerSourceRanges = []string{" 10.9.8.7/16", "2001:db8::/32", "10.9.0.0/16", "10.9.0.0/32"}
+			s.Spec.ExternalIPs = []string{"192.0.2.9"}
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.10"}}
+		}), ends("10.42.1.5 a"), nil,
+			"10.43.0.20:80/6 → 10.42.1.5:8080\n192.0.2.10:80/6 → 10.42.1.5:8080 masquerade only [10.9.0.0/16 10.9.0.0/32]\n192.0.2.9:80/6 → 10.42.1.5:8080 masquerade\nnode:30080/6 → 10.42.1.5:8080 masquerade"},
+		"a node that is let in, at a balancer's address of its own": {balancer("192.168.77.0/24"), ends("10.42.1.5 a"), nil,
+			"10.43.0.20:80/6 → 10.42.1.5:8080\n192.0.2.10:80/6 → 10.42.1.5:8080 masquerade only [192.0.2.10/32 192.168.77.0/24]"},
+		"a load balancer for all": {balancer("10.9.0.0/16", "0.0.0.0/0"), ends("10.42.1.5 a"), nil,
+			"10.43.0.20:80/6 → 10.42.1.5:8080\n192.0.2.10:80/6 → 10.42.1.5:8080 masquerade"},
+		"a load balancer for clients of IPv6 alone": {balancer("2001:db8::/32"), ends("10.42.1.5 a"), nil,
+			"10.43.0.20:80/6 → 10.42.1.5:8080\n192.0.2.10:80/6 → 10.42.1.5:8080 masquerade only []"},
 		"affinity": {web(func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }), ends("10.42.1.5 a"), nil,
 			"10.43.0.20:80/6 → 10.42.1.5:8080 for 3h0m0s\nnode:30080/6 → 10.42.1.5:8080 masquerade for 3h0m0s"},
 		"ports go by name": {web(func(s *corev1.Service) { s.Spec.Ports[0].Name = "other" }), ends("10.42.1.5 a"), nil,

@@ -33,11 +33,16 @@ type Pool struct {
 	// Affinity keeps a client's connections on one endpoint until it has made none
 	// for so long; 0: each connection is balanced anew.
 	Affinity time.Duration
+	// Restricted lets only clients with addresses of Sources in; the others' packets
+	// are dropped. Sources are masked and sorted, each once.
+	Restricted bool
+	Sources    []netip.Prefix
 }
 
 // Equal says whether two pools are the same.
 func (p Pool) Equal(q Pool) bool {
-	return p.Masquerade == q.Masquerade && p.Affinity == q.Affinity && slices.Equal(p.Endpoints, q.Endpoints)
+	return p.Masquerade == q.Masquerade && p.Affinity == q.Affinity && slices.Equal(p.Endpoints, q.Endpoints) &&
+		p.Restricted == q.Restricted && slices.Equal(p.Sources, q.Sources)
 }
 
 // Change is what to do to one frontend: Old is nil when it is new, New is nil
