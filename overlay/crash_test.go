@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -9,14 +8,21 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
+
+	"kontiki/overlay/datapath"
+	"kontiki/overlay/ipam"
 )
 
 // crashes is what the process that is killed again and again must know.
@@ -38,13 +44,14 @@ func (c crashes) network() (*Network, error) {
 	})
 }
 
-// TestCrashesLeakNothing kills a process at any moment of attaching and detaching
-// pods. What comes after it finds each pod with one address of its own, and once
-// the pods are gone nothing of them: no record, no link, no address.
+// TestCrashesLeakNothing kills a process before each change in turn that it makes while
+// it attaches a pod and detaches it. What it leaves is known to the
+// book, and what comes after it finds each pod with one address of its own; once the pods
+// are gone there is nothing of them: no record, no link, no address.
 func TestCrashesLeakNothing(t *testing.T) {
 	const inside = "KONTIKI_OVERLAY_TEST_CRASHES"
 	if given := os.Getenv(inside); given != "" {
-		attachForEver(t, strings.Split(given, " "))
+		attachUntilKilled(t, strings.Split(given, " "))
 		return
 	}
 	if os.Getuid() != 0 {
@@ -57,30 +64,28 @@ func TestCrashesLeakNothing(t *testing.T) {
 	for range 4 {
 		c.pods = append(c.pods, path(newNS(t)))
 	}
-	for round := range 4 {
+	kills, finished := 0, false
+	for n := 1; !finished; n++ {
+		pod := n % len(c.pods)
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestCrashesLeakNothing$", "-test.timeout=60s")
-		cmd.Env = append(os.Environ(), inside+"="+strings.Join(append([]string{c.dir, path(c.node), c.address.String()}, c.pods...), " "))
+		cmd.Env = append(os.Environ(), inside+"="+strings.Join([]string{strconv.Itoa(n), c.dir, path(c.node), c.address.String(), strconv.Itoa(pod), c.pods[pod]}, " "))
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
+		out, err := cmd.CombinedOutput()
+		var ended *exec.ExitError
+		switch {
+		case err == nil:
+			finished = true
+		case errors.As(err, &ended) && ended.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL:
+			kills++
+		default:
+			t.Fatalf("killed before change %d, the process ended by itself: %v\n%s", n, err, out)
 		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		// Killed after some steps, at a moment that nobody chose.
-		lines := bufio.NewScanner(out)
-		for steps := 0; steps < 5+7*round && lines.Scan(); steps++ {
-			if word := lines.Text(); strings.HasPrefix(word, "failed") {
-				t.Errorf("round %d: %s", round, word)
-			}
-		}
-		cmd.Process.Kill()
-		var killed *exec.ExitError
-		if err := cmd.Wait(); !errors.As(err, &killed) || !killed.Sys().(syscall.WaitStatus).Signaled() {
-			t.Fatalf("round %d: the process ended by itself: %v", round, err)
-		}
+		c.linksAreRecorded(t, n)
 	}
+	if kills < 10 {
+		t.Errorf("attaching and detaching took %d changes: they are not counted", kills)
+	}
+	t.Logf("killed before each of %d changes", kills)
 	network, err := c.network()
 	if err != nil {
 		t.Fatal(err)
@@ -100,6 +105,15 @@ func TestCrashesLeakNothing(t *testing.T) {
 			t.Errorf("%s has the address of %s", rec.UID, other)
 		}
 		held[rec.Addrs[0]] = rec.UID
+		// A link that was made half is made whole.
+		pod, err := netns.GetFromPath(rec.NetNS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := askTCP(pod, at(netip.MustParseAddr("10.42.1.1"), 9)); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("%s does not reach its gateway: %v", rec.UID, err)
+		}
+		pod.Close()
 	}
 	if err := network.Retain(ctx, nil); err != nil {
 		t.Fatal(err)
@@ -129,31 +143,56 @@ func podLinks(t *testing.T, ns netns.NsHandle) (names []string) {
 	return names
 }
 
-// attachForEver is the process that is killed. It says each step that it has made.
-func attachForEver(t *testing.T, given []string) {
-	ns, err := netns.GetFromPath(given[1])
+// linksAreRecorded checks that every pod's link is in the book: what is not is known to
+// nobody, should the next process never compare.
+func (c crashes) linksAreRecorded(t *testing.T, n int) {
+	t.Helper()
+	book, err := ipam.Open(filepath.Join(c.dir, "addresses.json"), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := crashes{dir: given[0], node: ns, address: netip.MustParseAddr(given[2]), pods: given[3:]}
+	recorded := map[string]bool{}
+	for _, rec := range book.Records() {
+		recorded[datapath.PortName(rec.UID)] = true
+	}
+	for _, name := range podLinks(t, c.node) {
+		if !recorded[name] {
+			t.Errorf("killed before change %d, a process left the link %s without a record", n, name)
+		}
+	}
+}
+
+// attachUntilKilled is the process that is killed.
+func attachUntilKilled(t *testing.T, given []string) {
+	n, err := strconv.Atoi(given[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns, err := netns.GetFromPath(given[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := crashes{dir: given[1], node: ns, address: netip.MustParseAddr(given[3])}
 	network, err := c.network()
 	if err != nil {
 		t.Fatal(err)
 	}
-	go network.Run(t.Context())
-	said := func(what string, err error) {
-		if err != nil {
-			what = fmt.Sprintf("failed to %s: %v", what, err)
-		}
-		fmt.Println(what)
-	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- network.Run(ctx) }()
+	defer func() { cancel(); <-ended; network.Close() }()
 	eventually(t, "the node has its subnet", network.Ready)
-	for i := 0; t.Context().Err() == nil; i++ {
-		uid := fmt.Sprint("pod-", i%len(c.pods))
-		_, err := network.Attach(t.Context(), PodAttachment{UID: uid, NetNS: c.pods[i%len(c.pods)], HostPorts: []HostPort{{HostPort: uint16(8000 + i%len(c.pods)), ContainerPort: 80, Protocol: "TCP"}}})
-		said("attach "+uid, err)
-		if i%3 != 0 { // some stay
-			said("detach "+uid, network.Detach(t.Context(), uid))
-		}
+	uid := "pod-" + given[4]
+	if err := network.Detach(ctx, uid); err != nil { // what the one before left
+		t.Fatal(err)
+	}
+	if err := killBefore(n); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := network.Attach(ctx, PodAttachment{UID: uid, NetNS: given[5], HostPorts: []HostPort{{HostPort: 8000, ContainerPort: 80, Protocol: "TCP"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := network.Detach(ctx, uid); err != nil {
+		t.Fatal(err)
 	}
 }
