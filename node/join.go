@@ -3,37 +3,18 @@ package node
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"time"
 
 	"kontiki/internal/port"
-	"kontiki/pki"
 )
-
-// The join call is one JSON request and one JSON answer on a connection on which
-// both ends have proven the join secret.
 
 const (
 	joinTimeout = 30 * time.Second
 	joinRetry   = time.Second
-	joinLimit   = 1 << 20 // bytes of a message
 )
-
-type joinRequest struct {
-	NodeID    string `json:"nodeID"`
-	Name      string `json:"name"`
-	ClusterID string `json:"clusterID"`
-	Replace   bool   `json:"replace,omitempty"` // take the name of a dead node
-}
-
-type joinAnswer struct {
-	Admission json.RawMessage `json:"admission,omitempty"`
-	Error     string          `json:"error,omitempty"`
-}
 
 // join asks the cluster's members in turn, again and again, to be let in.
 func (n *node) join(ctx context.Context, clusterID string) (charter, error) {
@@ -45,7 +26,7 @@ func (n *node) join(ctx context.Context, clusterID string) (charter, error) {
 			data, err := n.askToJoin(ctx, m.ClusterAddr().String(), clusterID)
 			if err == nil {
 				n.problems.solved("join")
-				return n.enterCluster(data)
+				return enter(n.cfg.DataDir, data)
 			}
 			if ctx.Err() == nil {
 				n.problems.report("join", fmt.Sprintf("this node is not let into cluster %s: %v; it goes on asking", clusterID, err))
@@ -59,19 +40,6 @@ func (n *node) join(ctx context.Context, clusterID string) (charter, error) {
 	}
 }
 
-// enterCluster makes an admission durable, unless this node cannot live with the
-// cluster's settings.
-func (n *node) enterCluster(data []byte) (charter, error) {
-	var a admission
-	if err := json.Unmarshal(data, &a); err != nil {
-		return charter{}, fmt.Errorf("the admission is not readable: %w", err)
-	}
-	if err := n.fits(a.Charter.Settings); err != nil {
-		return charter{}, err
-	}
-	return enter(n.cfg.DataDir, data)
-}
-
 func (n *node) askToJoin(ctx context.Context, addr, clusterID string) (json.RawMessage, error) {
 	conn, err := n.port.DialProven(ctx, port.Join, addr)
 	if err != nil {
@@ -80,17 +48,7 @@ func (n *node) askToJoin(ctx context.Context, addr, clusterID string) (json.RawM
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	conn.SetDeadline(time.Now().Add(joinTimeout))
-	if err := json.NewEncoder(conn).Encode(joinRequest{n.id.ID, n.cfg.Name, clusterID, n.cfg.Replace}); err != nil {
-		return nil, err
-	}
-	var answer joinAnswer
-	if err := json.NewDecoder(io.LimitReader(conn, joinLimit)).Decode(&answer); err != nil {
-		return nil, err
-	}
-	if answer.Error != "" {
-		return nil, errors.New(answer.Error)
-	}
-	return answer.Admission, nil
+	return askToJoin(conn, joinRequest{n.id.ID, n.cfg.Name, clusterID, n.cfg.Replace}, n.fits)
 }
 
 // serveJoin lets blank nodes in.
@@ -111,39 +69,22 @@ func (n *node) serveJoin(ctx context.Context) error {
 	}
 }
 
-func (n *node) answerJoin(ctx context.Context, conn net.Conn) {
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+func (n *node) answerJoin(life context.Context, conn net.Conn) {
+	ctx, cancel := context.WithTimeout(life, joinTimeout)
 	defer cancel()
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	var request joinRequest
-	if err := json.NewDecoder(io.LimitReader(conn, joinLimit)).Decode(&request); err != nil {
-		n.log.Warn("a node that wants to join sent no readable request", "peer", conn.RemoteAddr(), "err", err)
-		return
-	}
-	var answer joinAnswer
-	admission, err := n.letIn(ctx, request)
-	if err != nil {
-		n.problems.report("join/"+request.NodeID, fmt.Sprintf("node %s (%s) at %s wants to join and is refused: %v", request.Name, request.NodeID, hostOf(conn.RemoteAddr()), err))
-		answer.Error = err.Error()
-	}
-	answer.Admission = admission
-	if err := json.NewEncoder(conn).Encode(answer); err != nil {
-		// It asks again; being let in twice changes nothing.
-		n.log.Warn("a node that was let in did not hear it", "id", request.NodeID, "err", err)
+	request, err := answerToJoin(conn, n.charter, func(r joinRequest) ([]byte, error) { return n.letIn(ctx, r) })
+	key := "join/" + request.NodeID
+	if err == nil {
+		n.problems.solved(key)
+	} else if life.Err() == nil {
+		n.problems.report(key, fmt.Sprintf("node %s (%s) at %s wants to join and is not let in: %v", request.Name, request.NodeID, hostOf(conn.RemoteAddr()), err))
 	}
 }
 
 // letIn makes the node a non-voter and gives it the cluster's keys.
 func (n *node) letIn(ctx context.Context, request joinRequest) ([]byte, error) {
-	switch {
-	case !pki.ValidID(request.NodeID):
-		return nil, fmt.Errorf("%q is not a node id", request.NodeID)
-	case len(request.Name) > 253 || !nodeName.MatchString(request.Name):
-		return nil, fmt.Errorf("%q cannot name a node", request.Name)
-	case request.ClusterID != n.charter.ClusterID:
-		return nil, fmt.Errorf("this is cluster %s, not %s", n.charter.ClusterID, request.ClusterID)
-	}
 	view, err := n.store.Linearize(ctx)
 	if err != nil {
 		return nil, err
