@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
 	"github.com/hashicorp/raft-wal/metadb"
+	"github.com/hashicorp/raft-wal/segment"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,8 +21,7 @@ const (
 	// walSegment is the size of one file of the log, which is allocated at once.
 	// Between two of them a write waits for a new file.
 	walSegment = 16 << 20
-	// walRetry is the least time between two tries to open the log anew: the module
-	// leaves files open when it fails.
+	// walRetry is the least time between two tries to open the log anew.
 	walRetry = time.Second
 )
 
@@ -74,11 +74,14 @@ func openWAL(dir string, log *slog.Logger) (_ *walLog, err error) {
 }
 
 func (l *walLog) open() error {
-	meta := &metadb.BoltMetaDB{}
-	w, err := wal.Open(l.dir, wal.WithMetaStore(meta), wal.WithSegmentSize(walSegment), wal.WithLogger(l.log))
+	meta, files := &metadb.BoltMetaDB{}, newWALFiles()
+	w, err := wal.Open(l.dir, wal.WithMetaStore(meta), wal.WithSegmentFiler(segment.NewFiler(l.dir, files)),
+		wal.WithSegmentSize(walSegment), wal.WithLogger(l.log))
 	if err != nil {
+		files.close()
 		return errors.Join(fmt.Errorf("raftstore: open the log in %s: %w", l.dir, err), meta.Close())
 	}
+	files.settle()
 	l.wal = w
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +71,45 @@ func TestWALAfterAFailedWrite(t *testing.T) {
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A log that cannot be opened leaves no file open: it is tried again and again.
+func TestWALThatFailsToOpenLeavesNoFiles(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which would close some
+	dir := t.TempDir()
+	l := mustOpenWAL(t, dir)
+	if err := l.StoreLogs([]*raft.Log{walEntry(1, "a"), walEntry(2, "b"), walEntry(3, "c")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.DeleteRange(3, 3); err != nil { // seals one file, and begins another
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.wal"))
+	if err != nil || len(files) != 2 {
+		t.Fatalf("the log has files %v, %v", files, err)
+	}
+	slices.Sort(files)
+	if err := errors.Join(os.Remove(files[1]), os.Mkdir(files[1], 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if l, err := openWAL(dir, slog.New(slog.DiscardHandler)); err == nil {
+			l.Close()
+			t.Fatal("a directory was opened in place of a file")
+		}
+	}
+	open, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range open {
+		if to, err := os.Readlink(fd); err == nil && strings.HasPrefix(to, dir) {
+			t.Errorf("%s is left open", to)
+		}
 	}
 }
 
