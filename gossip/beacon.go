@@ -87,7 +87,8 @@ func (r *Ring) sendBeacon(ctx context.Context) error {
 		self := &r.dir.self
 		b := beacon{nodeID: self.ID, clusterID: self.ClusterID, clusterPort: self.ClusterPort}
 		urgent := self.ClusterID == "" || r.dir.othersAlive() == 0
-		useful := r.join != nil && (urgent || len(r.dir.missing()) > 0)
+		lost, _ := r.dir.missing()
+		useful := r.join != nil && (urgent || len(lost) > 0)
 		r.mu.Unlock()
 		most := beaconSlow
 		if urgent {

@@ -28,7 +28,9 @@ type Streams interface {
 	Accept() (net.Conn, error)
 	// Close may be called more than once.
 	Close() error
-	// Dial connects to a node's cluster port.
+	// Dial connects to a node's cluster port. Where nothing answers at all it should
+	// give up after a second or two: a kernel repeats what was lost after one, three and
+	// seven seconds, and a node that is in reach again is found sooner by another try.
 	Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 }
 

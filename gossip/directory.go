@@ -225,11 +225,10 @@ func (d *directory) find(id string) (Member, bool) {
 	return e.Member, true
 }
 
-// missing returns where to look for members that are not in touch. Where another
-// member is in touch at the same address, the missing one is not: its machine was
-// made anew.
-func (d *directory) missing() []netip.AddrPort {
-	var out []netip.AddrPort
+// missing returns where to look for members that are not in touch, those that left in
+// an orderly way apart. Where another member is in touch at the same address, the
+// missing one is not: its machine was made anew.
+func (d *directory) missing() (lost, left []netip.AddrPort) {
 	taken := map[netip.AddrPort]bool{d.self.ClusterAddr(): true}
 	for _, e := range d.members {
 		if e.met && e.State == StateAlive {
@@ -237,11 +236,16 @@ func (d *directory) missing() []netip.AddrPort {
 		}
 	}
 	for _, e := range d.members {
-		if a := e.ClusterAddr(); (!e.met || e.State != StateAlive) && a.IsValid() && !taken[a] {
-			out = append(out, a)
+		a := e.ClusterAddr()
+		switch {
+		case e.met && e.State == StateAlive || !a.IsValid() || taken[a]:
+		case e.State == StateLeft:
+			left = append(left, a)
+		default:
+			lost = append(lost, a)
 		}
 	}
-	return out
+	return lost, left
 }
 
 // inTouch tells whether a cluster address is this node's or that of a member in touch.

@@ -114,7 +114,32 @@ func TestSplitHeals(t *testing.T) {
 		})
 		time.Sleep(10 * time.Minute) // longer than memberlist remembers the dead
 		l.net.Heal()
-		t.Logf("healed after %v", l.allSee(time.Minute))
+		// Fake time: what this bounds is the pace, whatever the machine does.
+		t.Logf("healed after %v", l.allSee(3*time.Second))
+	})
+}
+
+// TestOneCutOffIsBackSoon: the node that was alone and those that were together look for
+// each other all the time, whichever heals when.
+func TestOneCutOffIsBackSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		for i := 1; i <= 3; i++ {
+			l.add(i).start(cluster("c"), joining("10.0.0.1"))
+		}
+		defer l.stopAll()
+		l.allSee(2 * time.Second)
+		var worst time.Duration
+		for round := range 12 {
+			l.net.Split([]netip.Addr{l.addr(1)}, []netip.Addr{l.addr(2), l.addr(3)})
+			eventually(t, time.Minute, "both sides hold each other for dead", func() bool {
+				return l.nodes["n1"].states() == "n1 alive, n2 dead, n3 dead" && l.nodes["n3"].states() == "n1 dead, n2 alive, n3 alive"
+			})
+			time.Sleep(time.Minute + time.Duration(round)*170*time.Millisecond)
+			l.net.Heal()
+			worst = max(worst, l.allSee(3*time.Second))
+		}
+		t.Logf("healed after %v at worst", worst)
 	})
 }
 

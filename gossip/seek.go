@@ -40,12 +40,13 @@ func (r *Ring) seek(ctx context.Context) error {
 	wasAlone := true
 	for {
 		now := time.Now()
-		wanted, alone, join := r.wanted(known)
+		missing, left, others, join := r.wanted(known)
+		alone := others == 0
 		if alone && !wasAlone || (join != nil) && !wasJoin {
 			plan.hurry(now)
 		}
 		wasAlone, wasJoin = alone, join != nil
-		plan.want(wanted, now)
+		plan.want(missing, left, now)
 		var next time.Time
 		if join != nil {
 			names, addrs := plan.take(now)
@@ -69,9 +70,9 @@ func (r *Ring) seek(ctx context.Context) error {
 					known[res.name] = res.found
 				}
 				r.complain(complained, res)
-				plan.doneName(res.name, time.Now(), alone, rand.Float64())
+				plan.doneName(res.name, time.Now(), others, rand.Float64())
 			} else {
-				fails := plan.doneAddr(res.addr, res.err != nil, time.Now(), alone, rand.Float64())
+				fails := plan.doneAddr(res.addr, res.err != nil, time.Now(), others, rand.Float64())
 				if fails == seekPatience && named(known, res.addr) {
 					r.log.Warn("an address to join cannot be reached; it is tried again", "address", res.addr, "error", res.err)
 				}
@@ -125,19 +126,20 @@ func (r *Ring) complain(complained map[string]bool, res seekResult) {
 	complained[res.name] = res.err != nil
 }
 
-// wanted lists the addresses where a node is missing.
-func (r *Ring) wanted(known map[string][]netip.AddrPort) (addrs []netip.AddrPort, alone bool, join func(netip.AddrPort) error) {
+// wanted lists the addresses where a node is missing, and where one has left. others is
+// how many nodes are in touch beside this one.
+func (r *Ring) wanted(known map[string][]netip.AddrPort) (missing, left []netip.AddrPort, others int, join func(netip.AddrPort) error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	addrs = r.dir.missing()
+	missing, left = r.dir.missing()
 	for _, found := range known {
 		for _, a := range found {
-			if !r.dir.inTouch(a) {
-				addrs = append(addrs, a)
+			if !r.dir.inTouch(a) && !slices.Contains(left, a) {
+				missing = append(missing, a)
 			}
 		}
 	}
-	return addrs, r.dir.othersAlive() == 0, r.join
+	return missing, left, r.dir.othersAlive(), r.join
 }
 
 // heardDelay spreads the answers to a beacon over the nodes that heard it.

@@ -7,8 +7,10 @@ import (
 
 const (
 	seekFirst     = 200 * time.Millisecond
-	seekAlone     = 3 * time.Second  // longest pause between attempts while nobody is in touch
-	seekCompany   = 10 * time.Second // the same while somebody is
+	seekSoonest   = time.Second            // longest pause between attempts of a node that is alone
+	seekShare     = 750 * time.Millisecond // by so much longer for each other node that looks, too
+	seekLatest    = 10 * time.Second       // but no longer than that
+	seekNames     = 10 * time.Second       // longest pause between look-ups of a name while somebody is in touch
 	seekParallel  = 4
 	seekHeardStep = time.Second // a beacon brings an attempt forward to no less than this after the last
 	maxHeard      = 256
@@ -29,6 +31,7 @@ type attempt struct {
 	fails     int // in a row
 	busy      bool
 	wanted    bool // still asked for by a member's absence or a name's answer
+	calm      bool // the member said that it leaves: it will knock by itself
 	heard     bool // asked for by a beacon; tried once, then dropped
 }
 
@@ -40,18 +43,25 @@ func newSeekPlan(names []string, now time.Time) *seekPlan {
 	return p
 }
 
-// want replaces the addresses that are asked for.
-func (p *seekPlan) want(addrs []netip.AddrPort, now time.Time) {
+// want replaces the addresses that are asked for: of those that are missing, and of
+// members that left in an orderly way.
+func (p *seekPlan) want(missing, left []netip.AddrPort, now time.Time) {
 	for _, a := range p.targets {
 		a.wanted = false
 	}
-	for _, addr := range addrs {
+	ask := func(addr netip.AddrPort, calm bool) {
 		a := p.targets[addr]
 		if a == nil {
 			a = &attempt{due: now}
 			p.targets[addr] = a
 		}
-		a.wanted = true
+		a.wanted, a.calm = true, calm
+	}
+	for _, addr := range left {
+		ask(addr, true)
+	}
+	for _, addr := range missing {
+		ask(addr, false)
 	}
 	for addr, a := range p.targets {
 		if !a.wanted && !a.heard && !a.busy {
@@ -110,13 +120,25 @@ func (p *seekPlan) take(now time.Time) (names []string, addrs []netip.AddrPort) 
 	return names, addrs
 }
 
-// doneName and doneAddr take the end of an attempt; whether it helped shows in what
-// is wanted. rnd is from 0 to 1. doneAddr returns the failures in a row.
-func (p *seekPlan) doneName(name string, now time.Time, alone bool, rnd float64) {
-	p.names[name].done(now, alone, rnd)
+// seekPause is the longest pause between attempts at one address by a node that others
+// others are in touch with. All of them look for the same members and one that finds
+// tells the rest, so each may look less often: together they try an address about 80
+// times a minute, from some fourteen nodes on each six times.
+func seekPause(others int) time.Duration {
+	return min(seekSoonest+time.Duration(others)*seekShare, seekLatest)
 }
 
-func (p *seekPlan) doneAddr(addr netip.AddrPort, failed bool, now time.Time, alone bool, rnd float64) (fails int) {
+// doneName and doneAddr take the end of an attempt; whether it helped shows in what
+// is wanted. rnd is from 0 to 1. doneAddr returns the failures in a row.
+func (p *seekPlan) doneName(name string, now time.Time, others int, rnd float64) {
+	longest := seekNames
+	if others == 0 {
+		longest = seekPause(0)
+	}
+	p.names[name].done(now, longest, rnd)
+}
+
+func (p *seekPlan) doneAddr(addr netip.AddrPort, failed bool, now time.Time, others int, rnd float64) (fails int) {
 	a := p.targets[addr]
 	if a == nil {
 		return 0
@@ -125,15 +147,15 @@ func (p *seekPlan) doneAddr(addr netip.AddrPort, failed bool, now time.Time, alo
 		a.fails = 0
 	}
 	a.heard = false
-	a.done(now, alone, rnd)
+	longest := seekPause(others)
+	if a.calm {
+		longest = seekLatest
+	}
+	a.done(now, longest, rnd)
 	return a.fails
 }
 
-func (a *attempt) done(now time.Time, alone bool, rnd float64) {
-	longest := seekCompany
-	if alone {
-		longest = seekAlone
-	}
+func (a *attempt) done(now time.Time, longest time.Duration, rnd float64) {
 	a.busy = false
 	a.pause = min(max(2*a.pause, seekFirst), longest)
 	a.due = now.Add(time.Duration((0.75 + 0.5*rnd) * float64(a.pause)))

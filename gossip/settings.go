@@ -13,12 +13,12 @@ import (
 )
 
 const (
-	addressInterval = 2 * time.Second  // how often Advertise is asked
-	announceTimeout = 2 * time.Second  // for changed metadata to leave the queue
-	leaveTimeout    = time.Second      // each for saying that the node leaves, and leaving
-	rebirthPause    = 3 * time.Second  // see during
-	streamTimeout   = 4 * time.Second  // dial, and each push-pull
-	deadGossip      = 30 * time.Second // how long a dead member is still told that it is held for dead
+	addressInterval = 500 * time.Millisecond // how often Advertise is asked
+	announceTimeout = 2 * time.Second        // for changed metadata to leave the queue
+	leaveTimeout    = time.Second            // each for saying that the node leaves, and leaving
+	rebirthPause    = 3 * time.Second        // see during
+	streamTimeout   = 4 * time.Second        // dial, and each push-pull
+	deadGossip      = 30 * time.Second       // how long a dead member is still told that it is held for dead
 	retransmitMult  = 4
 )
 

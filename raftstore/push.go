@@ -23,7 +23,9 @@ type pushPeer struct {
 	told    uint64 // highest commit index sent
 	away    bool   // the last request failed; Raft's own will tell when it is back
 	pushing bool
-	beat    time.Time // of the last heartbeat, or of the one that waits
+	beat    time.Time     // of the last heartbeat, or of the one that waits
+	term    uint64        // of the heartbeats
+	back    chan struct{} // closed when the peer is not away any more; nil: nobody waits
 }
 
 const (

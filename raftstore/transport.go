@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"errors"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,7 +40,9 @@ func newTransport(g greeter, e *election, pace time.Duration, log *raftLogger) *
 // peers are in reach.
 func (t *transport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if isHeartbeat(req) {
-		t.pace(id)
+		t.pace(id, req.Term)
+	} else {
+		t.await(id, req.Term)
 	}
 	if req.Term <= t.silent.Load() {
 		return errSilent
@@ -58,9 +61,10 @@ func isHeartbeat(req *raft.AppendEntriesRequest) bool {
 // sends one every 30 to 60 ms, whatever else tells followers that the leader lives,
 // and in an idle cluster leaders and followers did little else. A follower
 // waits for three times the pace before it seeks votes, and a lease is twice as long.
-func (t *transport) pace(id raft.ServerID) {
+func (t *transport) pace(id raft.ServerID, term uint64) {
 	t.mu.Lock()
 	p := t.peer(id)
+	p.term = max(p.term, term)
 	now := time.Now()
 	wait := min(t.heartbeatPace, p.beat.Add(t.heartbeatPace).Sub(now))
 	p.beat = now.Add(max(0, wait))
@@ -73,6 +77,47 @@ func (t *transport) pace(id raft.ServerID) {
 	select {
 	case <-timer.C:
 	case <-t.election.closing:
+	}
+}
+
+// InstallSnapshot is Raft's own, for a peer that is in reach.
+func (t *transport) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	t.await(id, req.Term)
+	return t.NetworkTransport.InstallSnapshot(id, to, req, resp, data)
+}
+
+// awaitBeats is without how long a wait for heartbeats to be answered ends: one that is
+// under way may take transportTimeout and dialTimeout.
+const awaitBeats = 2 * (transportTimeout + dialTimeout)
+
+// await holds what is for a peer back while the peer does not answer heartbeats. Raft
+// would go on trying, with up to ten seconds between two tries (twelve steps, the first
+// of 10 ms), and a peer would stay behind for that long after it is in reach again;
+// heartbeats are tried all the time. There is no wait where Raft sends none: it does not
+// lead in that term any more, or the peer was removed.
+func (t *transport) await(id raft.ServerID, term uint64) {
+	for {
+		t.mu.Lock()
+		p := t.peer(id)
+		left := awaitBeats - time.Since(p.beat)
+		if !p.away || p.term > term || left <= 0 {
+			t.mu.Unlock()
+			return
+		}
+		if p.back == nil {
+			p.back = make(chan struct{})
+		}
+		back := p.back
+		t.mu.Unlock()
+		timer := time.NewTimer(left)
+		select {
+		case <-back:
+		case <-timer.C:
+		case <-t.election.closing:
+			timer.Stop()
+			return
+		}
+		timer.Stop()
 	}
 }
 
@@ -170,6 +215,10 @@ func (t *transport) note(id raft.ServerID, req *raft.AppendEntriesRequest, err e
 	p := t.peer(id)
 	p.away = err != nil
 	if err == nil {
+		if p.back != nil {
+			close(p.back)
+			p.back = nil
+		}
 		p.told = max(p.told, req.LeaderCommitIndex)
 	}
 }

@@ -16,6 +16,9 @@ import (
 	"time"
 )
 
+// dialPatience is how long a connection is tried, as the cluster port does.
+const dialPatience = 1500 * time.Millisecond
+
 // Network is a set of hosts. The zero value is not usable; see New.
 type Network struct {
 	mu        sync.Mutex // protects what follows
@@ -238,7 +241,7 @@ func (s *streams) Close() error {
 }
 
 // Dial connects to a host's listener of the same protocol. Where nothing listens
-// it is refused; across a cut it waits for ctx.
+// it is refused; across a cut it gives up after dialPatience, or with ctx.
 func (s *streams) Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 	n := s.host.n
 	from := s.host.Addr()
@@ -247,6 +250,8 @@ func (s *streams) Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, erro
 	pass := n.passesLocked(from, addr.Addr()) && n.passesLocked(addr.Addr(), from)
 	n.mu.Unlock()
 	if !pass {
+		ctx, cancel := context.WithTimeout(ctx, dialPatience)
+		defer cancel()
 		<-ctx.Done()
 		return nil, fmt.Errorf("dial %v: %w", addr, ctx.Err())
 	}

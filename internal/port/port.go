@@ -299,7 +299,7 @@ func (p *Port) verify(m *Membership, cert *x509.Certificate) (string, error) {
 func (p *Port) DialProven(ctx context.Context, protocol, addr string) (net.Conn, error) {
 	secrets := *p.secrets.Load()
 	for i, secret := range secrets {
-		conn, err := dial(ctx, addr, p.provenConfig(protocol))
+		conn, err := dial(ctx, addr, p.provenConfig(protocol), patience[protocol])
 		if err != nil {
 			return nil, err
 		}
@@ -323,13 +323,19 @@ func (p *Port) DialMember(ctx context.Context, protocol, nodeID, addr string) (n
 	if err != nil {
 		return nil, err
 	}
-	return dial(ctx, addr, config)
+	return dial(ctx, addr, config, patience[protocol])
 }
 
-func dial(ctx context.Context, addr string, config *tls.Config) (*tls.Conn, error) {
+// patience is how long a dialled address may stay silent, where that is less than
+// handshakeTimeout: the ring tries again by itself, and once more takes less than waiting
+// for the kernel's next repetition. What comes after the connection has handshakeTimeout:
+// a machine that answers may be busy.
+var patience = map[string]time.Duration{Ring: 1500 * time.Millisecond}
+
+func dial(ctx context.Context, addr string, config *tls.Config, patience time.Duration) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	var d net.Dialer
+	d := net.Dialer{Timeout: patience}
 	raw, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
