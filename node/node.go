@@ -259,6 +259,7 @@ func (n *node) openStore(life *lifecycle) (err error) {
 		Calls:     n.member(port.Call),
 		Founders:  n.charter.Founders,
 		Nonvoters: n.charter.Nonvoters,
+		Now:       n.now,
 		Logger:    n.log.With("room", "raftstore"),
 	})
 	if err != nil {

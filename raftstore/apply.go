@@ -53,7 +53,7 @@ func (s *Store) command(txn Txn) (*command, error) {
 			c.Ops[i].Value = nil
 		} else if op.TTL > 0 {
 			// Rounded up: a key lives at least as long as asked for.
-			c.Ops[i].ExpiresUnix = time.Now().Add(op.TTL + time.Second - 1).Unix()
+			c.Ops[i].ExpiresUnix = s.cfg.Now().Add(op.TTL + time.Second - 1).Unix()
 		}
 	}
 	for _, cmp := range txn.Compares {

@@ -98,7 +98,7 @@ func (s *Store) runExpiry() {
 		l, led := s.leadership.get()
 		st, changed := s.fsm.snapshotState()
 		unix, _, some := st.nextExpiry()
-		wait := time.Until(time.Unix(unix, 0))
+		wait := time.Unix(unix, 0).Sub(s.cfg.Now())
 		switch {
 		case !l.Self:
 			changed = nil // of no interest
@@ -128,7 +128,7 @@ func (s *Store) runExpiry() {
 func (s *Store) expire(st *state, term uint64) bool {
 	ctx, cancel := context.WithTimeout(s.life, choreTime)
 	defer cancel()
-	now, n, ok := time.Now().Unix(), 0, true
+	now, n, ok := s.cfg.Now().Unix(), 0, true
 	st.expiry.Root().Walk(func(b []byte, key string) bool {
 		if n++; n > expireBatch || int64(binary.BigEndian.Uint64(b)) > now {
 			return true

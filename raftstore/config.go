@@ -30,10 +30,13 @@ type Config struct {
 
 	Logger *slog.Logger // names the room, if that is wished; default: slog.Default()
 
-	MaxTxnBytes   int           // of one encoded transaction; default 1.5 MiB
-	EventBytes    int           // of history kept for watches and old revisions; default 16 MiB
-	EventAge      time.Duration // after which the leader compacts history; default 5 min, negative: never
-	Timers        Timers
+	MaxTxnBytes int           // of one encoded transaction; default 1.5 MiB
+	EventBytes  int           // of history kept for watches and old revisions; default 16 MiB
+	EventAge    time.Duration // after which the leader compacts history; default 5 min, negative: never
+	Timers      Timers
+	// Now is the time by which times to live end; default time.Now. It should be near
+	// other nodes' even where the machine's clock is wrong.
+	Now           func() time.Time
 	SnapshotAfter uint64 // log entries between Raft snapshots; default 8192
 	TrailingLogs  uint64 // log entries kept behind a snapshot; default 4096
 
@@ -98,6 +101,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Timers.Commit > c.Timers.Lease/2 {
 		return c, fmt.Errorf("raftstore: Timers.Commit %v is more than half of Timers.Lease %v: leaders would lose their lease while idle",
 			c.Timers.Commit, c.Timers.Lease)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
 	}
 	c.Founders = slices.Clone(c.Founders)
 	slices.Sort(c.Founders)
