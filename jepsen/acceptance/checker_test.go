@@ -8,8 +8,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 )
 
-// TestCheckerFindsWhatIsWrong shows the ground's checker histories that are right
-// and wrong.
+// TestCheckerFindsWhatIsWrong shows what the ground's checker makes of a cluster's
+// objects; the checker itself is tested in jepsen/check.
 func TestCheckerFindsWhatIsWrong(t *testing.T) {
 	for name, test := range map[string]struct {
 		held  []string // names of ConfigMaps
@@ -23,6 +23,7 @@ func TestCheckerFindsWhatIsWrong(t *testing.T) {
 		"a count is lost":                   {[]string{"written-1", "written-2"}, "2", "3 counts were acknowledged"},
 	} {
 		w := &workload{created: map[string]bool{"written-1": true, "written-2": true}}
+		w.names.Store(3)
 		w.counts[0] = 3
 		objects := []runtime.Object{configMap(counterName(0), map[string]string{"n": test.count})}
 		for _, name := range test.held {

@@ -4,9 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"kontiki/jepsen/check"
 	"kontiki/jepsen/lab"
 )
 
@@ -51,6 +51,10 @@ type workload struct {
 var errStale = errors.New("a stale read")
 
 func counterName(i int) string { return "counter-" + strconv.Itoa(i) }
+
+const writtenPrefix = "written-"
+
+func writtenName(i int64) string { return writtenPrefix + strconv.FormatInt(i, 10) }
 
 func configMap(name string, data map[string]string) *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: data}
@@ -124,7 +128,7 @@ func (w *workload) start(t *testing.T, hosts []*lab.Host) (stop func()) {
 
 // turn is a writer's turn: one new ConfigMap, and one count.
 func (w *workload) turn(ctx context.Context, client kubernetes.Interface, writer int) error {
-	name := "written-" + strconv.FormatInt(w.names.Add(1), 10)
+	name := writtenName(w.names.Add(1))
 	if err := create(ctx, client, configMap(name, nil)); err != nil {
 		return fmt.Errorf("create %s: %w", name, err)
 	}
@@ -329,20 +333,33 @@ func (w *workload) holds(ctx context.Context, client kubernetes.Interface) error
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	missing := maps.Clone(w.created)
-	for _, cm := range list.Items {
-		delete(missing, cm.Name)
-	}
-	if len(missing) > 0 {
-		lost := slices.Sorted(maps.Keys(missing))
-		return fmt.Errorf("%d acknowledged writes are missing: %v", len(lost), lost[:min(len(lost), 10)])
-	}
-	for _, cm := range list.Items {
-		for i, want := range w.counts {
-			if cm.Name == counterName(i) && cm.Data["n"] != strconv.Itoa(want) {
-				return fmt.Errorf("%s is %s, %d counts were acknowledged", cm.Name, cm.Data["n"], want)
-			}
+	var adds []check.Add
+	for i := range w.names.Load() {
+		a := check.Add{Element: writtenName(i + 1), Outcome: check.Unknown}
+		if w.created[a.Element] {
+			a.Outcome = check.OK
 		}
+		adds = append(adds, a)
+	}
+	held := make(map[string]uint64)
+	var found []check.Anomaly
+	for _, cm := range list.Items {
+		if strings.HasPrefix(cm.Name, writtenPrefix) {
+			held[cm.Name] = 1 // created twice, it would have been refused
+		}
+		for i, acknowledged := range w.counts {
+			if cm.Name != counterName(i) {
+				continue
+			}
+			n, err := strconv.Atoi(cm.Data["n"])
+			if err != nil {
+				return fmt.Errorf("%s: %w", cm.Name, err)
+			}
+			found = append(found, check.Counter(cm.Name, n, acknowledged, 0)...)
+		}
+	}
+	if found = append(found, check.Set(adds, held)...); len(found) > 0 {
+		return fmt.Errorf("%d anomalies, among them %v", len(found), found[:min(len(found), 10)])
 	}
 	return nil
 }
