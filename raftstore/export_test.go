@@ -30,7 +30,9 @@ func (s *Store) CommitMarked() bool {
 
 // TransferTo makes another voter the leader.
 func (s *Store) TransferTo(id string) error {
-	return s.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(id)).Error()
+	return s.transferLeadership(func() raft.Future {
+		return s.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(id))
+	})
 }
 
 // LinearizeByVerifyLeader is Linearize on the leader as one would build it on

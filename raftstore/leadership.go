@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -111,9 +112,35 @@ func (s *Store) HandOver() {
 	if _, leads := s.leadsIn(); !leads || !s.otherVoters() {
 		return
 	}
-	if err := s.raft.LeadershipTransfer().Error(); err != nil {
+	if err := s.transferLeadership(s.raft.LeadershipTransfer); err != nil {
 		s.log.Warn("leadership was not handed over; the others will elect a leader", "error", err)
 	}
+}
+
+// errTransferFailed is returned for a transfer in a term in which one has failed.
+var errTransferFailed = errors.New("leadership was to be handed over before in this term, and was not")
+
+// transferLeadership has Raft hand leadership over, once in a term if that fails. A
+// transfer that Raft (v1.8.0) gives up after its timeout leaves a question in the queue
+// of the peer's replication, which has room for one; the next transfer to that peer can
+// then wait for room for ever, also when this node does not lead any more (raft.go,
+// leadershipTransfer). As long as it waits, the node takes no writes: if it is elected
+// again, the cluster has a leader that works in everything else.
+func (s *Store) transferLeadership(transfer func() raft.Future) error {
+	s.transfers <- struct{}{}
+	defer func() { <-s.transfers }()
+	term, leads := s.leadsIn()
+	switch {
+	case !leads:
+		return ErrNotLeader
+	case s.transferFailed == term:
+		return errTransferFailed
+	}
+	err := transfer().Error()
+	if err != nil {
+		s.transferFailed = term
+	}
+	return err
 }
 
 func (s *Store) otherVoters() bool {

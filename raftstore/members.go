@@ -107,7 +107,7 @@ func (s *Store) changeMemberHere(ctx context.Context, change memberChange) error
 	if change.ID == s.cfg.NodeID && (change.Action == memberDemote || change.Action == memberRemove) && is != nil {
 		// A leader that takes its own vote leaves the others to an election; handed over
 		// first, they wait milliseconds. The change is then made by the new leader.
-		if err := s.raft.LeadershipTransfer().Error(); err != nil {
+		if err := s.transferLeadership(s.raft.LeadershipTransfer); err != nil {
 			return fmt.Errorf("hand leadership over before changing member %s: %w", change.ID, err)
 		}
 		return ErrNotLeader

@@ -27,7 +27,10 @@ type Store struct {
 	transport *transport
 	caller    *caller
 
-	leadership  leadership
+	leadership     leadership
+	transfers      chan struct{} // holds a token while leadership is handed over
+	transferFailed uint64        // the last term in which that failed; the token's holder's
+
 	proposer    proposer
 	proposals   chan proposal
 	flying      chan struct{} // holds a token per log entry that waits for its commit
@@ -75,7 +78,8 @@ func Open(cfg Config) (*Store, error) {
 	s := &Store{
 		cfg: cfg, log: cfg.Logger,
 		proposals: make(chan proposal), flying: make(chan struct{}, batchesFlying), landed: make(chan struct{}, 1), incarnation: rand.Text(),
-		closing: make(chan struct{}), raftDone: make(chan struct{}),
+		transfers: make(chan struct{}, 1),
+		closing:   make(chan struct{}), raftDone: make(chan struct{}),
 	}
 	s.leadership.changed = make(chan struct{})
 	s.life, s.endLife = context.WithCancel(context.Background())

@@ -196,6 +196,9 @@ var errSilent = errors.New("this node gives its leadership up: its disk does not
 // others elect one; Raft finds out when the write returns, by the lease that has run
 // out or by the later term. A node that is the only voter has nobody to give way to.
 func (s *Store) diskStalled() {
+	if s.transport.election.raft.Load() == nil {
+		return // the first write of all, before Raft runs
+	}
 	term, leads := s.leadsIn()
 	voters := 0
 	for _, m := range s.Members() {
