@@ -2,6 +2,8 @@ package gossip
 
 import (
 	"log/slog"
+
+	"kontiki/gossip/internal/seeded"
 )
 
 // receive takes one message.
@@ -55,7 +57,7 @@ func (f *former) onPropose(in formInput, m formMsg, out *formOutput) {
 				"Start all nodes with the same --expect and cluster settings",
 			"id", m.From, "itsExpect", p.Expect, "ownExpect", f.expect)
 		refuse(refuseSettings, "")
-	case held != nil:
+	case held != nil && !seeded.TwoPromises:
 		refuse(refuseBusy, held.ID.Coordinator)
 	default:
 		f.st.Promised, f.st.Request = p, f.request

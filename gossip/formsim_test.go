@@ -36,6 +36,7 @@ type sim struct {
 	// state is stored, or after.
 	crashes  float64
 	clusters map[string][]string // founded: members by cluster id
+	counts   map[string]int      // what happened
 	broken   []string            // violated invariants
 }
 
@@ -65,7 +66,7 @@ type simEvent struct {
 
 func newSim(rnd func() float64) *sim {
 	t := time.Unix(1_000_000, 0)
-	return &sim{start: t, now: t, rnd: rnd, nodes: map[string]*simNode{}, cut: map[[2]string]bool{}, clusters: map[string][]string{}}
+	return &sim{start: t, now: t, rnd: rnd, nodes: map[string]*simNode{}, cut: map[[2]string]bool{}, clusters: map[string][]string{}, counts: map[string]int{}}
 }
 
 func (s *sim) logf(format string, args ...any) {
@@ -206,6 +207,9 @@ func (s *sim) step(n *simNode, in formInput) {
 	if when == "" && s.crashes > 0 && (out.persist || len(out.sends) > 0) && s.rnd() < s.crashes {
 		when = []string{"before", "after"}[int(s.rnd()*2)]
 	}
+	if when != "" {
+		s.countCrash(out, when)
+	}
 	if when == "before" {
 		s.crash(n.id)
 		return
@@ -228,6 +232,23 @@ func (s *sim) step(n *simNode, in formInput) {
 	s.act(n, out)
 }
 
+// countCrash counts a crash by the step at which it came.
+func (s *sim) countCrash(out formOutput, when string) {
+	at := map[string]bool{}
+	if out.persist {
+		at["persist"] = true
+	}
+	if out.found != nil {
+		at["found"] = true
+	}
+	for _, m := range out.sends {
+		at[string(m.msg.Kind)] = true
+	}
+	for what := range at {
+		s.counts["crash "+when+" "+what]++
+	}
+}
+
 func (s *sim) act(n *simNode, out formOutput) {
 	n.wake = out.wake
 	for _, m := range out.sends {
@@ -236,7 +257,10 @@ func (s *sim) act(n *simNode, out formOutput) {
 			copies = 2
 		}
 		for range copies {
-			if s.rnd() >= s.loss && !(s.severed(n.id, m.to) && s.rnd() >= s.leak) {
+			if s.rnd() < s.loss || s.severed(n.id, m.to) && s.rnd() >= s.leak {
+				s.counts["messages lost"]++
+			} else {
+				s.counts["messages sent"]++
 				msg := m.msg
 				if s.hold != nil && s.hold(n.id, m) {
 					s.held = append(s.held, simEvent{to: m.to, from: n.id, in: formInput{msg: &msg}})

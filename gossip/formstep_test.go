@@ -88,17 +88,7 @@ func (s *sim) command(t *testing.T, d *datadriven.TestData) {
 		}
 		s.held = nil
 	case "trap":
-		at, when := one("at"), one("when")
-		s.nodes[one("id")].trap = func(out formOutput) string {
-			hit := at == "persist" && out.persist || at == "found" && out.found != nil
-			for _, m := range out.sends {
-				hit = hit || string(m.msg.Kind) == at
-			}
-			if hit {
-				return when
-			}
-			return ""
-		}
+		s.nodes[one("id")].trap = trapAt(one("at"), one("when"))
 	case "run":
 		span, err := time.ParseDuration(one("for"))
 		if err != nil {

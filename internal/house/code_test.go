@@ -34,11 +34,13 @@ var (
 		"apiserver/",          // requests in memory carry theirs
 		"gossip/transport.go", // memberlist's interface carries none
 		"raftstore/store.go",  // the store's own life, which bounds what it does for itself
+		"raftstore/sim_",      // a simulated schedule's life, which bounds what runs beside its steps
 		"runtime/image/",      // a visitor of one call, gone when the call returns
 		"runtime/pod/",        // likewise
 	}}
 	noSleep = rule{"a test waits for a condition, bounded, and says what it waited for; time passes only in a synctest bubble", []string{
 		"gossip/lab_test.go", // the lab of tests that all run in bubbles
+		"raftstore/sim_",     // likewise
 	}}
 	noUnmarked = rule{"finish it or write it into an issue", nil}
 	skipReason = rule{"a test is skipped only for what the machine lacks; say it as \"needs …\"", nil}
