@@ -12,7 +12,7 @@ SHIM := runtime/shim/embedded/kontiki-shim
 SHIM_FLAGS := -tags 'seccomp netgo osusergo' -ldflags '-s -w -linkmode external -extldflags -static'
 EXAMPLES := bin/examples/web.tar
 
-.PHONY: help build install uninstall test test-cgroup2 up down bench jepsen lint generate verify deps clean
+.PHONY: help build install uninstall test test-cgroup2 up down bench jepsen jepsen-bugs schedules lint generate verify deps clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,8 +49,20 @@ uninstall: ## take away what install put in place; options and data stay
 test-cgroup2: deps $(SHIM) ## run the tests of cgroups in a virtual machine with cgroup v2 alone (qemu, Debian's kernel)
 	test/cgroup2
 
+# With the flags of make build and make test: with others, all would be compiled again.
+PROVE := $(GO) test -trimpath -vet=off -count=1 -timeout 12h -v
+SCHEDULES ?= 1000
+schedules: ## simulated faults: SCHEDULES=1000 schedules of the store, ten times as many of formation (KONTIKI_SEED=n: from that seed on)
+	SCHEDULES=$(SCHEDULES) $(PROVE) -run '^TestSchedules$$' ./raftstore
+	SCHEDULES=$(SCHEDULES)0 $(PROVE) -run '^TestFormationSchedules$$' ./gossip
+
+SEEDED := unsynced unconfirmed_read credited_read dropped_event sessionless_retry forgotten_vote
+jepsen-bugs: ## see whether the schedules find errors that are there on purpose, each within 200
+	@for bug in $(SEEDED); do echo "== $$bug"; $(PROVE) -tags seeded_$$bug -run '^TestSeededError$$' ./raftstore || exit 1; done
+	@echo "== two_promises"; $(PROVE) -tags seeded_two_promises -run '^TestFormationSchedules$$' ./gossip
+
 ROUNDS ?= 50
-jepsen: build ## prove it at length: ROUNDS=50 faults each, in clusters of 3 and of 5 (KONTIKI_SEED=n repeats a run's order)
+jepsen: build schedules jepsen-bugs ## prove it at length: ROUNDS=50 faults each, in clusters of 3 and of 5 (KONTIKI_SEED=n repeats a run's order)
 	@for nodes in 3 5; do \
 		echo "== clusters of $$nodes, $(ROUNDS) rounds"; \
 		KONTIKI_BIN="$(CURDIR)/bin/kontiki" KONTIKI_ROUNDS=$(ROUNDS) KONTIKI_NODES=$$nodes \

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // Config says what a Store is made of. Fields without a remark are required.
@@ -43,6 +45,11 @@ type Config struct {
 	// aroundWrite, if set, is put around each write to the log and stable store.
 	// Tests make disks of it that fill up or hang.
 	aroundWrite func(write func() error) error
+
+	// What a store is built on: the directory's files, unless a test puts doubles here
+	// that lose what was not synced.
+	openLog       func(dir string, kind LogStore, log *slog.Logger) (logStore, error)
+	openSnapshots func(dir string, log *raftLogger) (raft.SnapshotStore, error)
 }
 
 // Timers are Raft's. They must be equal on all nodes of a cluster.
@@ -101,6 +108,12 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Timers.Commit > c.Timers.Lease/2 {
 		return c, fmt.Errorf("raftstore: Timers.Commit %v is more than half of Timers.Lease %v: leaders would lose their lease while idle",
 			c.Timers.Commit, c.Timers.Lease)
+	}
+	if c.openLog == nil {
+		c.openLog = openLog
+	}
+	if c.openSnapshots == nil {
+		c.openSnapshots = openSnapshots
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -137,13 +137,9 @@ type disk struct {
 	stalled    func() // called when a write to the log takes longer
 }
 
-func openDisk(dir string, kind LogStore, log *slog.Logger) (*disk, error) {
-	store, err := openLog(dir, kind, log)
-	if err != nil {
-		return nil, err
-	}
+func newDisk(store logStore, dir string, log *slog.Logger) *disk {
 	return &disk{logStore: store, dir: dir, log: log, closing: make(chan struct{}), stallAfter: time.Hour, stalled: func() {},
-		around: func(write func() error) error { return write() }}, nil
+		around: func(write func() error) error { return write() }}
 }
 
 // IsMonotonic tells Raft whether the log must not have gaps.

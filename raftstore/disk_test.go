@@ -11,11 +11,12 @@ import (
 func TestCommitIndexIsStoredWithEntries(t *testing.T) {
 	dir := t.TempDir()
 	open := func() *disk {
-		d, err := openDisk(dir, LogBolt, slog.New(slog.DiscardHandler))
+		log := slog.New(slog.DiscardHandler)
+		store, err := openLog(dir, LogBolt, log)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return d
+		return newDisk(store, dir, log)
 	}
 	d := open()
 	expect := func(want uint64) {

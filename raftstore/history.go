@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
+
+	"kontiki/raftstore/internal/seeded"
 )
 
 const (
@@ -90,7 +92,10 @@ func (h *history) compact(revision uint64) {
 // the revision through which it has looked.
 func (h *history) after(prefix string, after uint64) (events []Event, through uint64, err error) {
 	if after < h.floor {
-		return nil, after, ErrCompacted
+		if seeded.Error != seeded.DroppedEvent {
+			return nil, after, ErrCompacted
+		}
+		after = h.floor
 	}
 	through = after
 	for i := after - h.floor; i < uint64(len(h.events)); i++ {

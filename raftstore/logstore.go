@@ -12,6 +12,8 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"kontiki/raftstore/internal/seeded"
 )
 
 // LogStore names what keeps Raft's log, term and votes in a store's directory. It
@@ -58,6 +60,7 @@ func openBolt(path string) (logStore, error) {
 		Path: path,
 		BoltOptions: &bbolt.Options{
 			NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, Timeout: time.Second,
+			NoSync: seeded.Error == seeded.Unsynced,
 		},
 		MsgpackUseNewTimeFormat: true,
 	})

@@ -31,6 +31,14 @@ type snapshotHeader struct {
 	Results     int
 }
 
+func openSnapshots(dir string, log *raftLogger) (raft.SnapshotStore, error) {
+	files, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, log)
+	if err != nil {
+		return nil, fmt.Errorf("raftstore: snapshots in %s: %w", dir, err)
+	}
+	return files, nil
+}
+
 type keptResult struct {
 	Key    []byte
 	Result result

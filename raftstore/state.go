@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
+
+	"kontiki/raftstore/internal/seeded"
 )
 
 // state is the replicated state after some log entry. It is immutable; apply
@@ -135,7 +137,7 @@ func (t *transition) once(c *command) result {
 		return result{Code: codeBelowFloor}
 	}
 	key := resultKey(c.Session, c.Sequence)
-	if kept, ok := t.results.Get(key); ok {
+	if kept, ok := t.results.Get(key); ok && seeded.Error != seeded.SessionlessRetry {
 		return kept
 	}
 	r := t.txn(c)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"kontiki/raftstore/internal/seeded"
 )
 
 // Store is one node's replica of the cluster's state and its part in the Raft
@@ -84,9 +86,11 @@ func Open(cfg Config) (*Store, error) {
 	s.leadership.changed = make(chan struct{})
 	s.life, s.endLife = context.WithCancel(context.Background())
 	s.fsm = newFSM(s.log, cfg.EventBytes)
-	if s.disk, err = openDisk(cfg.Dir, kept, s.log); err != nil {
+	held, err := cfg.openLog(cfg.Dir, kept, s.log)
+	if err != nil {
 		return nil, err
 	}
+	s.disk = newDisk(held, cfg.Dir, s.log)
 	if cfg.aroundWrite != nil {
 		s.disk.around = cfg.aroundWrite
 	}
@@ -100,9 +104,14 @@ func Open(cfg Config) (*Store, error) {
 
 func (s *Store) start() error {
 	raftLog := newRaftLogger(s.log)
-	snapshots, err := raft.NewFileSnapshotStoreWithLogger(s.cfg.Dir, snapshotsKept, raftLog)
+	snapshots, err := s.cfg.openSnapshots(s.cfg.Dir, raftLog)
 	if err != nil {
-		return fmt.Errorf("raftstore: snapshots in %s: %w", s.cfg.Dir, err)
+		return err
+	}
+	if seeded.Error == seeded.ForgottenVote {
+		if err := s.disk.SetUint64([]byte("LastVoteTerm"), 0); err != nil {
+			return err
+		}
 	}
 	if err := s.disk.replay(s.fsm, snapshots); err != nil {
 		return err
