@@ -102,7 +102,7 @@ func (s *Store) applyOnce(ctx context.Context, c *command) (r result, retry bool
 
 // noQuorum explains why a call that waits for the leader ended, for users.
 func noQuorum(err error) error {
-	if errors.Is(err, ErrClosed) || errors.Is(err, ErrHalted) || errors.Is(err, ErrNoQuorum) {
+	if errors.Is(err, ErrClosed) || errors.Is(err, ErrHalted) || errors.Is(err, ErrDiffers) || errors.Is(err, ErrNoQuorum) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrNoQuorum, err)

@@ -208,6 +208,9 @@ func checkEntry(index uint64, l *raft.Log) error {
 	if l.Index != index {
 		return fmt.Errorf("it says that it is %d", l.Index)
 	}
+	if err := checkSealed(l); err != nil {
+		return err
+	}
 	if l.Type == raft.LogCommand {
 		if _, err := entryBody(l.Data); err != nil && !errors.Is(err, errUnknownVersion) {
 			return err

@@ -20,6 +20,11 @@ const (
 	callTerm      callMethod = 3 // answer: uint64
 	callMember    callMethod = 4 // body: memberChange
 	callStatus    callMethod = 5 // answer: PeerStatus
+
+	callDigest callMethod = 20 // body: digestQuestion; answer: digestAnswer
+	callObject callMethod = 21 // body: objection
+	callScrub  callMethod = 22
+	callExport callMethod = 23 // answer: a flow, the state as a snapshot; on a stream of its own
 )
 
 type callOutcome uint8
@@ -258,6 +263,10 @@ func serveCalls(ctx context.Context, conn io.ReadWriteCloser, handle func(contex
 		wg.Go(func() {
 			defer func() { <-slots }()
 			out, err := handle(ctx, req.Method, req.Body)
+			if f, ok := out.(flow); ok && err == nil {
+				err = f(&flowWriter{conn: conn, id: req.ID, write: &write})
+				out = []byte(nil) // which ends it
+			}
 			resp := answer(req.ID, out, err)
 			write.Lock()
 			defer write.Unlock()

@@ -14,6 +14,7 @@ import (
 type Config struct {
 	NodeID    string
 	ClusterID string
+	Epoch     Epoch  // of the cluster; empty until it was recovered or restored
 	Dir       string // directory of the store; made if it is missing
 
 	// Log is what a blank Dir keeps its log in; LogBolt when empty. One that is in
@@ -30,6 +31,10 @@ type Config struct {
 	// Nonvoters are founders that begin without a vote; used as Founders are.
 	Nonvoters []string
 
+	// Refused, if set, is told of nodes of other epochs, whoever of the two calls; it
+	// must return quickly.
+	Refused func(nodeID string, why error)
+
 	Logger *slog.Logger // names the room, if that is wished; default: slog.Default()
 
 	MaxTxnBytes int           // of one encoded transaction; default 1.5 MiB
@@ -41,6 +46,11 @@ type Config struct {
 	Now           func() time.Time
 	SnapshotAfter uint64 // log entries between Raft snapshots; default 8192
 	TrailingLogs  uint64 // log entries kept behind a snapshot; default 4096
+
+	// ScrubEvery is the time between two looks at all that lies in memory; default 10 min.
+	ScrubEvery time.Duration
+	// CompareEvery is how long after a write the leader compares the replicas; default 1 min.
+	CompareEvery time.Duration
 
 	// aroundWrite, if set, is put around each write to the log and stable store.
 	// Tests make disks of it that fill up or hang.
@@ -76,6 +86,8 @@ const (
 	defaultEventAge      = 5 * time.Minute
 	defaultSnapshotAfter = 8192
 	defaultTrailingLogs  = 4096
+	defaultScrubEvery    = 10 * time.Minute
+	defaultCompareEvery  = time.Minute
 )
 
 func (c Config) withDefaults() (Config, error) {
@@ -89,6 +101,9 @@ func (c Config) withDefaults() (Config, error) {
 	case c.Raft == nil || c.Calls == nil:
 		return c, errors.New("raftstore: Config.Raft and Config.Calls must be set")
 	}
+	if err := c.Epoch.Valid(); err != nil {
+		return c, err
+	}
 	if _, err := ParseLogStore(string(c.Log)); err != nil {
 		return c, fmt.Errorf("raftstore: Config.Log: %w", err)
 	}
@@ -100,6 +115,8 @@ func (c Config) withDefaults() (Config, error) {
 	orDefault(&c.EventAge, defaultEventAge)
 	orDefault(&c.SnapshotAfter, defaultSnapshotAfter)
 	orDefault(&c.TrailingLogs, defaultTrailingLogs)
+	orDefault(&c.ScrubEvery, defaultScrubEvery)
+	orDefault(&c.CompareEvery, defaultCompareEvery)
 	orDefault(&c.Timers.Heartbeat, 300*time.Millisecond)
 	orDefault(&c.Timers.Election, 300*time.Millisecond)
 	orDefault(&c.Timers.Lease, 200*time.Millisecond)

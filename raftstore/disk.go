@@ -23,10 +23,11 @@ import (
 //	raft-wal/      the same in segment files, if that was chosen
 //	snapshots/     Raft's snapshots
 const (
-	dirFormat     = 1 // with raft.db
-	dirFormatWAL  = 2 // with raft-wal/: programs that do not know it see no log
-	identityFile  = "identity.json"
-	snapshotsKept = 2
+	// Format 1 is raft.db, and 2 the same with raft-wal/, both of before there were checksums
+	// of terms and votes; 3 has them (sealed.go), with either log.
+	dirFormatSealed = 3
+	identityFile    = "identity.json"
+	snapshotsKept   = 2
 )
 
 var (
@@ -41,60 +42,67 @@ type identity struct {
 	NodeID    string   `json:"nodeID"`
 	ClusterID string   `json:"clusterID"`
 	Log       LogStore `json:"log,omitempty"` // empty: LogBolt
+	Epoch     Epoch    `json:"epoch,omitempty"`
 }
 
-// claimDir makes the directory ours or says whose it is, and returns what keeps
-// its log: wanted, if that is given. It must run before anything else in the
-// directory is opened.
-func claimDir(dir, nodeID, clusterID string, wanted LogStore) (LogStore, error) {
+// claimDir makes the directory that of a node, cluster and epoch, or says whose it is,
+// and returns what it is: its log is kept by wanted.Log, if that is given. It must run
+// before anything else in the directory is opened.
+func claimDir(dir string, wanted identity) (identity, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("raftstore: %w", err)
+		return wanted, fmt.Errorf("raftstore: %w", err)
 	}
-	path := filepath.Join(dir, identityFile)
-	b, err := os.ReadFile(path)
+	is, err := readIdentity(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return newIdentity(path, identity{dirFormat, nodeID, clusterID, wanted})
+		return newIdentity(filepath.Join(dir, identityFile), wanted)
 	}
 	if err != nil {
-		return "", fmt.Errorf("raftstore: %w", err)
+		return is, err
 	}
-	var is identity
+	switch {
+	case is.NodeID != wanted.NodeID:
+		return is, fmt.Errorf("raftstore: %s belongs to node %s, this is node %s: give each node a directory of its own", dir, is.NodeID, wanted.NodeID)
+	case is.ClusterID != wanted.ClusterID:
+		return is, fmt.Errorf("raftstore: %s belongs to cluster %s, this node is of cluster %s: reset the directory to join", dir, is.ClusterID, wanted.ClusterID)
+	case is.Epoch != wanted.Epoch:
+		return is, fmt.Errorf("raftstore: %s belongs to epoch %s of the cluster, this node is of epoch %s: reset the directory to join", dir, is.Epoch, wanted.Epoch)
+	case wanted.Log != "" && is.Log != wanted.Log:
+		return is, fmt.Errorf("raftstore: %s keeps its log in %s, not in %s: start the node without that choice, or remove it from the cluster, empty its directory, and let it join again", dir, is.Log, wanted.Log)
+	}
+	return is, nil
+}
+
+// readIdentity says whose a directory is.
+func readIdentity(dir string) (is identity, err error) {
+	path := filepath.Join(dir, identityFile)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return is, fmt.Errorf("raftstore: %w", err)
+	}
 	if err := json.Unmarshal(b, &is); err != nil {
-		return "", fmt.Errorf("raftstore: %s: %w", path, err)
+		return is, fmt.Errorf("raftstore: %s: %w", path, err)
+	}
+	if is.Format > dirFormatSealed {
+		return is, fmt.Errorf("raftstore: %s has format %d, this program knows %d: run the newer program", dir, is.Format, dirFormatSealed)
 	}
 	orDefault(&is.Log, LogBolt)
-	switch {
-	case is.Format > dirFormatWAL:
-		return "", fmt.Errorf("raftstore: %s has format %d, this program knows %d: run the newer program", dir, is.Format, dirFormatWAL)
-	case is.NodeID != nodeID:
-		return "", fmt.Errorf("raftstore: %s belongs to node %s, this is node %s: give each node a directory of its own", dir, is.NodeID, nodeID)
-	case is.ClusterID != clusterID:
-		return "", fmt.Errorf("raftstore: %s belongs to cluster %s, this node is of cluster %s: reset the directory to join", dir, is.ClusterID, clusterID)
-	case wanted != "" && is.Log != wanted:
-		return "", fmt.Errorf("raftstore: %s keeps its log in %s, not in %s: start the node without that choice, or remove it from the cluster, empty its directory, and let it join again", dir, is.Log, wanted)
-	}
-	return is.Log, nil
+	return is, nil
 }
 
 // newIdentity writes the identity of a blank directory.
-func newIdentity(path string, is identity) (LogStore, error) {
+func newIdentity(path string, is identity) (identity, error) {
 	for _, log := range []string{boltFileName, walDir} {
 		if _, err := os.Stat(filepath.Join(filepath.Dir(path), log)); err == nil {
-			return "", fmt.Errorf("raftstore: %s holds a log, but no %s that says whose it is: restore that file or begin with an empty directory", filepath.Dir(path), identityFile)
+			return is, fmt.Errorf("raftstore: %s holds a log, but no %s that says whose it is: restore that file or begin with an empty directory", filepath.Dir(path), identityFile)
 		}
 	}
 	orDefault(&is.Log, LogBolt)
-	kind := is.Log
-	if kind == LogWAL {
-		is.Format = dirFormatWAL
-	} else {
-		is.Log = "" // as programs wrote it before there was a choice
-	}
+	is.Format = dirFormatSealed
 	b, err := json.MarshalIndent(is, "", "  ")
 	if err != nil {
-		return "", err
+		return is, err
 	}
-	return kind, writeDurably(path, append(b, '\n'))
+	return is, writeDurably(path, append(b, '\n'))
 }
 
 // writeDurably replaces a file so that a crash leaves the old or the new one.
@@ -111,11 +119,7 @@ func writeDurably(path string, b []byte) error {
 	if err := os.Rename(tmp, path); err != nil {
 		return fmt.Errorf("raftstore: %w", err)
 	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return fmt.Errorf("raftstore: %w", err)
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return syncDir(filepath.Dir(path))
 }
 
 // disk is Raft's log and stable store. Besides that it remembers what is
@@ -126,6 +130,7 @@ func writeDurably(path string, b []byte) error {
 type disk struct {
 	logStore
 	dir       string
+	sealed    bool // what is beside the commands has checksums, see sealed.go
 	log       *slog.Logger
 	committed atomic.Uint64 // an index known to be committed, i.e. applied here
 	marked    uint64        // what markCommitted wrote last; its caller's
@@ -137,8 +142,9 @@ type disk struct {
 	stalled    func() // called when a write to the log takes longer
 }
 
-func newDisk(store logStore, dir string, log *slog.Logger) *disk {
-	return &disk{logStore: store, dir: dir, log: log, closing: make(chan struct{}), stallAfter: time.Hour, stalled: func() {},
+func newDisk(store logStore, dir string, is identity, log *slog.Logger) *disk {
+	return &disk{logStore: store, dir: dir, sealed: is.Format >= dirFormatSealed, log: log,
+		closing: make(chan struct{}), stallAfter: time.Hour, stalled: func() {},
 		around: func(write func() error) error { return write() }}
 }
 
@@ -150,8 +156,14 @@ func (d *disk) IsMonotonic() bool {
 
 // StoreLogs stores entries together with the commit index known now.
 func (d *disk) StoreLogs(logs []*raft.Log) error {
-	if n := len(logs); n > 0 {
-		logs[n-1].Extensions = binary.BigEndian.AppendUint64(nil, d.committed.Load())
+	commit := d.committed.Load()
+	if n := len(logs); n > 0 && !d.sealed {
+		logs[n-1].Extensions = binary.BigEndian.AppendUint64(nil, commit)
+	}
+	if d.sealed {
+		for _, l := range logs {
+			sealEntry(l, commit)
+		}
 	}
 	watchdog := time.AfterFunc(d.stallAfter, d.stalled)
 	err := d.around(func() error { return d.logStore.StoreLogs(logs) })
@@ -168,12 +180,12 @@ func (d *disk) StoreLog(l *raft.Log) error { return d.StoreLogs([]*raft.Log{l}) 
 // do. Close ends the wait; the transport is closed by then, so that nothing
 // that was promised on top of the missing write leaves this node.
 func (d *disk) Set(k, v []byte) error {
-	return d.persist(func() error { return d.logStore.Set(k, v) })
+	return d.persist(func() error { return d.store(k, v) })
 }
 
 // SetUint64 is Set for numbers.
 func (d *disk) SetUint64(k []byte, v uint64) error {
-	return d.persist(func() error { return d.logStore.SetUint64(k, v) })
+	return d.persist(func() error { return d.storeUint64(k, v) })
 }
 
 func (d *disk) persist(write func() error) error {
@@ -222,7 +234,7 @@ func (d *disk) markCommitted() error {
 	if c == d.marked {
 		return nil
 	}
-	if err := d.around(func() error { return d.logStore.SetUint64(keyCommit, c) }); err != nil {
+	if err := d.around(func() error { return d.storeUint64(keyCommit, c) }); err != nil {
 		return err
 	}
 	d.marked = c
@@ -244,7 +256,7 @@ func (d *disk) commitIndex() (uint64, error) {
 		if err := d.GetLog(last, &l); err != nil {
 			return 0, fmt.Errorf("raftstore: read log entry %d: %w", last, err)
 		}
-		if len(l.Extensions) == 8 {
+		if len(l.Extensions) == extensionCommit || len(l.Extensions) == extensionSealed {
 			marker = max(marker, binary.BigEndian.Uint64(l.Extensions))
 		}
 	}
@@ -278,7 +290,16 @@ func (d *disk) replay(f *fsm, snapshots raft.SnapshotStore) error {
 	if reach := max(last, newest(list)); commit > reach {
 		return fmt.Errorf("raftstore: the log in %s is damaged: it ends at entry %d, and entry %d was committed: remove this node from the cluster, empty its directory, and let it join again", d.dir, reach, commit)
 	}
-	for i := from + 1; i <= min(commit, last); i++ {
+	if err := d.replayLog(f, from, min(commit, last)); err != nil {
+		return err
+	}
+	d.committed.Store(max(from, min(commit, last)))
+	return nil
+}
+
+// replayLog applies the entries after from, up to last.
+func (d *disk) replayLog(f *fsm, from, last uint64) error {
+	for i := from + 1; i <= last; i++ {
 		var l raft.Log
 		if err := d.GetLog(i, &l); err != nil {
 			return fmt.Errorf("raftstore: log entry %d, needed after the snapshot at %d, cannot be read: %w", i, from, err)
@@ -290,7 +311,6 @@ func (d *disk) replay(f *fsm, snapshots raft.SnapshotStore) error {
 			return err
 		}
 	}
-	d.committed.Store(max(from, min(commit, last)))
 	return nil
 }
 

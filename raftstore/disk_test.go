@@ -16,7 +16,7 @@ func TestCommitIndexIsStoredWithEntries(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return newDisk(store, dir, log)
+		return newDisk(store, dir, identity{Format: dirFormatSealed}, log)
 	}
 	d := open()
 	expect := func(want uint64) {

@@ -36,7 +36,7 @@ type election struct {
 	self       raft.ServerID
 	patience   time.Duration // with one round of pre-votes
 	closing    <-chan struct{}
-	canWrite   func() bool // a leader that can not would lose its office at its first entry
+	canLead    func() bool // a leader that cannot write would lose its office at its first entry
 }
 
 // seeking reports whether this node is still the candidate that asked for term.
@@ -105,7 +105,7 @@ func (e *election) askPreVote(req *raft.RequestPreVoteRequest, resp *raft.Reques
 		}
 		if resp.Granted {
 			rank := e.rank()
-			resp.Granted = e.canWrite() && (rank == 0 || e.pause(time.Duration(rank)*rankDelay, req.Term))
+			resp.Granted = e.canLead() && (rank == 0 || e.pause(time.Duration(rank)*rankDelay, req.Term))
 			return nil
 		}
 		if resp.Term > req.Term || time.Now().After(until) || !e.pause(wait, req.Term) {

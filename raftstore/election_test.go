@@ -38,7 +38,7 @@ func TestPreVoteIsAskedAgain(t *testing.T) {
 		{"not a candidate any more", []raft.RequestPreVoteResponse{{}}, nil, false, 1},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			e := &election{patience: time.Second, closing: make(chan struct{}), canWrite: func() bool { return true }} // without Raft it seeks nothing
+			e := &election{patience: time.Second, closing: make(chan struct{}), canLead: func() bool { return true }} // without Raft it seeks nothing
 			asked := 0
 			var resp raft.RequestPreVoteResponse
 			err := e.askPreVote(&raft.RequestPreVoteRequest{Term: 5}, &resp, func(r *raft.RequestPreVoteResponse) error {

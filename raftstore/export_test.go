@@ -2,6 +2,8 @@ package raftstore
 
 import (
 	"context"
+	"encoding/binary"
+	"hash/crc32"
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
@@ -61,4 +63,29 @@ func WithDisk(cfg *Config, around func(write func() error) error) { cfg.aroundWr
 
 func logOf(index uint64, commands ...[]byte) *raft.Log {
 	return &raft.Log{Index: index, Term: 1, Data: encodeEntry(commands)}
+}
+
+// FlipMemory changes a key's value in this replica's memory, as a broken bit does: what is
+// known of what was written stays as it was.
+func (s *Store) FlipMemory(key string) { s.fsm.tamper(key, func(st *state, was, is *KV) {}) }
+
+// Diverge changes a key's value in this replica alone as if it had been written so.
+func (s *Store) Diverge(key string) {
+	s.fsm.tamper(key, func(st *state, was, is *KV) { st.contents += hashKV(is) - hashKV(was) })
+}
+
+// Scrub looks at all that lies in memory now.
+func (s *Store) Scrub() error { return s.scrub(context.Background()) }
+
+// Digest is that of the present state, with its index.
+func (s *Store) Digest() (index, digest uint64) {
+	st := s.fsm.current.Load()
+	return st.index, st.digest()
+}
+
+// CompareNow compares all replicas, on the leader.
+func (s *Store) CompareNow() { s.compare(s.Leadership().Term, map[string]uint64{}) }
+
+func checksumOf(b []byte) []byte {
+	return binary.BigEndian.AppendUint32(nil, crc32.Checksum(b, castagnoli))
 }

@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -12,14 +13,35 @@ func (s *Store) proposeThere(ctx context.Context, leader string, command []byte)
 	return r, err
 }
 
+// withoutReplica tells what a node answers whose replica is in doubt.
+func withoutReplica(method callMethod) bool { return method == callStatus || method == callTerm }
+
 // handleCall answers the calls of other nodes.
 func (s *Store) handleCall(ctx context.Context, method callMethod, body []byte) (any, error) {
-	if err := s.err(); err != nil {
+	if err := s.err(); err != nil && !(errors.Is(err, ErrDiffers) && withoutReplica(method)) {
 		return nil, fmt.Errorf("%w: %w", errNotProposed, err)
 	}
 	switch method {
 	case callStatus:
 		return s.PeerStatus(), nil
+	case callDigest:
+		var q digestQuestion
+		if err := unmarshal(body, &q); err != nil {
+			return nil, final(err)
+		}
+		return s.digestHere(ctx, q.Index)
+	case callObject:
+		var o objection
+		if err := unmarshal(body, &o); err != nil {
+			return nil, final(err)
+		}
+		s.hearObjection(o)
+		return struct{}{}, nil
+	case callScrub:
+		s.spawn(s.scrubNow)
+		return struct{}{}, nil
+	case callExport:
+		return flow(s.export), nil
 	case callPropose:
 		var command []byte
 		if err := unmarshal(body, &command); err != nil {

@@ -16,7 +16,7 @@ import (
 // one goroutine; everything else may be called from anywhere.
 type fsm struct {
 	log     *slog.Logger
-	current atomic.Pointer[state] // written by Raft's goroutine only, under mu
+	current atomic.Pointer[state] // written under mu, by Raft's goroutine and by refills
 
 	mu      sync.RWMutex
 	history history
@@ -24,13 +24,18 @@ type fsm struct {
 
 	watchers *watchers
 
+	recent recentDigests         // under mu
+	doubt  atomic.Pointer[doubt] // nil while the replica is trusted; written under mu
+	doubts chan struct{}         // of capacity one: told of a new doubt
+	trials uint64                // how often the replica came into doubt; under mu
+
 	haltOnce sync.Once
 	halted   chan struct{} // closed when the replica can not go on
 	haltErr  error         // set before halted is closed
 }
 
 func newFSM(log *slog.Logger, eventBytes int) *fsm {
-	f := &fsm{log: log, changed: make(chan struct{}), watchers: newWatchers(), halted: make(chan struct{})}
+	f := &fsm{log: log, changed: make(chan struct{}), watchers: newWatchers(), halted: make(chan struct{}), doubts: make(chan struct{}, 1)}
 	f.history.limit, f.history.floor = eventBytes, firstRevision
 	f.current.Store(newState())
 	return f
@@ -45,8 +50,7 @@ func (f *fsm) Apply(entry *raft.Log) any {
 	if f.failed() != nil {
 		return nil
 	}
-	s := f.current.Load()
-	if entry.Index <= s.index {
+	if entry.Index <= f.current.Load().index {
 		return nil // replayed by Raft after a start from disk
 	}
 	commands, err := decodeEntry(entry.Data)
@@ -54,20 +58,31 @@ func (f *fsm) Apply(entry *raft.Log) any {
 		f.halt(fmt.Errorf("log entry %d of term %d: %w", entry.Index, entry.Term, err))
 		return nil
 	}
-	next, results, events := s.apply(entry.Index, entry.Term, commands)
-	f.publish(next, events)
-	return results
+	for {
+		s := f.current.Load()
+		next, results, events := s.apply(entry.Index, entry.Term, commands)
+		if f.publish(s, next, events) {
+			return results
+		}
+	}
 }
 
-func (f *fsm) publish(next *state, events []Event) {
+// publish puts next in the place of s, of which it was made; false if a refill has
+// done so with another state meanwhile.
+func (f *fsm) publish(s, next *state, events []Event) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.current.Load() != s {
+		return false
+	}
 	f.current.Store(next)
+	f.recent.add(next)
 	f.history.add(events, next.view())
 	f.history.compact(next.compacted)
 	f.watchers.tell(events)
 	close(f.changed)
 	f.changed = make(chan struct{})
+	return true
 }
 
 // halt stops the replica for good.
@@ -101,12 +116,26 @@ func (f *fsm) Restore(source io.ReadCloser) error {
 	if s := f.current.Load(); s.index > 0 && next.index <= s.index {
 		return nil
 	}
+	f.replaceLocked(next)
+	return nil
+}
+
+// replaceLocked puts another state in the place of the present one: whoever followed
+// that has to begin anew.
+func (f *fsm) replaceLocked(next *state) {
 	f.current.Store(next)
+	f.recent = recentDigests{}
+	f.recent.add(next)
+	f.doubt.Store(nil)
 	f.history.reset(next.revision)
+	f.tellAllLocked()
+}
+
+// tellAllLocked wakes all who wait for a change, and has watches look.
+func (f *fsm) tellAllLocked() {
 	f.watchers.tellAll(true)
 	close(f.changed)
 	f.changed = make(chan struct{})
-	return nil
 }
 
 // Snapshot is O(1): the state is immutable.
@@ -114,15 +143,21 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	if err := f.failed(); err != nil {
 		return nil, err // Raft would drop log entries that were not applied
 	}
-	return snapshot{f.current.Load()}, nil
+	if err := f.doubted(); err != nil {
+		return nil, err // Raft would drop log entries that a right state may need
+	}
+	return snapshot{f.current.Load(), f.distrust}, nil
 }
 
 // waitFor returns the first state for which done is true.
 func (f *fsm) waitFor(ctx context.Context, done func(*state) bool) (*state, error) {
 	for {
 		f.mu.RLock()
-		s, changed := f.current.Load(), f.changed
+		s, changed, doubt := f.current.Load(), f.changed, f.doubt.Load()
 		f.mu.RUnlock()
+		if doubt != nil {
+			return s, doubt.err
+		}
 		if done(s) {
 			return s, nil
 		}

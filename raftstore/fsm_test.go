@@ -232,6 +232,9 @@ func reread(t *rapid.T, f *fsm) *fsm {
 	if err := again.Restore(io.NopCloser(&b)); err != nil {
 		t.Fatal(err)
 	}
+	if got, want := again.current.Load().digest(), f.current.Load().digest(); got != want {
+		t.Fatalf("digest %016x after a snapshot, %016x before", got, want)
+	}
 	if got, want := again.current.Load().expiry.Len(), f.current.Load().expiry.Len(); got != want {
 		t.Fatalf("%d keys that expire after a snapshot, %d before", got, want)
 	}
@@ -240,6 +243,9 @@ func reread(t *rapid.T, f *fsm) *fsm {
 
 func checkState(t *rapid.T, f *fsm, m *model) {
 	st := f.current.Load()
+	if err := st.scrub(func(int) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
 	for rev := uint64(0); rev <= m.revision; rev++ {
 		v, err := f.viewAt(rev)
 		if rev < f.floor() {

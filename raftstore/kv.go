@@ -38,6 +38,12 @@ var (
 	// cannot apply, such as a command of a newer version of the program.
 	ErrHalted = errors.New("raftstore: the replica has halted")
 
+	// ErrDiffers is returned by every call while this replica is known to hold something
+	// else than what was written. It refills itself from the others, and then goes on.
+	// A watch of before gets it together with ErrCompacted, also later: it has to begin anew,
+	// since what was read with it may be wrong.
+	ErrDiffers = errors.New("raftstore: this node's replica is damaged and is being refilled")
+
 	// ErrClosed is returned by every call after Close.
 	ErrClosed = errors.New("raftstore: the store is closed")
 )

@@ -34,6 +34,9 @@ type outcome struct {
 
 // proposeHere gets a command into the log by this node, which must lead.
 func (s *Store) proposeHere(ctx context.Context, command []byte) (result, error) {
+	if err := s.fsm.doubted(); err != nil { // leadership is about to be handed over
+		return result{}, fmt.Errorf("%w: %w", errNotProposed, err)
+	}
 	p := proposal{command, make(chan outcome, 1)}
 	select {
 	case s.proposals <- p:
@@ -44,6 +47,11 @@ func (s *Store) proposeHere(ctx context.Context, command []byte) (result, error)
 	}
 	select {
 	case o := <-p.done:
+		if err := s.fsm.doubted(); err != nil && o.err == nil {
+			// What a damaged replica made of the entry is not to be told; a retry gets what
+			// the others have made of it.
+			return result{}, err
+		}
 		return o.result, o.err
 	case <-ctx.Done():
 		return result{}, context.Cause(ctx)

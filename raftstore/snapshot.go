@@ -29,6 +29,10 @@ type snapshotHeader struct {
 	Keys        int
 	Sessions    int
 	Results     int
+	// Contents is the sum over all entries, as they were written; with Summed. What is
+	// read must have it, or it was damaged: in a file, on its way, or before, in memory.
+	Summed   bool
+	Contents contents
 }
 
 func openSnapshots(dir string, log *raftLogger) (raft.SnapshotStore, error) {
@@ -44,8 +48,12 @@ type keptResult struct {
 	Result result
 }
 
-// snapshot writes one immutable state; Apply goes on meanwhile.
-type snapshot struct{ s *state }
+// snapshot writes one immutable state; Apply goes on meanwhile. damaged is told if what
+// lies in memory is not what was written.
+type snapshot struct {
+	s       *state
+	damaged func(error)
+}
 
 func (s snapshot) Release() {}
 
@@ -56,15 +64,22 @@ func (s snapshot) Persist(sink raft.SnapshotSink) error {
 	if err == nil {
 		err = w.Flush()
 	}
+	if errors.Is(err, errContents) {
+		s.damaged(err)
+	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("raftstore: write snapshot: %w", err), sink.Cancel())
 	}
 	return sink.Close()
 }
 
+// errContents is wrapped when entries are not those that were written.
+var errContents = errors.New("the contents are damaged")
+
 func writeSnapshot(w io.Writer, s *state) error {
 	enc := codec.NewEncoder(w, msgpack)
 	err := enc.Encode(snapshotMagic)
+	var sum contents
 	put := func(v any) bool { // for walks: true ends them
 		if err == nil {
 			err = enc.Encode(v)
@@ -74,12 +89,35 @@ func writeSnapshot(w io.Writer, s *state) error {
 	put(snapshotHeader{
 		Format: snapshotFormat, Revision: s.revision, Compacted: s.compacted, Index: s.index, Term: s.term,
 		LastSession: s.lastSession, Keys: s.keys.Len(), Sessions: s.open.Len(), Results: s.results.Len(),
+		Summed: true, Contents: s.contents,
 	})
-	s.keys.Root().Walk(func(_ []byte, kv *KV) bool { return put(*kv) })
-	s.open.Root().Walk(func(_ []byte, s session) bool { return put(s) })
-	s.results.Root().Walk(func(k []byte, r result) bool { return put(keptResult{k, r}) })
+	s.keys.Root().Walk(func(_ []byte, kv *KV) bool {
+		sum += hashKV(kv)
+		if kv.ExpiresUnix != 0 {
+			sum += hashExpiry(expiryKey(kv.ExpiresUnix, kv.Key), kv.Key)
+		}
+		return put(*kv)
+	})
+	s.open.Root().Walk(func(_ []byte, s session) bool {
+		sum += hashSession(s)
+		return put(s)
+	})
+	s.results.Root().Walk(func(k []byte, r result) bool {
+		sum += hashResult(k, r)
+		return put(keptResult{k, r})
+	})
+	if err == nil {
+		err = checkContents(sum, s.contents)
+	}
 	put(snapshotMagic)
 	return err
+}
+
+func checkContents(are, written contents) error {
+	if are == written {
+		return nil
+	}
+	return fmt.Errorf("raftstore: %w: they hash to %016x, what was written to %016x", errContents, uint64(are), uint64(written))
 }
 
 func readSnapshot(r io.Reader) (s *state, err error) {
@@ -111,6 +149,7 @@ func readSnapshot(r io.Reader) (s *state, err error) {
 			return nil, fmt.Errorf("raftstore: snapshot, session %d of %d: %w", i, h.Sessions, err)
 		}
 		open.Insert(sessionKey(v.ID), v)
+		s.contents += hashSession(v)
 	}
 	for i := range h.Results {
 		var v keptResult
@@ -118,8 +157,14 @@ func readSnapshot(r io.Reader) (s *state, err error) {
 			return nil, fmt.Errorf("raftstore: snapshot, result %d of %d: %w", i, h.Results, err)
 		}
 		results.Insert(v.Key, v.Result)
+		s.contents += hashResult(v.Key, v.Result)
 	}
 	s.open, s.results = open.Commit(), results.Commit()
+	if h.Summed {
+		if err := checkContents(s.contents, h.Contents); err != nil {
+			return nil, err
+		}
+	}
 	return s, readMagic(dec)
 }
 
@@ -131,8 +176,11 @@ func readKeys(dec *codec.Decoder, s *state, n int) error {
 			return fmt.Errorf("raftstore: snapshot, key %d of %d: %w", i, n, err)
 		}
 		keys.Insert([]byte(kv.Key), kv)
+		s.contents += hashKV(kv)
 		if kv.ExpiresUnix != 0 {
-			expiry.Insert(expiryKey(kv.ExpiresUnix, kv.Key), kv.Key)
+			at := expiryKey(kv.ExpiresUnix, kv.Key)
+			expiry.Insert(at, kv.Key)
+			s.contents += hashExpiry(at, kv.Key)
 		}
 	}
 	s.keys, s.expiry = keys.Commit(), expiry.Commit()

@@ -21,6 +21,8 @@ type state struct {
 	index       uint64 // of the last command entry applied
 	term        uint64 // of that entry
 	lastSession uint64
+
+	contents contents // the sum over the trees, see digest
 }
 
 // session is the FSM's side of a proposer.
@@ -104,22 +106,35 @@ func (t *transition) openSession(c *command) result {
 	t.expireSessions(c.Node, c.Incarnation)
 	t.next.lastSession++
 	id := t.next.lastSession
-	t.open.Insert(sessionKey(id), session{ID: id, Node: c.Node, Incarnation: c.Incarnation})
+	t.putSession(session{ID: id, Node: c.Node, Incarnation: c.Incarnation})
 	return result{Code: codeDone, Session: id}
 }
 
 func (t *transition) expireSessions(node, exceptIncarnation string) {
-	var gone []uint64
+	var gone []session
 	t.open.Root().Walk(func(_ []byte, s session) bool {
 		if s.Node == node && (exceptIncarnation == "" || s.Incarnation != exceptIncarnation) {
-			gone = append(gone, s.ID)
+			gone = append(gone, s)
 		}
 		return false
 	})
-	for _, id := range gone {
-		t.open.Delete(sessionKey(id))
-		t.results.DeletePrefix(sessionKey(id))
+	for _, s := range gone {
+		t.next.contents -= hashSession(s)
+		t.open.Delete(sessionKey(s.ID))
+		t.results.Root().WalkPrefix(sessionKey(s.ID), func(k []byte, r result) bool {
+			t.next.contents -= hashResult(k, r)
+			return false
+		})
+		t.results.DeletePrefix(sessionKey(s.ID))
 	}
+}
+
+// putSession opens a session, or changes one.
+func (t *transition) putSession(s session) {
+	if before, open := t.open.Insert(sessionKey(s.ID), s); open {
+		t.next.contents -= hashSession(before)
+	}
+	t.next.contents += hashSession(s)
 }
 
 // once runs a transaction unless its session says that it has been run, or that
@@ -142,6 +157,7 @@ func (t *transition) once(c *command) result {
 	}
 	r := t.txn(c)
 	t.results.Insert(key, r)
+	t.next.contents += hashResult(key, r)
 	return r
 }
 
@@ -157,10 +173,12 @@ func (t *transition) raiseFloor(s session, floor uint64) {
 		gone = append(gone, key)
 	}
 	for _, key := range gone {
-		t.results.Delete(key)
+		if r, kept := t.results.Delete(key); kept {
+			t.next.contents -= hashResult(key, r)
+		}
 	}
 	s.Floor = floor
-	t.open.Insert(sessionKey(s.ID), s)
+	t.putSession(s)
 }
 
 func (t *transition) txn(c *command) result {
@@ -203,8 +221,11 @@ func (t *transition) op(o *operation) uint64 {
 	kv := KV{Key: o.Key, CreateRevision: t.next.revision, ModRevision: t.next.revision, Version: 1}
 	if exists {
 		kv.CreateRevision, kv.Version = prev.CreateRevision, prev.Version+1
+		t.next.contents -= hashKV(prev)
 		if prev.ExpiresUnix != 0 {
-			t.expiry.Delete(expiryKey(prev.ExpiresUnix, o.Key))
+			at := expiryKey(prev.ExpiresUnix, o.Key)
+			t.expiry.Delete(at)
+			t.next.contents -= hashExpiry(at, o.Key)
 		}
 	}
 	if o.Kind == OpDelete {
@@ -214,9 +235,12 @@ func (t *transition) op(o *operation) uint64 {
 	}
 	kv.Value, kv.ExpiresUnix = o.Value, o.ExpiresUnix
 	if kv.ExpiresUnix != 0 {
-		t.expiry.Insert(expiryKey(kv.ExpiresUnix, o.Key), o.Key)
+		at := expiryKey(kv.ExpiresUnix, o.Key)
+		t.expiry.Insert(at, o.Key)
+		t.next.contents += hashExpiry(at, o.Key)
 	}
 	t.keys.Insert(key, &kv)
+	t.next.contents += hashKV(&kv)
 	t.events = append(t.events, Event{KV: kv, Prev: prev})
 	return kv.ModRevision
 }

@@ -21,7 +21,15 @@ type Status struct {
 	Keys              int
 	Members           []Member
 	DiskFailing       bool  // writes fail, the disk may be full
-	Err               error // why the store does not work any more, if so
+	Err               error // why the store does not work now, if so
+
+	Epoch Epoch
+	// Damaged tells since when this replica is known to hold something else than what was
+	// written, and is being refilled; zero: it does not.
+	Damaged time.Time
+	Refills uint64 // of this replica since the store was opened
+	// Unclear tells, on the leader, how replicas differ of which none is the majority's.
+	Unclear string
 }
 
 // PeerStatus is what a member says of itself when it is asked by another.
@@ -33,6 +41,22 @@ type PeerStatus struct {
 	// negative if it never has.
 	Silence     time.Duration
 	DiskFailing bool
+
+	Damaged  bool     // it is being refilled, see Status
+	LogIndex uint64   // of the last entry in its log, committed or not
+	LogTerm  uint64   // of that entry
+	LogTime  UnixNano // when that was made, by the clock of who led then; 0 if it is not known
+}
+
+// UnixNano is a time in nanoseconds since 1970.
+type UnixNano int64
+
+// Time is n as a time; 0 is the zero time.
+func (n UnixNano) Time() time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, int64(n))
 }
 
 // AskStatus asks another member and calls back, once: with an answer, or an error after
@@ -53,7 +77,9 @@ func (s *Store) AskStatus(nodeID string, answered func(PeerStatus, error)) {
 // PeerStatus is what this member tells others of itself.
 func (s *Store) PeerStatus() PeerStatus {
 	own := s.Status()
-	out := PeerStatus{Term: own.Term, AppliedIndex: own.AppliedIndex, Revision: own.Revision, DiskFailing: own.DiskFailing}
+	out := PeerStatus{Term: own.Term, AppliedIndex: own.AppliedIndex, Revision: own.Revision, DiskFailing: own.DiskFailing,
+		Damaged: !own.Damaged.IsZero()}
+	out.LogIndex, out.LogTerm, out.LogTime = s.lastEntry()
 	switch {
 	case own.Role == raft.Leader.String():
 	case own.LastContact.IsZero():
@@ -77,5 +103,26 @@ func (s *Store) Status() Status {
 	if !l.Self {
 		out.LastContact = s.raft.LastContact()
 	}
+	out.Epoch, out.Refills = s.cfg.Epoch, s.refills.Load()
+	if d := s.fsm.doubt.Load(); d != nil {
+		out.Damaged = d.since
+	}
+	if unclear := s.unclear.Load(); unclear != nil {
+		out.Unclear = *unclear
+	}
 	return out
+}
+
+// lastEntry describes the end of the log, or the newest snapshot if nothing follows it.
+func (s *Store) lastEntry() (index, term uint64, made UnixNano) {
+	var l raft.Log
+	last := s.raft.LastIndex()
+	if err := s.logs.GetLog(last, &l); err != nil { // it is in the snapshot alone
+		st := s.fsm.current.Load()
+		return last, st.term, 0
+	}
+	if !l.AppendedAt.IsZero() {
+		made = UnixNano(l.AppendedAt.UnixNano())
+	}
+	return l.Index, l.Term, made
 }

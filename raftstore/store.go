@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -39,6 +40,10 @@ type Store struct {
 	landed      chan struct{} // told when one has got it
 	reads       readRounds
 	incarnation string // of this process
+	snapshots   raft.SnapshotStore
+
+	unclear atomic.Pointer[string] // how replicas differ without a majority; of the leader's last comparison
+	refills atomic.Uint64          // since the store was opened
 
 	closeOnce sync.Once
 	closeErr  error
@@ -73,7 +78,7 @@ func Open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	kept, err := claimDir(cfg.Dir, cfg.NodeID, cfg.ClusterID, cfg.Log)
+	is, err := claimDir(cfg.Dir, identity{NodeID: cfg.NodeID, ClusterID: cfg.ClusterID, Epoch: cfg.Epoch, Log: cfg.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -86,11 +91,11 @@ func Open(cfg Config) (*Store, error) {
 	s.leadership.changed = make(chan struct{})
 	s.life, s.endLife = context.WithCancel(context.Background())
 	s.fsm = newFSM(s.log, cfg.EventBytes)
-	held, err := cfg.openLog(cfg.Dir, kept, s.log)
+	held, err := cfg.openLog(cfg.Dir, is.Log, s.log)
 	if err != nil {
 		return nil, err
 	}
-	s.disk = newDisk(held, cfg.Dir, s.log)
+	s.disk = newDisk(held, cfg.Dir, is, s.log)
 	if cfg.aroundWrite != nil {
 		s.disk.around = cfg.aroundWrite
 	}
@@ -104,6 +109,9 @@ func Open(cfg Config) (*Store, error) {
 
 func (s *Store) start() error {
 	raftLog := newRaftLogger(s.log)
+	if err := s.disk.checkStable(); err != nil {
+		return err
+	}
 	snapshots, err := s.cfg.openSnapshots(s.cfg.Dir, raftLog)
 	if err != nil {
 		return err
@@ -113,15 +121,17 @@ func (s *Store) start() error {
 			return err
 		}
 	}
+	s.snapshots = snapshots
 	if err := s.disk.replay(s.fsm, snapshots); err != nil {
 		return err
 	}
 	if s.logs, err = raft.NewLogCache(logCacheSize, s.disk); err != nil {
 		return err
 	}
-	g := greeter{streams: s.cfg.Raft, cluster: s.cfg.ClusterID, nodeID: s.cfg.NodeID, log: s.log}
+	g := greeter{streams: s.cfg.Raft, cluster: s.cfg.ClusterID, epoch: s.cfg.Epoch, nodeID: s.cfg.NodeID, refused: s.cfg.Refused, log: s.log}
 	s.transport = newTransport(g, &election{
-		self: raft.ServerID(s.cfg.NodeID), patience: s.cfg.Timers.Election, closing: s.closing, canWrite: s.disk.canWrite,
+		self: raft.ServerID(s.cfg.NodeID), patience: s.cfg.Timers.Election, closing: s.closing,
+		canLead: func() bool { return s.fsm.doubted() == nil && s.disk.canWrite() },
 	}, s.cfg.Timers.Lease/2, raftLog)
 	if err := s.bootstrap(snapshots); err != nil {
 		return errors.Join(err, s.transport.Close())
@@ -136,6 +146,9 @@ func (s *Store) start() error {
 	s.spawn(s.runVigil)
 	s.spawn(s.runBatcher)
 	s.spawn(s.runHalt)
+	s.spawn(s.runRefill)
+	s.spawn(s.runScrub)
+	s.spawn(s.runComparisons)
 	s.spawn(func() {
 		g.serve(func(conn net.Conn, _ string) { serveCalls(s.life, conn, s.handleCall) })
 	})
@@ -191,9 +204,16 @@ func (s *Store) err() error {
 	case <-s.closing:
 		return ErrClosed
 	default:
-		return s.fsm.failed()
 	}
+	if err := s.fsm.failed(); err != nil {
+		return err
+	}
+	return s.fsm.doubted()
 }
+
+// Err says why this replica is not to be read now: ErrDiffers, ErrHalted or ErrClosed.
+// A View that was taken before it returned nil may be used.
+func (s *Store) Err() error { return s.err() }
 
 // runHalt takes a halted replica out of the group.
 func (s *Store) runHalt() {
@@ -232,7 +252,7 @@ func (s *Store) WaitRevision(ctx context.Context, revision uint64) (View, error)
 	switch {
 	case err == nil:
 		return st.view(), nil
-	case errors.Is(err, ErrClosed), errors.Is(err, ErrHalted):
+	case errors.Is(err, ErrClosed), errors.Is(err, ErrHalted), errors.Is(err, ErrDiffers):
 		return View{}, err
 	}
 	return View{}, fmt.Errorf("revision %d, this node is at %d: %w: %w", revision, st.revision, ErrFutureRevision, err)

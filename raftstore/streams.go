@@ -38,14 +38,20 @@ type hello struct {
 	Version  int
 	Cluster  string
 	From, To string
+	Epoch    Epoch
 }
 
-type helloReply struct{ Refusal string }
+type helloReply struct {
+	Refusal string
+	Epoch   Epoch // of who answers
+}
 
 // greeter opens and accepts streams with a hello.
 type greeter struct {
 	streams         Streams
 	cluster, nodeID string
+	epoch           Epoch
+	refused         func(nodeID string, why error) // or nil
 	log             *slog.Logger
 }
 
@@ -58,12 +64,14 @@ func (g *greeter) dial(ctx context.Context, to string) (net.Conn, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	var reply helloReply
-	err = writeFrame(conn, hello{helloVersion, g.cluster, g.nodeID, to})
+	err = writeFrame(conn, hello{helloVersion, g.cluster, g.nodeID, to, g.epoch})
 	if err == nil {
 		err = readFrame(conn, &reply)
 	}
 	if err == nil && reply.Refusal != "" {
-		err = errors.New(reply.Refusal)
+		if err = errors.New(reply.Refusal); reply.Epoch != g.epoch {
+			err = g.otherEpoch(to, reply.Epoch)
+		}
 	}
 	if err == nil && !stop() {
 		err = context.Cause(ctx)
@@ -85,6 +93,7 @@ func (g *greeter) greet(conn net.Conn) (from string, err error) {
 		return "", err
 	}
 	var refusal string
+	var why error
 	switch {
 	case h.Version != helloVersion:
 		refusal = fmt.Sprintf("protocol version %d is spoken, version %d is understood", h.Version, helloVersion)
@@ -92,15 +101,30 @@ func (g *greeter) greet(conn net.Conn) (from string, err error) {
 		refusal = fmt.Sprintf("node %s is of cluster %s, not of %s", g.nodeID, g.cluster, h.Cluster)
 	case h.To != g.nodeID:
 		refusal = fmt.Sprintf("node %s lives here, not %s", g.nodeID, h.To)
+	case h.Epoch != g.epoch:
+		why = g.otherEpoch(h.From, h.Epoch)
+		refusal = EpochsDiffer(g.nodeID, h.Epoch, g.epoch).Error()
 	}
-	if err := writeFrame(conn, helloReply{refusal}); err != nil {
+	if err := writeFrame(conn, helloReply{refusal, g.epoch}); err != nil {
 		return "", err
+	}
+	if why != nil {
+		return "", why
 	}
 	if refusal != "" {
 		return "", errors.New(refusal)
 	}
 	conn.SetDeadline(time.Time{})
 	return h.From, nil
+}
+
+// otherEpoch tells of a node of another epoch.
+func (g *greeter) otherEpoch(nodeID string, epoch Epoch) error {
+	err := EpochsDiffer(nodeID, g.epoch, epoch)
+	if g.refused != nil {
+		g.refused(nodeID, err)
+	}
+	return err
 }
 
 // serve accepts streams until they are closed and hands each to use, in a

@@ -14,6 +14,7 @@ type Watch struct {
 	store  *Store
 	prefix string
 	after  uint64 // everything up to it was returned; Next's own
+	trials uint64 // of the FSM when the watch began
 	// lookFrom is the first revision that concerns the watch and was not looked
 	// at, 0 if there is none. Set under the FSM's mutex, cleared under its read lock.
 	lookFrom atomic.Uint64
@@ -27,6 +28,9 @@ type Watch struct {
 // replica has not reached is waited for. Nothing happened before the first
 // revision, so after 0 is after 1. The watch must be closed.
 func (s *Store) Watch(prefix string, after uint64) (*Watch, error) {
+	s.fsm.mu.RLock()
+	trials := s.fsm.trials // before it is asked whether the replica is trusted
+	s.fsm.mu.RUnlock()
 	if err := s.err(); err != nil {
 		return nil, err
 	}
@@ -34,7 +38,7 @@ func (s *Store) Watch(prefix string, after uint64) (*Watch, error) {
 	if floor := s.fsm.floor(); after < floor {
 		return nil, fmt.Errorf("watch after revision %d, events reach back to %d: %w", after, floor, ErrCompacted)
 	}
-	w := &Watch{store: s, prefix: prefix, after: after, wake: make(chan struct{}, 1), closed: make(chan struct{})}
+	w := &Watch{store: s, prefix: prefix, after: after, trials: trials, wake: make(chan struct{}, 1), closed: make(chan struct{})}
 	w.lookFrom.Store(after + 1)
 	s.fsm.watchers.add(w)
 	return w, nil
@@ -77,6 +81,10 @@ func (w *Watch) look() (events []Event, through uint64, err error) {
 	f := w.store.fsm
 	f.mu.RLock()
 	defer f.mu.RUnlock()
+	if w.trials != f.trials {
+		// What its owner has read before may be wrong, though nothing was written since.
+		return nil, w.after, fmt.Errorf("%w: %w", ErrCompacted, ErrDiffers)
+	}
 	top := f.history.top()
 	if w.after > top {
 		return nil, w.after, nil

@@ -14,4 +14,5 @@ type Backend interface {
 	ViewAt(ctx context.Context, revision uint64) (raftstore.View, error)
 	Watch(prefix string, after uint64) (*raftstore.Watch, error)
 	Compacted() uint64
+	Err() error // why this replica is not to be read now
 }

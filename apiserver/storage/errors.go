@@ -59,6 +59,8 @@ func statusOf(err error, op, key string) error {
 			Reason:  ReasonFenced,
 			Message: "this node no longer leads the cluster: the term that guarded the write of " + key + " has passed and nothing was written",
 		}}
+	case errors.Is(err, raftstore.ErrDiffers):
+		return apierrors.NewServiceUnavailable("the replica of this node is damaged and is being refilled from the others: try another node, or again in a moment")
 	case errors.Is(err, raftstore.ErrOutcomeUnknown):
 		return apierrors.NewTimeoutError("the write of "+key+" was not confirmed in time and may or may not have happened: "+
 			"read the object before repeating it", 0)

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -42,6 +43,9 @@ func (s *Storage) viewNotOlder(ctx context.Context, resourceVersion, what string
 // is told at once and not after a timeout.
 func (s *Storage) viewReached(ctx context.Context, revision uint64, what string) (raftstore.View, error) {
 	view := s.store.View()
+	if err := s.store.Err(); errors.Is(err, raftstore.ErrDiffers) {
+		return view, statusOf(err, "read", what)
+	}
 	if revision <= view.Revision() {
 		return view, nil
 	}
