@@ -164,7 +164,7 @@ func (r *Ring) judgeBeacon(b beacon, from netip.Addr) (interested, foreign bool)
 	if b.nodeID == r.dir.self.ID || r.dir.removed[b.nodeID] {
 		return false, false
 	}
-	if !r.dir.admits(b.clusterID) {
+	if b.clusterID != r.dir.self.ClusterID && !r.dir.admits(b.clusterID) { // a beacon names no epoch: knocking shows it
 		if r.dir.refuse(b.nodeID, b.clusterID) {
 			r.log.Warn("a node of another cluster with the same join secret is on this network; both clusters stay as they are",
 				"id", b.nodeID, "address", from, "cluster", b.clusterID, "ownCluster", r.dir.self.ClusterID)

@@ -2,7 +2,9 @@ package gossip
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -23,10 +25,11 @@ type card struct {
 	Zone        string `codec:"z" json:"zone,omitempty"`
 	Version     string `codec:"v" json:"version,omitempty"`
 	Incarnation uint64 `codec:"l" json:"incarnation"`
+	Epoch       string `codec:"e" json:"epoch,omitempty"`
 }
 
 func cardOf(m Member) card {
-	return card{m.ID, m.Name, m.Addr.String(), m.ClusterPort, m.ClusterID, m.Zone, m.Version, m.Incarnation}
+	return card{m.ID, m.Name, m.Addr.String(), m.ClusterPort, m.ClusterID, m.Zone, m.Version, m.Incarnation, m.Epoch}
 }
 
 func (c card) member() (Member, error) {
@@ -34,12 +37,12 @@ func (c card) member() (Member, error) {
 	if err != nil {
 		return Member{}, fmt.Errorf("gossip: address of %q: %w", c.ID, err)
 	}
-	m := Member{ID: c.ID, Name: c.Name, Addr: addr, ClusterPort: c.ClusterPort, ClusterID: c.ClusterID,
+	m := Member{ID: c.ID, Name: c.Name, Addr: addr, ClusterPort: c.ClusterPort, ClusterID: c.ClusterID, Epoch: c.Epoch,
 		Zone: c.Zone, Version: c.Version, Incarnation: c.Incarnation}
 	if !validID(c.ID) || c.ClusterPort == 0 || len(c.Name) > maxNameLen {
 		return Member{}, fmt.Errorf("gossip: the entry of %q is malformed", c.ID)
 	}
-	return m, Meta{c.ClusterID, c.Zone, c.Version}.validate()
+	return m, Meta{c.ClusterID, c.Epoch, c.Zone, c.Version}.validate()
 }
 
 type bookFile struct {
@@ -97,6 +100,20 @@ func (s *shelf) read(name string, v any, format *int) error {
 		return fmt.Errorf("gossip: %s cannot be used and was renamed to %s.bad: %w", path, name, err)
 	}
 	s.written[name] = string(b)
+	return nil
+}
+
+// Forget removes what a stopped node remembers of its ring: promises, members, leases.
+// Its count of lives stays, so that others take it for the same node.
+func Forget(dir string) error {
+	for _, name := range []string{formationName, bookName, leasesName} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("gossip: %w", err)
+		}
+	}
+	if err := syncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("gossip: %w", err)
+	}
 	return nil
 }
 

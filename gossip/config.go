@@ -18,6 +18,7 @@ const (
 	maxNameLen    = 128
 	maxZoneLen    = 63
 	maxVersionLen = 48
+	maxEpochLen   = 40
 )
 
 // Streams carries one protocol between nodes. Both ends have proven that they
@@ -50,8 +51,11 @@ type Beacon interface {
 type Meta struct {
 	// ClusterID is empty while the node belongs to no cluster.
 	ClusterID string
-	Zone      string
-	Version   string
+	// Epoch is that of the cluster; empty until it was recovered or restored. Members of
+	// different epochs refuse each other.
+	Epoch   string
+	Zone    string
+	Version string
 }
 
 // Config says what a Ring needs. NodeID, Name, Keys, Advertise, ClusterPort,
@@ -155,6 +159,8 @@ func (m Meta) validate() error {
 	switch {
 	case m.ClusterID != "" && !validID(m.ClusterID):
 		return fmt.Errorf("gossip: cluster id %q: want up to %d lower-case letters and digits", m.ClusterID, maxIDLen)
+	case len(m.Epoch) > maxEpochLen || m.Epoch != "" && m.ClusterID == "":
+		return fmt.Errorf("gossip: epoch %q: want up to %d bytes, and a cluster", m.Epoch, maxEpochLen)
 	case len(m.Zone) > maxZoneLen:
 		return fmt.Errorf("gossip: zone %q is longer than %d bytes", m.Zone, maxZoneLen)
 	case len(m.Version) > maxVersionLen:

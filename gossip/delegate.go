@@ -15,7 +15,7 @@ const msgLease = 1 // the first byte of a broadcast of ours
 // with a single lease, what a broadcast carries. Leases are of the sender's
 // cluster and mean nothing outside it.
 type pushState struct {
-	Cluster string      `codec:"k"`
+	Cluster string      `codec:"k"` // with its epoch: the allegiance
 	Cards   []card      `codec:"c"`
 	Leases  []wireLease `codec:"l"`
 	Removed []string    `codec:"r"`
@@ -95,7 +95,7 @@ func (d *delegate) LocalState(bool) []byte {
 	r := d.r
 	var s pushState
 	r.mu.Lock()
-	s.Cluster = r.dir.self.ClusterID
+	s.Cluster = r.dir.self.allegiance()
 	for _, m := range r.dir.list() {
 		if m.ClusterID != "" && m.Addr.IsValid() {
 			s.Cards = append(s.Cards, cardOf(m))
@@ -177,7 +177,7 @@ func (b *leaseBroadcast) Invalidates(o memberlist.Broadcast) bool {
 func (r *Ring) admit(life uint64, s sighting) error {
 	kind, err := r.judge(life, s)
 	if err != nil {
-		r.refused(Refusal{Kind: kind, ID: s.id, Name: s.meta.name, Addr: s.addr, ClusterID: s.meta.clusterID})
+		r.refused(Refusal{Kind: kind, ID: s.id, Name: s.meta.name, Addr: s.addr, ClusterID: s.meta.clusterID, Epoch: s.meta.epoch})
 	}
 	return err
 }
@@ -197,10 +197,17 @@ func (r *Ring) judge(life uint64, s sighting) (RefusalKind, error) {
 	if r.dir.removed[s.id] {
 		return RefusedRemoved, errors.New("an operator removed it from the cluster")
 	}
-	if r.dir.admits(s.meta.clusterID) {
+	theirs := allegiance(s.meta.clusterID, s.meta.epoch)
+	if r.dir.admits(theirs) {
 		return "", nil
 	}
-	if r.dir.refuse(s.id, s.meta.clusterID) {
+	if s.meta.clusterID == r.dir.self.ClusterID {
+		if r.dir.refuse(s.id, theirs) {
+			r.changedLocked()
+		}
+		return RefusedEpoch, fmt.Errorf("it belongs to another epoch of cluster %s", s.meta.clusterID)
+	}
+	if r.dir.refuse(s.id, theirs) {
 		r.log.Warn("refused a node of another cluster under the same join secret; both clusters stay as they are. "+
 			"To have it here, stop it and start it with a blank data directory",
 			"node", s.meta.name, "id", s.id, "address", s.addr, "cluster", s.meta.clusterID, "ownCluster", r.dir.self.ClusterID)
@@ -216,7 +223,7 @@ func (r *Ring) sighted(life uint64, n *memberlist.Node) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if life != r.life || !r.dir.admits(s.meta.clusterID) || r.dir.removed[s.id] {
+	if life != r.life || !r.dir.admits(allegiance(s.meta.clusterID, s.meta.epoch)) || r.dir.removed[s.id] {
 		return
 	}
 	r.dir.ports[n.Name] = s.meta.clusterPort

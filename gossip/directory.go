@@ -34,7 +34,7 @@ type directory struct {
 	members map[string]*entry
 	// ports maps memberlist's names to cluster ports, for streams to members.
 	ports map[string]uint16
-	// foreign maps the id of a node of another cluster to that cluster.
+	// foreign maps the id of a node of another cluster, or epoch, to its allegiance.
 	foreign map[string]string
 	// removed are the nodes that an operator removed; selfRemoved tells that this
 	// node is one of them, as another member said.
@@ -54,20 +54,20 @@ type sighting struct {
 	meta metadata
 }
 
-// admits tells whether a node of that cluster may be in the ring with this one.
-func (d *directory) admits(clusterID string) bool {
-	return clusterID == "" || d.self.ClusterID == "" || clusterID == d.self.ClusterID
+// admits tells whether a node of that allegiance may be in the ring with this one.
+func (d *directory) admits(allegiance string) bool {
+	return allegiance == "" || d.self.ClusterID == "" || allegiance == d.self.allegiance()
 }
 
-// refuse notes a node of another cluster; it reports whether that is news.
-func (d *directory) refuse(id, clusterID string) bool {
-	if d.foreign[id] == clusterID {
+// refuse notes a node of another cluster, or epoch; it reports whether that is news.
+func (d *directory) refuse(id, allegiance string) bool {
+	if d.foreign[id] == allegiance {
 		return false
 	}
 	if len(d.foreign) >= maxMembers {
 		return false
 	}
-	d.foreign[id] = clusterID
+	d.foreign[id] = allegiance
 	delete(d.members, id)
 	return true
 }
@@ -88,7 +88,7 @@ func (d *directory) alive(s sighting, now time.Time) (changed, joined bool) {
 	delete(d.foreign, s.id)
 	before := *e
 	e.Member = Member{
-		ID: s.id, Name: s.meta.name, Addr: s.addr, ClusterPort: s.meta.clusterPort, ClusterID: s.meta.clusterID,
+		ID: s.id, Name: s.meta.name, Addr: s.addr, ClusterPort: s.meta.clusterPort, ClusterID: s.meta.clusterID, Epoch: s.meta.epoch,
 		Zone: s.meta.zone, Version: s.meta.version, KeyStep: s.meta.keyStep,
 		Incarnation: s.life, State: StateAlive, Since: before.Since,
 	}
@@ -123,7 +123,7 @@ func (d *directory) gone(id string, life uint64, now time.Time) (Member, bool) {
 // learn takes what a file or another node remembers of a member. Only a later
 // life than the known one counts, and it counts as not yet met.
 func (d *directory) learn(m Member, now time.Time) bool {
-	if m.ID == d.self.ID || !d.admits(m.ClusterID) || d.foreign[m.ID] != "" || d.removed[m.ID] {
+	if m.ID == d.self.ID || !d.admits(m.allegiance()) || d.foreign[m.ID] != "" || d.removed[m.ID] {
 		return false
 	}
 	e := d.members[m.ID]
@@ -188,15 +188,15 @@ func (d *directory) expire(now time.Time, absent time.Duration) (changed []Membe
 	return changed, next
 }
 
-// setCluster is called when this node enters a cluster: members of others leave
-// the directory.
-func (d *directory) setCluster(id string) {
-	d.self.ClusterID = id
+// setCluster is called when this node enters a cluster: members of others, and of
+// other epochs of it, leave the directory.
+func (d *directory) setCluster(id, epoch string) {
+	d.self.ClusterID, d.self.Epoch = id, epoch
 	maps.DeleteFunc(d.members, func(mid string, e *entry) bool {
-		if d.admits(e.ClusterID) {
+		if d.admits(e.allegiance()) {
 			return false
 		}
-		d.foreign[mid] = e.ClusterID
+		d.foreign[mid] = e.allegiance()
 		return true
 	})
 }

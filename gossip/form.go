@@ -141,6 +141,7 @@ func (r *Ring) formView() formView {
 	v := formView{blank: map[string]formStance{}, alive: map[string]bool{}, clusters: map[string][]string{}}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	latest := r.dir.latestEpochs()
 	for id, e := range r.dir.members {
 		if e.State != StateAlive || !e.met || e.leaving {
 			continue
@@ -148,7 +149,9 @@ func (r *Ring) formView() formView {
 		v.alive[id] = true
 		switch {
 		case e.ClusterID != "":
-			v.clusters[e.ClusterID] = append(v.clusters[e.ClusterID], id)
+			if e.Epoch == latest[e.ClusterID] {
+				v.clusters[e.ClusterID] = append(v.clusters[e.ClusterID], id)
+			}
 		case e.form != nil:
 			v.blank[id] = *e.form
 		}
@@ -164,5 +167,5 @@ func (r *Ring) through(clusterID string) []Member {
 			out = append(out, m)
 		}
 	}
-	return out
+	return LatestEpoch(out)
 }

@@ -117,7 +117,7 @@ func (x *formRun) persist(ctx context.Context) bool {
 // enter tells the ring that this node is now of the cluster.
 func (x *formRun) enter(clusterID string) {
 	self := x.r.self()
-	if err := x.r.SetSelf(Meta{ClusterID: clusterID, Zone: self.Zone, Version: self.Version}); err != nil {
+	if err := x.r.SetSelf(Meta{ClusterID: clusterID, Epoch: self.Epoch, Zone: self.Zone, Version: self.Version}); err != nil {
 		x.r.log.Error("the ring does not take the new cluster's id", "error", err)
 	}
 }

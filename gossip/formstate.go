@@ -146,6 +146,12 @@ func ResetFormation(dir string) error {
 	return syncDir(dir)
 }
 
+// HasPromised tells whether a stopped node may have promised to found a cluster.
+func HasPromised(dir string) (bool, error) {
+	b, err := readFile(filepath.Join(dir, formationName))
+	return b != nil, err
+}
+
 // newClusterID returns 26 lower-case letters and digits.
 func newClusterID() string {
 	var b [16]byte

@@ -9,12 +9,12 @@ import (
 )
 
 var sampleMeta = metadata{name: "worker-1", zone: "z", version: "v0.1.0", clusterID: "c1", clusterPort: 6443, leaving: true,
-	form: &formStance{expect: 3, settings: [8]byte{1, 2}, bound: "n1"}, keyStep: 300}
+	form: &formStance{expect: 3, settings: [8]byte{1, 2}, bound: "n1"}, keyStep: 300, epoch: "2-0123456789abc"}
 
 func TestMetadataFits(t *testing.T) {
 	long := func(n int) string { return string(bytes.Repeat([]byte{'x'}, n)) }
 	m := metadata{name: long(maxNameLen), zone: long(maxZoneLen), version: long(maxVersionLen), clusterID: long(maxIDLen),
-		clusterPort: 65535, form: &formStance{expect: maxExpect, bound: long(maxIDLen)}, keyStep: math.MaxUint64}
+		clusterPort: 65535, form: &formStance{expect: maxExpect, bound: long(maxIDLen)}, keyStep: math.MaxUint64, epoch: long(maxEpochLen)}
 	if n := len(m.encode()); n > 512 {
 		t.Errorf("the longest metadata takes %d bytes, memberlist allows 512", n)
 	}

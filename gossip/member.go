@@ -30,6 +30,7 @@ type Member struct {
 	Addr        netip.Addr
 	ClusterPort uint16
 	ClusterID   string // empty for a node that belongs to no cluster yet
+	Epoch       string // of the cluster, see Meta
 	State       State
 	Since       time.Time // when this node learned of State
 	Incarnation uint64    // grows with each life of the node's process and each change of its address
@@ -38,6 +39,17 @@ type Member struct {
 	KeyStep     uint64 // Keys.Step of the member, as it said last; 0 of one that was not met
 	Self        bool
 }
+
+// allegiance is the cluster and epoch that a node belongs to, as one word: nodes are
+// fellows if they have the same. Empty for a node that belongs to no cluster yet.
+func allegiance(clusterID, epoch string) string {
+	if epoch == "" {
+		return clusterID
+	}
+	return clusterID + "/" + epoch
+}
+
+func (m *Member) allegiance() string { return allegiance(m.ClusterID, m.Epoch) }
 
 // ClusterAddr is where the member's cluster port listens.
 func (m Member) ClusterAddr() netip.AddrPort { return netip.AddrPortFrom(m.Addr, m.ClusterPort) }

@@ -19,16 +19,17 @@ const metaVersion = 1
 const (
 	flagLeaving = 1 << iota // the node is about to leave the ring in an orderly way
 	flagForming             // the node waits for a cluster to be formed; form is set
-	flagKeys                // keyStep follows at the end
+	flagKeys                // keyStep follows
+	flagEpoch               // epoch follows at the end
 )
 
 // metadata is what memberlist carries with each alive message, 512 bytes at most.
 type metadata struct {
-	name, zone, version, clusterID string
-	clusterPort                    uint16
-	leaving                        bool
-	form                           *formStance
-	keyStep                        uint64
+	name, zone, version, clusterID, epoch string
+	clusterPort                           uint16
+	leaving                               bool
+	form                                  *formStance
+	keyStep                               uint64
 }
 
 // formStance is what a blank node says about the cluster that it wants to form.
@@ -52,6 +53,9 @@ func (m metadata) encode() []byte {
 	if m.keyStep != 0 {
 		flags |= flagKeys
 	}
+	if m.epoch != "" {
+		flags |= flagEpoch
+	}
 	b = append(b, metaVersion, flags)
 	b = binary.BigEndian.AppendUint16(b, m.clusterPort)
 	for _, s := range []string{m.name, m.zone, m.version, m.clusterID} {
@@ -64,6 +68,9 @@ func (m metadata) encode() []byte {
 	}
 	if m.keyStep != 0 {
 		b = binary.AppendUvarint(b, m.keyStep)
+	}
+	if m.epoch != "" {
+		b = appendString(b, m.epoch)
 	}
 	return b
 }
@@ -101,6 +108,12 @@ func decodeMetadata(b []byte) (metadata, error) {
 		n := 0
 		if m.keyStep, n = binary.Uvarint(b); n <= 0 {
 			return m, errTruncated
+		}
+		b = b[n:]
+	}
+	if flags&flagEpoch != 0 {
+		if m.epoch, _, err = cutString(b, maxEpochLen); err != nil {
+			return m, err
 		}
 	}
 	return m, nil

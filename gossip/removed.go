@@ -15,6 +15,8 @@ const (
 	RefusedSecret RefusalKind = "secret"
 	// RefusedCluster: the node belongs to cluster ClusterID.
 	RefusedCluster RefusalKind = "cluster"
+	// RefusedEpoch: the node belongs to epoch Epoch of this cluster.
+	RefusedEpoch RefusalKind = "epoch"
 	// RefusedRemoved: an operator removed the node from this cluster.
 	RefusedRemoved RefusalKind = "removed"
 )
@@ -25,6 +27,7 @@ type Refusal struct {
 	ID, Name  string
 	Addr      netip.Addr
 	ClusterID string
+	Epoch     string
 }
 
 // refused tells of a refusal, as often as it happens. It must not be called with
@@ -74,7 +77,7 @@ func (r *Ring) hearRemoved(cluster string, removed []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	self := &r.dir.self
-	if cluster == "" || cluster != self.ClusterID || r.dir.selfRemoved || !slices.Contains(removed, self.ID) {
+	if cluster == "" || cluster != self.allegiance() || r.dir.selfRemoved || !slices.Contains(removed, self.ID) {
 		return
 	}
 	r.dir.selfRemoved = true

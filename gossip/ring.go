@@ -70,7 +70,7 @@ func New(cfg Config) (*Ring, error) {
 		shelf: &shelf{dir: cfg.Dir, written: map[string]string{}},
 	}
 	r.dir = newDirectory(entry{Member: Member{ID: cfg.NodeID, Name: cfg.Name, Addr: cfg.Advertise(),
-		ClusterPort: cfg.ClusterPort, ClusterID: cfg.Meta.ClusterID, Zone: cfg.Meta.Zone, Version: cfg.Meta.Version,
+		ClusterPort: cfg.ClusterPort, ClusterID: cfg.Meta.ClusterID, Epoch: cfg.Meta.Epoch, Zone: cfg.Meta.Zone, Version: cfg.Meta.Version,
 		KeyStep: cfg.Keys.Step, State: StateAlive, Since: time.Now(), Self: true}})
 	members, problems := r.shelf.readBook()
 	for _, m := range members {
@@ -257,7 +257,7 @@ func (r *Ring) metadata() metadata {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := &r.dir.self
-	return metadata{name: s.Name, zone: s.Zone, version: s.Version, clusterID: s.ClusterID,
+	return metadata{name: s.Name, zone: s.Zone, version: s.Version, clusterID: s.ClusterID, epoch: s.Epoch,
 		clusterPort: s.ClusterPort, leaving: s.leaving, form: s.form, keyStep: s.KeyStep}
 }
 
@@ -310,11 +310,14 @@ func (r *Ring) SetSelf(m Meta) error {
 	if self.ClusterID != "" && m.ClusterID != self.ClusterID {
 		return fmt.Errorf("gossip: this node belongs to cluster %s and cannot enter %q", self.ClusterID, m.ClusterID)
 	}
+	if self.ClusterID != "" && m.Epoch != self.Epoch {
+		return fmt.Errorf("gossip: this node belongs to epoch %q of its cluster and cannot enter %q", self.Epoch, m.Epoch)
+	}
 	if self.ClusterID == m.ClusterID && self.Zone == m.Zone && self.Version == m.Version {
 		return nil
 	}
 	if self.ClusterID != m.ClusterID {
-		r.dir.setCluster(m.ClusterID)
+		r.dir.setCluster(m.ClusterID, m.Epoch)
 		self.form = nil
 		r.tellOwnLeaseLocked()
 		poke(r.entered)

@@ -23,7 +23,7 @@ func (r *Ring) SetLease(l Lease) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, err := encodeLease(r.dir.self.ClusterID, l); err != nil {
+	if _, err := encodeLease(r.dir.self.allegiance(), l); err != nil {
 		return err
 	}
 	if out, changed := r.leases.set(l); changed {
@@ -50,7 +50,7 @@ func (r *Ring) mergeLeases(cluster string, in []Lease) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if cluster == "" || cluster != r.dir.self.ClusterID {
+	if cluster == "" || cluster != r.dir.self.allegiance() {
 		return
 	}
 	var news []Lease
@@ -69,7 +69,7 @@ func (r *Ring) mergeLeases(cluster string, in []Lease) {
 
 // leaseChangedLocked passes news on. The queue's lock nests inside r.mu.
 func (r *Ring) leaseChangedLocked(news []Lease) {
-	if cluster := r.dir.self.ClusterID; r.queue != nil && cluster != "" {
+	if cluster := r.dir.self.allegiance(); r.queue != nil && cluster != "" {
 		for _, l := range news {
 			if b, err := encodeLease(cluster, l); err == nil {
 				r.queue.QueueBroadcast(&leaseBroadcast{node: l.NodeID, msg: b})

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -31,6 +32,7 @@ type Authority struct {
 	ClusterID string
 	Cert      *x509.Certificate
 	key       crypto.Signer
+	epoch     string // see InEpoch
 }
 
 // newAuthority makes an authority. It is done once in the life of a cluster.
@@ -69,8 +71,19 @@ func (a *Authority) Pool() *x509.CertPool {
 // CertPEM is the authority's certificate as PEM.
 func (a *Authority) CertPEM() []byte { return encodeCert(a.Cert.Raw) }
 
+// ErrEpoch is wrapped when a node's certificate is of another epoch of the cluster.
+var ErrEpoch = errors.New("it belongs to another epoch of the cluster")
+
+// InEpoch is the authority as the members of an epoch use it: the certificates of nodes
+// that it signs are of that epoch, and so must be those that it verifies.
+func (a *Authority) InEpoch(epoch string) *Authority {
+	out := *a
+	out.epoch = epoch
+	return &out
+}
+
 // Node signs the certificate with which a node serves and dials: user
-// system:node:NAME in group system:nodes, a URI that carries cluster id and node
+// system:node:NAME in group system:nodes, a URI that carries cluster id, epoch and node
 // id, and the given names and addresses.
 func (a *Authority) Node(id Identity, name string, names []string, addrs []netip.Addr, now time.Time) (tls.Certificate, error) {
 	template := leaf("system:node:"+name, []string{"system:nodes"}, now)
@@ -78,7 +91,7 @@ func (a *Authority) Node(id Identity, name string, names []string, addrs []netip
 	for _, addr := range addrs {
 		template.IPAddresses = append(template.IPAddresses, net.IP(addr.AsSlice()))
 	}
-	template.URIs = []*url.URL{nodeURI(a.ClusterID, id.ID)}
+	template.URIs = []*url.URL{nodeURI(a.ClusterID, a.epoch, id.ID)}
 	template.ExtKeyUsage = append(template.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
 	der, err := a.sign(template, id.Key.Public())
 	if err != nil {
@@ -134,6 +147,9 @@ func (a *Authority) VerifyNode(cert *x509.Certificate, now time.Time) (nodeID st
 	}
 	for _, uri := range cert.URIs {
 		if id, ok := nodeOfURI(uri, a.ClusterID); ok {
+			if theirs := uri.Query().Get("epoch"); theirs != a.epoch {
+				return "", fmt.Errorf("node %s: %w: %s, and this node to %s", id, ErrEpoch, epochText(theirs), epochText(a.epoch))
+			}
 			return id, nil
 		}
 	}
@@ -143,9 +159,16 @@ func (a *Authority) VerifyNode(cert *x509.Certificate, now time.Time) (nodeID st
 // MadeAt is the time at which a certificate was signed, by the signer's clock.
 func MadeAt(cert *x509.Certificate) time.Time { return cert.NotBefore.Add(clockSlack) }
 
-func nodeURI(clusterID, nodeID string) *url.URL {
-	return &url.URL{Scheme: "kontiki", Host: clusterID, Path: "/node/" + nodeID}
+// nodeURI names the epoch only if it is not the first.
+func nodeURI(clusterID, epoch, nodeID string) *url.URL {
+	u := &url.URL{Scheme: "kontiki", Host: clusterID, Path: "/node/" + nodeID}
+	if epoch != "" {
+		u.RawQuery = url.Values{"epoch": {epoch}}.Encode()
+	}
+	return u
 }
+
+func epochText(epoch string) string { return cmp.Or(epoch, "1") }
 
 func nodeOfURI(uri *url.URL, clusterID string) (string, bool) {
 	const prefix = "/node/"

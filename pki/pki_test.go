@@ -84,6 +84,23 @@ func TestTrustSurvivesDiskAndGrant(t *testing.T) {
 	if got, err := made.Authority.VerifyNode(parsed, now); err != nil || got != id.ID {
 		t.Fatalf("a node certificate by the loaded authority: %q, %v; want %q", got, err, id.ID)
 	}
+	later := made.Authority.InEpoch("2-0123456789abc")
+	if _, err := later.VerifyNode(parsed, now); !errors.Is(err, ErrEpoch) || !strings.Contains(err.Error(), "to another epoch of the cluster: 1, and this node to 2-") {
+		t.Fatalf("a certificate of an earlier epoch: %v", err)
+	}
+	if cert, err = later.Node(id, "n1", nil, nil, now); err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := parseLeaf(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := later.VerifyNode(fresh, now); err != nil || got != id.ID {
+		t.Fatalf("a certificate of the epoch: %q, %v", got, err)
+	}
+	if _, err := made.Authority.VerifyNode(fresh, now); !errors.Is(err, ErrEpoch) {
+		t.Fatalf("a certificate of a later epoch: %v", err)
+	}
 	other, err := NewTrust(NewID(), now)
 	if err != nil {
 		t.Fatal(err)

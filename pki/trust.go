@@ -12,6 +12,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 )
@@ -225,6 +227,46 @@ func LoadTrust(dir string) (*Trust, error) {
 		return nil, fmt.Errorf("%s: %w", trustPath(dir), err)
 	}
 	return t, nil
+}
+
+// SealedWith is the id of the key-encryption key that opens what Sealed has returned.
+func SealedWith(sealed []byte) (string, error) {
+	var s sealedTrust
+	if err := json.Unmarshal(sealed, &s); err != nil {
+		return "", fmt.Errorf("the cluster's sealed keys: %w", err)
+	}
+	return s.KEK, nil
+}
+
+// OpenSealed opens what Sealed has returned with the text of a key-encryption key's file.
+func OpenSealed(sealed []byte, keyText string) (*Trust, error) {
+	var s sealedTrust
+	if err := json.Unmarshal(sealed, &s); err != nil {
+		return nil, fmt.Errorf("the cluster's sealed keys: %w", err)
+	}
+	kek, err := decodeKEK(keyText, s.KEK)
+	if err != nil {
+		return nil, fmt.Errorf("the file with the key-encryption key: %w", err)
+	}
+	return openTrust(s, kek)
+}
+
+// KeyText is the key-encryption key as its file holds it. Who has it can open every
+// Secret and sign for everybody.
+func (t *Trust) KeyText() (id, text string) { return t.sealed.KEK, encodeKEK(t.sealed.KEK, t.kek) }
+
+// RemoveTrust makes the node in dir blank: trust.json goes first, since that is what says
+// that it belongs to a cluster.
+func RemoveTrust(dir string) error {
+	for _, path := range []string{trustPath(dir), kekPath(dir)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := syncDir(filepath.Dir(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func trustPath(dir string) string { return filepath.Join(dir, "pki", "trust.json") }
