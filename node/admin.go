@@ -71,6 +71,8 @@ func (n *node) startAdmin(life *lifecycle) error {
 	}
 	n.adminStore(mux)
 	n.adminSecret(mux)
+	n.adminSnapshot(mux)
+	n.adminFaults(mux)
 	mux.HandleFunc("POST /secrets/rotate-key", func(w http.ResponseWriter, r *http.Request) {
 		if !n.question(w, r, &struct{}{}) {
 			return

@@ -9,15 +9,17 @@ import (
 	"path/filepath"
 
 	"kontiki/pki"
+	"kontiki/raftstore"
 )
 
 // charter is what a node knows of its cluster before its store is open: who
 // founded it, on which settings, and the keys.
 type charter struct {
-	ClusterID string   `json:"clusterID"`
-	Founders  []string `json:"founders"`  // ids of the first voters; empty on a node that joined
-	Nonvoters []string `json:"nonvoters"` // ids of the founders without a vote; the same
-	Settings  Settings `json:"settings"`
+	ClusterID string          `json:"clusterID"`
+	Epoch     raftstore.Epoch `json:"epoch,omitempty"` // which history of the cluster; names the directory of the replica
+	Founders  []string        `json:"founders"`        // ids of the first voters; empty on a node that joined
+	Nonvoters []string        `json:"nonvoters"`       // ids of the founders without a vote; the same
+	Settings  Settings        `json:"settings"`
 
 	trust *pki.Trust
 }
@@ -56,7 +58,20 @@ func loadCharter(dir string) (charter, error) {
 	if c.ClusterID != trust.ClusterID() {
 		return charter{}, fmt.Errorf("%s is of cluster %s, but the keys beside it are of cluster %s", path, c.ClusterID, trust.ClusterID())
 	}
+	if err := c.Epoch.Valid(); err != nil {
+		return charter{}, fmt.Errorf("%s: %w", path, err)
+	}
+	c.trust.Authority = trust.Authority.InEpoch(string(c.Epoch))
 	return c, c.Settings.validate()
+}
+
+// write makes a charter durable.
+func (c charter) write(dir string) error {
+	encoded, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return err
+	}
+	return pki.WriteFile(charterPath(dir), encoded)
 }
 
 // enter makes an admission durable: the charter first, the keys last, since the
@@ -66,11 +81,7 @@ func enter(dir string, data []byte) (charter, error) {
 	if err := json.Unmarshal(data, &a); err != nil {
 		return charter{}, fmt.Errorf("the admission is not readable: %w", err)
 	}
-	encoded, err := json.MarshalIndent(a.Charter, "", "  ")
-	if err != nil {
-		return charter{}, err
-	}
-	if err := pki.WriteFile(charterPath(dir), encoded); err != nil {
+	if err := a.Charter.write(dir); err != nil {
 		return charter{}, err
 	}
 	trust, err := pki.AcceptGrant(dir, a.Grant)
@@ -81,6 +92,7 @@ func enter(dir string, data []byte) (charter, error) {
 		return charter{}, fmt.Errorf("the admission is to cluster %s, but its keys are of cluster %s", a.Charter.ClusterID, trust.ClusterID())
 	}
 	a.Charter.trust = trust
+	trust.Authority = trust.Authority.InEpoch(string(a.Charter.Epoch))
 	return a.Charter, nil
 }
 

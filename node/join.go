@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
+	"kontiki/gossip"
 	"kontiki/internal/port"
 )
 
@@ -19,11 +21,8 @@ const (
 // join asks the cluster's members in turn, again and again, to be let in.
 func (n *node) join(ctx context.Context, clusterID string) (charter, error) {
 	for {
-		for _, m := range n.ring.Members() {
-			if m.Self || m.ClusterID != clusterID {
-				continue
-			}
-			data, err := n.askToJoin(ctx, m.ClusterAddr().String(), clusterID)
+		for _, m := range n.fellowsOf(clusterID) {
+			data, err := n.askToJoin(ctx, m.ClusterAddr().String(), clusterID, m.Epoch)
 			if err == nil {
 				n.problems.solved("join")
 				return enter(n.cfg.DataDir, data)
@@ -40,7 +39,15 @@ func (n *node) join(ctx context.Context, clusterID string) (charter, error) {
 	}
 }
 
-func (n *node) askToJoin(ctx context.Context, addr, clusterID string) (json.RawMessage, error) {
+// fellowsOf are the members of a cluster that can let this node in: those of its latest
+// epoch in sight.
+func (n *node) fellowsOf(clusterID string) []gossip.Member {
+	return gossip.LatestEpoch(slices.DeleteFunc(n.ring.Members(), func(m gossip.Member) bool {
+		return m.Self || m.ClusterID != clusterID
+	}))
+}
+
+func (n *node) askToJoin(ctx context.Context, addr, clusterID, epoch string) (json.RawMessage, error) {
 	conn, err := n.port.DialProven(ctx, port.Join, addr)
 	if err != nil {
 		return nil, err
@@ -48,7 +55,7 @@ func (n *node) askToJoin(ctx context.Context, addr, clusterID string) (json.RawM
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	conn.SetDeadline(time.Now().Add(joinTimeout))
-	return askToJoin(conn, joinRequest{n.id.ID, n.cfg.Name, clusterID, n.cfg.Replace}, n.fits)
+	return askToJoin(conn, joinRequest{n.id.ID, n.cfg.Name, clusterID, n.cfg.Replace, epoch}, n.fits)
 }
 
 // serveJoin lets blank nodes in.

@@ -8,6 +8,7 @@ import (
 	"net"
 
 	"kontiki/pki"
+	"kontiki/raftstore"
 )
 
 // The join call is four JSON values on a connection on which both ends have proven the
@@ -21,6 +22,7 @@ type joinRequest struct {
 	Name      string `json:"name"`
 	ClusterID string `json:"clusterID"`
 	Replace   bool   `json:"replace,omitempty"` // take the name of a dead node
+	Epoch     string `json:"epoch,omitempty"`   // of the cluster, as the ring shows it
 }
 
 type joinOffer struct {
@@ -42,7 +44,7 @@ type joinAnswer struct {
 var errDeclined = errors.New("the node does not take the cluster's settings")
 
 // check tells what is wrong with a request whoever answers it.
-func (r joinRequest) check(clusterID string) error {
+func (r joinRequest) check(clusterID string, epoch raftstore.Epoch) error {
 	switch {
 	case !pki.ValidID(r.NodeID):
 		return fmt.Errorf("%q is not a node id", r.NodeID)
@@ -50,6 +52,8 @@ func (r joinRequest) check(clusterID string) error {
 		return fmt.Errorf("%q cannot name a node", r.Name)
 	case r.ClusterID != clusterID:
 		return fmt.Errorf("this is cluster %s, not %s", clusterID, r.ClusterID)
+	case r.Epoch != string(epoch):
+		return fmt.Errorf("this is epoch %s of the cluster, not %s", epoch, raftstore.Epoch(r.Epoch))
 	}
 	return nil
 }
@@ -94,7 +98,7 @@ func answerToJoin(conn net.Conn, c charter, letIn func(joinRequest) ([]byte, err
 	if err := in.Decode(&request); err != nil {
 		return request, fmt.Errorf("its request is not readable: %w", err)
 	}
-	if err := request.check(c.ClusterID); err != nil {
+	if err := request.check(c.ClusterID, c.Epoch); err != nil {
 		return request, errors.Join(err, out.Encode(joinOffer{Error: err.Error()}))
 	}
 	if err := out.Encode(joinOffer{Settings: c.Settings}); err != nil {

@@ -17,7 +17,7 @@ const certificateCheck = 10 * time.Second
 // startMembership lets the cluster port speak as a member, and keeps the node's
 // certificate fresh and true to its address from then on.
 func (n *node) startMembership(life *lifecycle) error {
-	if err := n.ring.SetSelf(gossip.Meta{ClusterID: n.charter.ClusterID, Zone: n.cfg.Zone, Version: n.cfg.Version}); err != nil {
+	if err := n.ring.SetSelf(gossip.Meta{ClusterID: n.charter.ClusterID, Epoch: string(n.charter.Epoch), Zone: n.cfg.Zone, Version: n.cfg.Version}); err != nil {
 		return err
 	}
 	renewed, addr, err := n.renewCertificates()

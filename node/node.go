@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -189,6 +188,11 @@ func (n *node) startRing(life *lifecycle) error {
 	if err != nil && !errors.Is(err, errBlank) {
 		return err
 	}
+	if known.Epoch != "" { // whoever founded this cluster has nothing to say about this epoch
+		if err := gossip.ResetFormation(ringDir(n.cfg.DataDir)); err != nil {
+			return err
+		}
+	}
 	n.ring, err = gossip.New(gossip.Config{
 		NodeID:      n.id.ID,
 		Name:        n.cfg.Name,
@@ -199,8 +203,8 @@ func (n *node) startRing(life *lifecycle) error {
 		Ring:        n.proven(port.Ring),
 		BeaconPort:  n.cfg.RingPort,
 		Join:        n.cfg.Join,
-		Dir:         filepath.Join(n.cfg.DataDir, "ring"),
-		Meta:        gossip.Meta{ClusterID: known.ClusterID, Zone: n.cfg.Zone, Version: n.cfg.Version},
+		Dir:         ringDir(n.cfg.DataDir),
+		Meta:        gossip.Meta{ClusterID: known.ClusterID, Epoch: string(known.Epoch), Zone: n.cfg.Zone, Version: n.cfg.Version},
 		Refused:     n.ringRefused,
 		Logger:      n.log.With("room", "gossip"),
 	})
@@ -250,22 +254,27 @@ func (n *node) becomeMember(ctx context.Context) (charter, error) {
 }
 
 func (n *node) openStore(life *lifecycle) (err error) {
-	n.store, err = raftstore.Open(raftstore.Config{
+	n.store, err = raftstore.Open(selfCheckPace(raftstore.Config{
 		NodeID:    n.id.ID,
 		ClusterID: n.charter.ClusterID,
-		Dir:       filepath.Join(n.cfg.DataDir, "raft"),
+		Epoch:     n.charter.Epoch,
+		Dir:       raftDir(n.cfg.DataDir, n.charter.Epoch),
 		Log:       raftstore.LogStore(n.cfg.LogStore),
 		Raft:      n.member(port.Raft),
 		Calls:     n.member(port.Call),
 		Founders:  n.charter.Founders,
 		Nonvoters: n.charter.Nonvoters,
 		Now:       n.now,
+		Refused:   n.epochRefused,
 		Logger:    n.log.With("room", "raftstore"),
-	})
+	}))
 	if err != nil {
 		return err
 	}
 	life.onStop("store", n.store.Close)
+	if err := n.showMetrics(storeMetrics{n.store}, life); err != nil {
+		return err
+	}
 	n.dataKeys = newDataKeys(n.charter.trust, n.store)
 	n.stored.Store(true)
 	return nil

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"kontiki/gossip"
+	"kontiki/raftstore"
 )
 
 // ringRefused notes whom the ring keeps out. The ring logs two of the three itself.
@@ -21,12 +22,17 @@ func (n *node) ringRefused(f gossip.Refusal) {
 		n.problems.note("cluster/"+f.ID, fmt.Sprintf(
 			"node %s at %s is refused: it belongs to cluster %s under the same join secret, and both clusters stay as they are; to have it here, stop it and start it with an empty data directory",
 			who, f.Addr, f.ClusterID))
+	case gossip.RefusedEpoch:
+		n.epochRefused(who+" at "+f.Addr.String(), raftstore.EpochsDiffer(who+" at "+f.Addr.String(), n.charterEpoch(), raftstore.Epoch(f.Epoch)))
 	case gossip.RefusedRemoved:
 		n.problems.report("removed/"+f.ID, fmt.Sprintf(
 			"node %s at %s is refused: an operator removed it from the cluster; to let the machine in as a new node, stop it and start it with an empty data directory",
 			who, f.Addr))
 	}
 }
+
+// epochRefused notes a member of another epoch of this cluster.
+func (n *node) epochRefused(who string, why error) { n.problems.report("epoch/"+who, why.Error()) }
 
 // secretRefused notes a failed proof of the join secret, at either end.
 func (n *node) secretRefused(peer net.Addr, _ error) {

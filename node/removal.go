@@ -92,12 +92,18 @@ func (n *node) followRemovals(ctx context.Context) error {
 // ctx has ended.
 func awaitChange(ctx context.Context, store *raftstore.Store, prefix string, after uint64) error {
 	watch, err := store.Watch(prefix, after)
+	if errors.Is(err, raftstore.ErrDiffers) {
+		return lookAgain(ctx, store.AwaitServing(ctx))
+	}
 	if err != nil {
 		return lookAgain(ctx, err)
 	}
 	defer watch.Close()
 	for {
 		events, _, err := watch.Next(ctx)
+		if errors.Is(err, raftstore.ErrDiffers) {
+			return lookAgain(ctx, store.AwaitServing(ctx)) // what was read before may be wrong
+		}
 		if err != nil || len(events) > 0 {
 			return lookAgain(ctx, err)
 		}

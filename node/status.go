@@ -20,7 +20,8 @@ type Status struct {
 	Version  string   `json:"version,omitempty"`
 	Phase    string   `json:"phase"`
 	Cluster  string   `json:"cluster,omitempty"`
-	Role     string   `json:"role,omitempty"` // Raft's: Leader, Follower, Candidate
+	Epoch    string   `json:"epoch,omitempty"` // of the cluster; empty until it was recovered or restored
+	Role     string   `json:"role,omitempty"`  // Raft's: Leader, Follower, Candidate
 	Term     uint64   `json:"term,omitempty"`
 	Leader   string   `json:"leader,omitempty"` // node id
 	Revision uint64   `json:"revision"`
@@ -66,6 +67,7 @@ func (n *node) status(ctx context.Context) Status {
 		return s
 	}
 	raft := n.store.Status()
+	s.Epoch = string(n.charter.Epoch)
 	s.Cluster, s.Role, s.Term, s.Leader, s.Revision = n.charter.ClusterID, raft.Role, raft.Term, raft.LeaderID, raft.Revision
 	known := map[string]gossip.Member{}
 	for _, m := range n.ring.Members() {
@@ -190,6 +192,9 @@ func diagnose(s Status, raft raftstore.Status) []string {
 		if !up {
 			away = append(away, cmp.Or(m.Name, m.ID))
 		}
+	}
+	if raft.Unclear != "" {
+		say("replicas of the cluster differ, and there is no majority to say which is right: %s. Find out which of them is right (kontiki snapshot save --local on each), then remove the others and let them join again emptied", raft.Unclear)
 	}
 	if raft.Err != nil {
 		say("the store of this node does not work: %v", raft.Err)

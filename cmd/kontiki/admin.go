@@ -13,6 +13,9 @@ import (
 	"kontiki/node"
 )
 
+// errNoAnswer is wrapped when no node listens on the socket.
+var errNoAnswer = errors.New("no node answers")
+
 // adminCall asks the node on this machine over its unix socket and decodes its
 // answer into out, unless that is nil.
 func adminCall(ctx context.Context, dir, method, path string, in, out any) error {
@@ -54,7 +57,7 @@ func adminStream(ctx context.Context, dir, method, path string, in any) (io.Read
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("no node answers on %s (is it running? is --data-dir right?): %w", socket, err)
+		return nil, fmt.Errorf("%w on %s (is it running? is --data-dir right?): %w", errNoAnswer, socket, err)
 	}
 	if resp.StatusCode == http.StatusOK {
 		return resp.Body, nil

@@ -48,7 +48,7 @@ with one join secret find each other and form a cluster; any node serves the API
 		SilenceUsage:  true,
 		Version:       version,
 	}
-	root.AddCommand(nodeCommand(), statusCommand(), membersCommand(), netCommand(), storeCommand(), secretCommand(), secretsCommand(), resetCommand(), imageCommand(), kubectlCommand(), kubeconfigCommand(), labCommand(), versionCommand())
+	root.AddCommand(nodeCommand(), statusCommand(), membersCommand(), netCommand(), storeCommand(), secretCommand(), secretsCommand(), snapshotCommand(), recoverCommand(), resetCommand(), imageCommand(), kubectlCommand(), kubeconfigCommand(), labCommand(), versionCommand())
 	return root
 }
 
