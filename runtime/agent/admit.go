@@ -20,11 +20,11 @@ type refusal struct{ reason, message string }
 // named the node did not look. Such a pod fails, as on a kubelet.
 func (a *Agent) admit(rec *pod.Record) {
 	var others []*corev1.Pod
-	for _, p := range a.snapshots() {
-		if p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
+	a.eachPod(func(r *running) {
+		if p, phase := r.poster.current(); !ended(phase) {
 			others = append(others, p)
 		}
-	}
+	})
 	room := allocatable(a.host)
 	room[corev1.ResourcePods] = *podsQuantity(&a.cfg)
 	no := refuse(rec.Pod, others, room, a.cfg.AllowedUnsafeSysctls)

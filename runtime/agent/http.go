@@ -95,12 +95,7 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	var p *corev1.Pod
-	for _, s := range a.snapshots() {
-		if s.Namespace == ns && s.Name == name {
-			p = s
-		}
-	}
+	_, p := a.find(ns, name)
 	if p == nil {
 		http.Error(w, fmt.Sprintf("pod %q does not exist", name), http.StatusNotFound)
 		return

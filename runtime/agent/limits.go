@@ -27,7 +27,7 @@ func (a *Agent) watchLimits(ctx context.Context) {
 		}
 		var measured []*running
 		a.eachPod(func(r *running) {
-			if limited(r.poster.snapshot()) {
+			if limited(r.poster.current()) {
 				measured = append(measured, r)
 			}
 		})
@@ -40,8 +40,8 @@ func (a *Agent) watchLimits(ctx context.Context) {
 }
 
 // limited: the pod has emptyDirs with limits, and may write to them: init containers do before it runs.
-func limited(p *corev1.Pod) bool {
-	return len(pod.Limited(p)) > 0 && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed
+func limited(p *corev1.Pod, phase corev1.PodPhase) bool {
+	return len(pod.Limited(p)) > 0 && !ended(phase)
 }
 
 // overLimit says, in upstream's words, which emptyDir of a pod holds more than it

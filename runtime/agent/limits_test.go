@@ -36,7 +36,7 @@ func TestWhatIsOverItsLimit(t *testing.T) {
 		t.Errorf("700 KiB, linked twice, are over 1 MiB: %q", got)
 	}
 	for phase, want := range map[corev1.PodPhase]bool{"": true, corev1.PodPending: true, corev1.PodRunning: true, corev1.PodSucceeded: false, corev1.PodFailed: false} {
-		if pod.Status.Phase = phase; limited(pod) != want {
+		if limited(pod, phase) != want {
 			t.Errorf("a pod that is %q is measured: %v", phase, !want)
 		}
 	}

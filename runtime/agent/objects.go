@@ -21,8 +21,9 @@ type objects struct {
 	nodeName   string
 	localPaths *localPaths
 
-	mu     sync.Mutex // protects tokens
+	mu     sync.Mutex // protects what follows
 	tokens map[string]token
+	asking map[string]chan struct{} // closed when whoever asks for the token has an answer
 }
 
 type token struct {
@@ -57,20 +58,19 @@ func (o *objects) RuntimeHandler(ctx context.Context, class string) (string, err
 }
 
 // Token returns a token of the pod's service account, the same until four
-// fifths of its life are over, then a new one.
+// fifths of its life are over, then a new one. Those who want it at the same time ask once.
 func (o *objects) Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error) {
 	account := pod.Spec.ServiceAccountName
 	if account == "" {
 		account = "default"
 	}
 	key := fmt.Sprintf("%s/%s/%d", pod.UID, p.Audience, ptr.Deref(p.ExpirationSeconds, 0))
-	now := time.Now()
-	o.mu.Lock()
-	have := o.tokens[key]
-	o.mu.Unlock()
-	if now.Before(have.renew) {
-		return have.value, nil
+	have, fresh, done, err := o.known(ctx, key)
+	if err != nil || fresh {
+		return have.value, err
 	}
+	defer done()
+	now := time.Now()
 	req := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
 		ExpirationSeconds: p.ExpirationSeconds,
 		BoundObjectRef:    &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
@@ -98,4 +98,38 @@ func (o *objects) Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceA
 	}
 	o.tokens[key] = token{value: got.Status.Token, renew: now.Add(ends.Sub(now) * 4 / 5), ends: ends}
 	return got.Status.Token, nil
+}
+
+// known finds a token that need not be renewed yet. If there is none, the caller is who asks for one,
+// and calls done then.
+func (o *objects) known(ctx context.Context, key string) (have token, fresh bool, done func(), err error) {
+	for {
+		o.mu.Lock()
+		have := o.tokens[key]
+		if time.Now().Before(have.renew) {
+			o.mu.Unlock()
+			return have, true, nil, nil
+		}
+		other := o.asking[key]
+		if other == nil {
+			mine := make(chan struct{})
+			if o.asking == nil {
+				o.asking = map[string]chan struct{}{}
+			}
+			o.asking[key] = mine
+			o.mu.Unlock()
+			return have, false, func() {
+				o.mu.Lock()
+				defer o.mu.Unlock()
+				delete(o.asking, key)
+				close(mine)
+			}, nil
+		}
+		o.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return token{}, false, nil, ctx.Err()
+		}
+	}
 }

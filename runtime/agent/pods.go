@@ -167,7 +167,7 @@ func (a *Agent) watchPods(ctx context.Context, factory informers.SharedInformerF
 func (a *Agent) seen(ctx context.Context, children *sync.WaitGroup, p *corev1.Pod) {
 	r := a.running(string(p.UID))
 	if r == nil {
-		if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		if ended(p.Status.Phase) {
 			// It ended before this agent's time; nothing of it is here.
 			if p.DeletionTimestamp != nil {
 				children.Go(func() {

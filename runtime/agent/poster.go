@@ -63,6 +63,22 @@ func (p *poster) snapshot() *corev1.Pod {
 	return pod
 }
 
+// current is the pod as last seen in the API, not to be changed, and the phase that snapshot would tell.
+func (p *poster) current() (*corev1.Pod, corev1.PodPhase) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	phase := p.pod.Status.Phase
+	if p.latest != nil && !ended(phase) {
+		phase = p.latest.Phase
+	}
+	return p.pod, phase
+}
+
+// ended: nothing of such a pod runs, now or later.
+func ended(phase corev1.PodPhase) bool {
+	return phase == corev1.PodSucceeded || phase == corev1.PodFailed
+}
+
 // refreshable: some volume's contents may change with the API's objects.
 func (p *poster) refreshable() bool {
 	p.mu.Lock()
@@ -91,6 +107,7 @@ func (p *poster) run(ctx context.Context) {
 			return
 		case <-p.signal:
 		}
+		p.settle(ctx)
 		for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 			p.mu.Lock()
 			dirty, name := p.dirty && p.known, p.pod.Name
@@ -117,6 +134,42 @@ func (p *poster) run(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// settling is how long a status waits that says no more than that the pod is being made. Most pods run
+// by then: it is told in one write, and that one does not wait for another to end.
+const settling = 100 * time.Millisecond
+
+func (p *poster) settle(ctx context.Context) {
+	timer := time.NewTimer(settling)
+	defer timer.Stop()
+	for p.beingMade() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			return
+		case <-p.signal:
+		}
+	}
+}
+
+// beingMade: what is to be written tells of a pod on its way, of which nothing has run or failed yet.
+func (p *poster) beingMade() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.dirty || !p.known || p.latest == nil || p.latest.Phase != corev1.PodPending {
+		return false
+	}
+	for _, list := range [][]corev1.ContainerStatus{p.latest.InitContainerStatuses, p.latest.ContainerStatuses, p.latest.EphemeralContainerStatuses} {
+		for i := range list {
+			w := list[i].State.Waiting
+			if w == nil || w.Reason != "ContainerCreating" && w.Reason != "PodInitializing" {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // flush writes a status now.
@@ -185,7 +238,7 @@ func mergeStatus(cur, s *corev1.PodStatus) corev1.PodStatus {
 	if cur.QOSClass != "" {
 		out.QOSClass = cur.QOSClass
 	}
-	if cur.Phase == corev1.PodSucceeded || cur.Phase == corev1.PodFailed {
+	if ended(cur.Phase) {
 		out.Phase = cur.Phase
 	}
 	out.NominatedNodeName, out.Resize, out.ResourceClaimStatuses = cur.NominatedNodeName, cur.Resize, cur.ResourceClaimStatuses

@@ -27,11 +27,14 @@ func (a *Agent) find(namespace, name string) (*running, *corev1.Pod) {
 	var best *running
 	var pod *corev1.Pod
 	for _, r := range a.pods {
-		if p := r.poster.snapshot(); p.Namespace == namespace && p.Name == name && (pod == nil || p.DeletionTimestamp == nil) {
+		if p, _ := r.poster.current(); p.Namespace == namespace && p.Name == name && (pod == nil || p.DeletionTimestamp == nil) {
 			best, pod = r, p
 		}
 	}
-	return best, pod
+	if best == nil {
+		return nil, nil
+	}
+	return best, best.poster.snapshot()
 }
 
 // begin is called by whoever serves a stream: the context ends when the agent

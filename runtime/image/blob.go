@@ -161,20 +161,28 @@ func readJSONFile(path string, h v1.Hash, limit int64, into any) error {
 
 // writeFileSynced replaces a file so that a crash leaves the old or the new one.
 func writeFileSynced(tmp, path string, b []byte) error {
+	if err := replace(tmp, path, b, (*os.File).Sync); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// replaceFile does the same for those who look at it in this life of the machine.
+func replaceFile(tmp, path string, b []byte) error {
+	return replace(tmp, path, b, func(*os.File) error { return nil })
+}
+
+func replace(tmp, path string, b []byte, sync func(*os.File) error) error {
 	f, err := os.CreateTemp(tmp, "file-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.Remove(f.Name()) }()
 	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err != nil {
+	if err = errors.Join(err, sync(f), f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return os.Rename(f.Name(), path)
 }
 
 func syncDir(dir string) error {

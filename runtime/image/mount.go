@@ -49,8 +49,10 @@ func (s *Store) use(ctx context.Context, img Image, id string) ([]string, error)
 	}
 }
 
+// recordUse does not wait for the disk: what it writes has to outlive processes, not the machine, with
+// which the mount ends that relies on it. Containers that come at once do not wait for each other.
 func (s *Store) recordUse(ctx context.Context, img Image, id string) ([]string, error) {
-	unlock, err := s.lock(ctx)
+	unlock, err := s.share(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +68,7 @@ func (s *Store) recordUse(ctx context.Context, img Image, id string) ([]string, 
 		layers = append(layers, dir)
 		fmt.Fprintln(&list, diff.Hex)
 	}
-	return layers, writeFileSynced(s.path("tmp"), s.path("uses", filepath.Base(id)), []byte(list.String()))
+	return layers, replaceFile(s.path("tmp"), s.path("uses", filepath.Base(id)), []byte(list.String()))
 }
 
 func (s *Store) addUsedLayers(layers map[string]bool) error {

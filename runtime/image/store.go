@@ -114,12 +114,21 @@ func (s *Store) blobPath(h v1.Hash) string { return s.path("blobs", h.Algorithm,
 
 // lock takes the store's lock against every other process and goroutine.
 func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
+	return s.flock(ctx, unix.LOCK_EX)
+}
+
+// share takes it against those alone who change what there is: any number may hold it so.
+func (s *Store) share(ctx context.Context) (unlock func(), err error) {
+	return s.flock(ctx, unix.LOCK_SH)
+}
+
+func (s *Store) flock(ctx context.Context, how int) (unlock func(), err error) {
 	f, err := os.OpenFile(s.path("lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock image store: %w", err)
 	}
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		if err == nil {
 			return func() { _ = f.Close() }, nil
 		}

@@ -66,6 +66,7 @@ func (w *Worker) do(ctx context.Context, a Action) {
 	case Publish, Finalize:
 		w.doFinal(ctx, a.Verb)
 	case Forget:
+		w.saver.settle()
 		if err := os.RemoveAll(w.dir); err != nil {
 			w.log.Error("cannot remove the pod's directory", "error", err)
 		}
@@ -77,7 +78,9 @@ func (w *Worker) do(ctx context.Context, a Action) {
 const waitStep = 100 * time.Millisecond
 
 func (w *Worker) doSandbox(ctx context.Context) {
-	w.commit() // the pod is known from here on, whatever happens
+	// What an agent that dies leaves of a sandbox without a record the next one removes, and the end
+	// of the machine takes it along: nothing here waits for the disk. The start of a container does.
+	w.commitBeside()
 	pod, p := w.rec.Pod, &w.rec.Sandbox
 	if err := w.deps.NetworkReady(); err != nil && !pod.Spec.HostNetwork {
 		if p.Failure == "" {
@@ -118,7 +121,7 @@ func (w *Worker) doSandbox(ctx context.Context) {
 		return
 	}
 	*p = Phase{Ready: true}
-	w.commit()
+	w.commitBeside()
 }
 
 func (w *Worker) doVolumes(ctx context.Context) {
@@ -146,8 +149,7 @@ func (w *Worker) doStart(ctx context.Context, name string) {
 		return
 	}
 	c.Tried = true
-	w.commit()
-	err := w.start(ctx, c, spec)
+	err := w.start(ctx, c, spec, w.commitBeside())
 	if ctx.Err() != nil {
 		return
 	}
@@ -157,7 +159,7 @@ func (w *Worker) doStart(ctx context.Context, name string) {
 	switch {
 	case err == nil:
 		c.Create, c.CreateWhy = Phase{}, ""
-		w.commit()
+		w.commitBeside() // should the agent die first, the shim knows what it started
 	case errors.As(err, &profile):
 		c.CreateWhy = "CreateContainerError"
 		c.Create.fail(err, now)
@@ -198,7 +200,9 @@ func (w *Worker) kindOf(name string) string {
 	return "container"
 }
 
-func (w *Worker) start(ctx context.Context, c *Container, spec *corev1.Container) error {
+// start creates and starts the current attempt. Its program does not begin before recorded returns:
+// what has run is known to have been tried, whatever ends.
+func (w *Worker) start(ctx context.Context, c *Container, spec *corev1.Container, recorded func()) error {
 	img, err := w.deps.Images.Resolve(spec.Image)
 	if err != nil {
 		return fmt.Errorf("%w: %w", os.ErrNotExist, err)
@@ -235,6 +239,7 @@ func (w *Worker) start(ctx context.Context, c *Container, spec *corev1.Container
 	}
 	c.Exec = shim.ExecSpec{Env: cs.Env, Cwd: cs.Cwd, User: cs.User, Capabilities: cs.Capabilities, NoNewPrivileges: cs.NoNewPrivileges}
 	w.startPump(ctx, spec.Name, made.IO)
+	recorded()
 	run, err := w.deps.Shim.Start(ctx, id)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 
 // adopt brings the record in line with what the shim has, after the agent began.
 func (w *Worker) adopt(ctx context.Context, known []shim.Container) {
+	changed := false
 	byID := map[string]shim.Container{}
 	for _, k := range known {
 		byID[k.ID] = k
@@ -23,8 +24,10 @@ func (w *Worker) adopt(ctx context.Context, known []shim.Container) {
 		case there && k.Status != shim.Created && c.State == Waiting:
 			// It was started, and the agent died before it wrote that down.
 			c.ID, c.Tried, c.State, c.StartedAt = id, true, Running, k.Started
+			changed = true
 			w.began(name, c)
 		case !there && c.State == Running:
+			changed = true
 			c.State, c.Ended = Exited, &Ended{ID: id, Code: 137, Reason: "ContainerStatusUnknown", Message: "The container could not be located when the pod was terminated", StartedAt: c.StartedAt, FinishedAt: w.deps.Now()}
 		}
 		if there && c.State != Waiting && !c.Reaped {
@@ -34,7 +37,9 @@ func (w *Worker) adopt(ctx context.Context, known []shim.Container) {
 			w.exited(*k.Exit)
 		}
 	}
-	w.commit()
+	if changed {
+		w.commit()
+	}
 }
 
 // began sets what is true of a container that has just started to run.

@@ -55,8 +55,7 @@ func (w *Worker) giveOnce(volume, dir string, fresh bool) error {
 	if w.rec.Given == nil {
 		w.rec.Given = map[string]bool{}
 	}
-	w.rec.Given[volume] = true
-	w.commit()
+	w.rec.Given[volume] = true // durable before a container starts: until then giving it again does no harm
 	return nil
 }
 

@@ -80,7 +80,7 @@ func (w *Worker) hookAfterStart(ctx context.Context, c *corev1.Container, st *Co
 		cur.Hooked = true
 		cur.Started = c.StartupProbe == nil
 		cur.Ready = cur.Started && c.ReadinessProbe == nil
-		w.commit()
+		w.commitBeside() // else the next agent begins it again
 	})
 }
 

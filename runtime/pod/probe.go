@@ -57,7 +57,7 @@ func (w *Worker) startProbes(ctx context.Context, c *corev1.Container, st *Conta
 			on(func(cur *Container) {
 				cur.Started = true
 				cur.Ready = c.ReadinessProbe == nil
-				w.commit()
+				w.commitBeside()
 			})
 		})
 	}
@@ -70,7 +70,7 @@ func (w *Worker) startProbes(ctx context.Context, c *corev1.Container, st *Conta
 		on(func(cur *Container) {
 			if cur.Ready != ok {
 				cur.Ready = ok
-				w.commit()
+				w.commitBeside()
 			}
 		})
 	})

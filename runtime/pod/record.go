@@ -184,21 +184,32 @@ func LoadRecord(dir string) (*Record, error) {
 		return nil, fmt.Errorf("%s: holds no pod", filepath.Join(dir, recordName))
 	}
 	r.SetPod(r.Pod)
+	r.rememberGiven()
 	return &r, nil
 }
 
-// save makes the record durable; a crash leaves the old or the new one.
-func (r *Record) save(dir string) error {
-	b, err := json.Marshal(r)
-	if err != nil {
-		return err
+// rememberGiven completes records of before there was Given: where a container was tried, volumes had
+// been given to the pod's group already.
+func (r *Record) rememberGiven() {
+	if r.Given != nil || fsGroup(r.Pod) == nil || r.TornDown {
+		return
 	}
-	if err := writeSynced(filepath.Join(dir, recordName), b, 0o600); err != nil {
-		return fmt.Errorf("save the state of pod %s: %w", r.Pod.Name, err)
+	tried := false
+	for _, c := range r.Containers {
+		tried = tried || c.Tried || c.Attempt > 0
 	}
-	return nil
+	if !tried {
+		return
+	}
+	r.Given = map[string]bool{}
+	for i := range r.Pod.Spec.Volumes {
+		if v := &r.Pod.Spec.Volumes[i]; v.EmptyDir != nil {
+			r.Given[v.Name] = true
+		}
+	}
 }
 
+// writeSynced makes a file durable; a crash leaves the old or the new one.
 func writeSynced(path string, b []byte, mode os.FileMode) error {
 	tmp := path + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, mode)

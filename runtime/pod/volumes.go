@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -44,6 +45,25 @@ func (w *Worker) setupVolumes(s *sources) error {
 		}
 	}
 	return nil
+}
+
+// askTokens asks for what the volumes need of the API and is made there, beside the making of the sandbox. Errors
+// are told when the volumes are made.
+func (w *Worker) askTokens(ctx context.Context) {
+	pod := w.rec.Pod
+	if w.rec.Stopping != nil || w.rec.Gone || pod.DeletionTimestamp != nil {
+		return
+	}
+	for i := range pod.Spec.Volumes {
+		if pod.Spec.Volumes[i].Projected == nil {
+			continue
+		}
+		for _, source := range pod.Spec.Volumes[i].Projected.Sources {
+			if t := source.ServiceAccountToken; t != nil {
+				w.jobs.Go(func() { _, _ = w.deps.Objects.Token(ctx, pod, t) })
+			}
+		}
+	}
 }
 
 func (w *Worker) setupVolume(s *sources, v *corev1.Volume) error {

@@ -102,6 +102,7 @@ type Worker struct {
 	inbox  []func(*Record) // run by the worker's goroutine, in order
 	signal chan struct{}
 
+	saver     saver
 	last      *corev1.PodStatus // last one published
 	current   *corev1.PodStatus // as the API has it
 	pumps     map[string]*pump  // by container
@@ -121,6 +122,11 @@ func NewWorker(deps *Deps, rec *Record, known []shim.Container) *Worker {
 		signal: make(chan struct{}, 1), ended: make(chan struct{}), pumps: map[string]*pump{}, probes: map[string]context.CancelFunc{},
 	}
 	w.adoptee = known
+	w.saver = saver{
+		write: func(b []byte) error { return writeSynced(filepath.Join(w.dir, recordName), b, 0o600) },
+		fail:  func(err error) { w.log.Error("cannot save the pod's state", "error", err) },
+		jobs:  &w.jobs,
+	}
 	return w
 }
 
@@ -222,6 +228,7 @@ func (w *Worker) Run(ctx context.Context) bool {
 		return false
 	}
 	w.adopt(ctx, w.adoptee)
+	w.askTokens(ctx)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for rounds := 0; ; {
@@ -304,13 +311,6 @@ func (w *Worker) status() corev1.PodStatus {
 	s := Status(w.rec, View{Now: w.deps.Now(), HostIPs: w.deps.HostIPs(), Current: w.current})
 	w.rec.Conditions = s.Conditions
 	return s
-}
-
-// commit makes the record durable before anything is done that relies on it.
-func (w *Worker) commit() {
-	if err := w.rec.save(w.dir); err != nil {
-		w.log.Error("cannot save the pod's state", "error", err)
-	}
 }
 
 func (w *Worker) containerDir(name string) string { return filepath.Join(w.dir, name) }
