@@ -78,9 +78,9 @@ func (g *imageCollector) collect(ctx context.Context) error {
 	return nil
 }
 
-// collectImages looks every few minutes until ctx ends.
-func (a *Agent) collectImages(ctx context.Context, images *image.Store) {
-	g := &imageCollector{
+// imageCollector is one of the disk that the node's images are on.
+func (a *Agent) imageCollector(images *image.Store) *imageCollector {
+	return &imageCollector{
 		images: images, high: cmp.Or(a.cfg.ImageGCHigh, imageGCHigh), low: cmp.Or(a.cfg.ImageGCLow, imageGCLow), now: time.Now,
 		disk: func() (int64, int64, error) {
 			var st unix.Statfs_t
@@ -91,6 +91,11 @@ func (a *Agent) collectImages(ctx context.Context, images *image.Store) {
 			a.events.Event(&corev1.ObjectReference{Kind: "Node", Name: a.cfg.NodeName, UID: types.UID(a.cfg.NodeName)}, corev1.EventTypeWarning, reason, message)
 		},
 	}
+}
+
+// collectImages looks every few minutes until ctx ends.
+func (a *Agent) collectImages(ctx context.Context, images *image.Store) {
+	g := a.imageCollector(images)
 	tick := time.NewTicker(imageGCInterval)
 	defer tick.Stop()
 	for {

@@ -110,6 +110,11 @@ func main() {
 			fmt.Println("error:", err)
 			os.Exit(1)
 		}
+	case "mount": // DIRECTORY: a tmpfs
+		if err := syscall.Mount("tmpfs", args[0], "tmpfs", 0, ""); err != nil {
+			fmt.Println("error:", err)
+			os.Exit(1)
+		}
 	case "make-link": // TARGET NAME: a symbolic one
 		if err := os.Symlink(args[0], args[1]); err != nil {
 			fmt.Println("error:", err)
