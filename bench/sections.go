@@ -79,7 +79,11 @@ var sections = []section{
 		program: "bench/control", needs: []string{"kontiki"},
 	},
 	{
-		name: "runtime", about: "containers and pods of one node (needs root)",
+		name: "pods", about: "pods of one whole node, beside containerd with ctr, and podman (installed if missing; needs root)",
+		program: "bench/pods", needs: []string{"kontiki"},
+	},
+	{
+		name: "runtime", about: "a node's runtime and agent alone, over an API without latency (needs root)",
 		packages: []string{"runtime/shim", "runtime/agent"},
 		rows: []named{
 			{bench: "BoundToRunning", metric: "p50-ms", what: "pod bound to Running, median", unit: "ms", target: "≤ 60 ms"},

@@ -39,6 +39,8 @@ type Config struct {
 	// ImageGCHigh and ImageGCLow are how full the disk is, in per cent, when images are
 	// removed and until when; 85 and 80 when 0.
 	ImageGCHigh, ImageGCLow int
+	// MaxPods is how many pods this node takes; 110 when 0.
+	MaxPods int
 	// AllowedUnsafeSysctls are sysctls, or beginnings with a star, that pods may set beside the safe ones.
 	AllowedUnsafeSysctls []string
 
@@ -110,6 +112,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if high, low := cmp.Or(c.ImageGCHigh, 85), cmp.Or(c.ImageGCLow, 80); low < 1 || high > 100 || low >= high {
 		return c, fmt.Errorf("images are removed from %d%% of the disk down to %d%%: the first must be the larger, both between 1 and 100 (--image-gc-high-threshold, --image-gc-low-threshold)", high, low)
+	}
+	if c.MaxPods < 0 {
+		return c, fmt.Errorf("--max-pods %d: a node takes one pod or more; leave it out for 110", c.MaxPods)
 	}
 	c.CgroupRoot = cmp.Or(c.CgroupRoot, "/")
 	c.LoadBalancer = cmp.Or(c.LoadBalancer, LoadBalancerNodes)

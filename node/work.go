@@ -80,6 +80,7 @@ func (n *node) startWork(ctx context.Context, life *lifecycle) error {
 		Registries:  registries,
 		ImageGCHigh: n.cfg.ImageGCHigh, ImageGCLow: n.cfg.ImageGCLow,
 		AllowedUnsafeSysctls: n.cfg.AllowedUnsafeSysctls,
+		MaxPods:              n.cfg.MaxPods,
 
 		Shim:          shims,
 		Client:        client,

@@ -65,9 +65,10 @@ var (
 	readyLine  = regexp.MustCompile(`(?m)^ *([0-9.]+)s +all [0-9]+ nodes are Ready`)
 )
 
-// Up makes the hosts, starts their nodes and waits until all are Ready.
-func (l *Lab) Up(ctx context.Context, nodes int) (b Birth, err error) {
-	out, err := l.command(ctx, "up", "--nodes", strconv.Itoa(nodes))
+// Up makes the hosts, starts their nodes, with options of kontiki node if some are given, and waits
+// until all are Ready.
+func (l *Lab) Up(ctx context.Context, nodes int, options ...string) (b Birth, err error) {
+	out, err := l.command(ctx, append([]string{"up", "--nodes", strconv.Itoa(nodes), "--"}, options...)...)
 	if err != nil {
 		return b, err
 	}
@@ -95,9 +96,21 @@ func (l *Lab) Stop(ctx context.Context, host string) error {
 	return err
 }
 
-// Start starts a host's node again.
-func (l *Lab) Start(ctx context.Context, host string) error {
-	_, err := l.command(ctx, "start", host)
+// Kill ends a host's node at once; what runs in its pods goes on.
+func (l *Lab) Kill(ctx context.Context, host string) error {
+	_, err := l.command(ctx, "kill", host)
+	return err
+}
+
+// Start starts a host's node again, with options of kontiki node if some are given.
+func (l *Lab) Start(ctx context.Context, host string, options ...string) error {
+	_, err := l.command(ctx, append([]string{"start", host, "--"}, options...)...)
+	return err
+}
+
+// Kontiki runs the program on a host.
+func (l *Lab) Kontiki(ctx context.Context, host string, args ...string) error {
+	_, err := l.command(ctx, append([]string{"exec", host, "--", l.kontiki}, args...)...)
 	return err
 }
 
@@ -117,27 +130,44 @@ func (l *Lab) Hosts(ctx context.Context) (hosts []Host, err error) {
 	return hosts, json.Unmarshal([]byte(out), &hosts)
 }
 
+// Kubeconfig is the file of the administrator's access to the API of one host.
+func (l *Lab) Kubeconfig(ctx context.Context, host string) (string, error) {
+	out, err := l.command(ctx, "kubeconfig", host)
+	return strings.TrimSpace(out), err
+}
+
 // Client is the administrator's access to the API of one host and no other.
 func (l *Lab) Client(ctx context.Context, host string) (*rest.Config, error) {
-	out, err := l.command(ctx, "kubeconfig", host)
+	file, err := l.Kubeconfig(ctx, host)
 	if err != nil {
 		return nil, err
 	}
-	return clientcmd.BuildConfigFromFlags("", strings.TrimSpace(out))
+	return clientcmd.BuildConfigFromFlags("", file)
 }
 
 // Processes are those of a host: its node, the node's helper and what runs in pods.
 func (l *Lab) Processes(host string) ([]int, error) {
-	var pids []int
+	own, inPods, err := l.Apart(host)
+	return append(own, inPods...), err
+}
+
+// Apart tells a host's processes that run in pods from its own.
+func (l *Lab) Apart(host string) (own, inPods []int, err error) {
 	root := "/sys/fs/cgroup"
 	if _, err := os.Stat(filepath.Join(root, "cgroup.procs")); errors.Is(err, fs.ErrNotExist) {
 		root = filepath.Join(root, "unified") // beside cgroup v1
 	}
-	err := filepath.WalkDir(filepath.Join(root, "kontiki-lab-"+l.name, host), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.Name() != "cgroup.procs" {
+	err = filepath.WalkDir(filepath.Join(root, "kontiki-lab-"+l.name, host), func(path string, d fs.DirEntry, err error) error {
+		if gone(err) || err == nil && d.Name() != "cgroup.procs" {
+			return nil // groups come and go with pods
+		}
+		if err != nil {
 			return err
 		}
 		b, err := os.ReadFile(path)
+		if gone(err) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -146,15 +176,22 @@ func (l *Lab) Processes(host string) ([]int, error) {
 			if err != nil {
 				return err
 			}
-			pids = append(pids, pid)
+			if strings.Contains(path, "/kubepods/") {
+				inPods = append(inPods, pid)
+			} else {
+				own = append(own, pid)
+			}
 		}
 		return nil
 	})
-	if err == nil && len(pids) == 0 {
-		err = fmt.Errorf("nothing runs on host %s", host)
+	if err == nil && len(own) == 0 {
+		err = fmt.Errorf("no node runs on host %s", host)
 	}
-	return pids, err
+	return own, inPods, err
 }
+
+// gone: of a group that is no more, the kernel says either.
+func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) }
 
 // Use is what the processes of a host use.
 type Use struct {

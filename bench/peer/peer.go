@@ -1,4 +1,4 @@
-// Package peer starts what a user would take instead: Debian's etcd-server, and
+// Package peer starts what a user would take instead: Debian's etcd-server, containerd and podman, and
 // upstream's kube-apiserver as bench/peers builds it. Each Process is used by one
 // goroutine. Only the bench imports it.
 package peer
@@ -57,14 +57,17 @@ func FreeAddress() (string, error) {
 }
 
 // InstallEtcd gets Debian's package, without starting its service.
-func InstallEtcd(ctx context.Context) error {
-	if _, err := exec.LookPath("etcd"); err == nil {
+func InstallEtcd(ctx context.Context) error { return install(ctx, "etcd", "etcd-server") }
+
+// install gets packages of Debian when a program of theirs is missing.
+func install(ctx context.Context, program string, packages ...string) error {
+	if _, err := exec.LookPath(program); err == nil {
 		return nil
 	}
 	if os.Getuid() != 0 {
-		return errors.New("etcd is missing: install the package etcd-server, or run with -peer=false")
+		return fmt.Errorf("%s is missing: install %s, or run with -peer=false", program, strings.Join(packages, " "))
 	}
-	for _, args := range [][]string{{"update", "-q"}, {"install", "-y", "-q", "--no-install-recommends", "etcd-server"}} {
+	for _, args := range [][]string{{"update", "-q"}, append([]string{"install", "-y", "-q", "--no-install-recommends"}, packages...)} {
 		cmd := exec.CommandContext(ctx, "apt-get", args...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1")
 		if out, err := cmd.CombinedOutput(); err != nil {

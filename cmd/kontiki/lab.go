@@ -38,9 +38,7 @@ func labCommand() *cobra.Command {
 		labNode(&cfg, "resume NODE", "Let a paused node go on (SIGCONT)", func(ctx context.Context, h *lab.Host) error {
 			return h.Signal(ctx, syscall.SIGCONT)
 		}),
-		labNode(&cfg, "start NODE", "Start the host's node again", func(_ context.Context, h *lab.Host) error {
-			return h.Start()
-		}),
+		labStart(&cfg),
 		labPartition(&cfg), labLoss(&cfg), labHeal(&cfg), labReaddress(&cfg), labAdd(&cfg),
 	)
 	cmd.AddCommand(labPower(&cfg)...)
@@ -50,10 +48,10 @@ func labCommand() *cobra.Command {
 func labUp(cfg *lab.Config) *cobra.Command {
 	var nodes int
 	cmd := &cobra.Command{
-		Use:   "up",
-		Short: "Make the hosts unless they are there, start their nodes, and wait for the cluster",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use:   "up [-- OPTION...]",
+		Short: "Make the hosts unless they are there, start their nodes, with the options of kontiki node that are given, and wait for the cluster",
+		Args:  afterDash(0),
+		RunE: func(cmd *cobra.Command, options []string) error {
 			self, err := os.Executable()
 			if err != nil {
 				return err
@@ -68,7 +66,7 @@ func labUp(cfg *lab.Config) *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), labUpTimeout)
 			defer cancel()
-			if err := l.Up(ctx, cmd.OutOrStdout()); err != nil {
+			if err := l.Up(ctx, cmd.OutOrStdout(), options...); err != nil {
 				return fmt.Errorf("%w\nthe lab is left as it is to look at; remove it with: kontiki lab down --name %s", err, cfg.Name)
 			}
 			suffix := ""
@@ -211,6 +209,33 @@ func labKill(cfg *lab.Config) *cobra.Command {
 	})
 	cmd.Flags().StringVar(&signal, "signal", "SIGKILL", "signal to send")
 	return cmd
+}
+
+func labStart(cfg *lab.Config) *cobra.Command {
+	return &cobra.Command{
+		Use:   "start NODE [-- OPTION...]",
+		Short: "Start the host's node again, with the options of kontiki node that are given",
+		Args:  afterDash(1),
+
+		ValidArgsFunction: completeHosts(cfg),
+		RunE: func(_ *cobra.Command, args []string) error {
+			host, err := findHost(cfg, args[0])
+			if err != nil {
+				return err
+			}
+			return host.Start(args[1:]...)
+		},
+	}
+}
+
+// afterDash wants n arguments; what follows a "--" are options of a node.
+func afterDash(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if dash := cmd.ArgsLenAtDash(); dash >= 0 {
+			args = args[:dash]
+		}
+		return cobra.ExactArgs(n)(cmd, args)
+	}
 }
 
 // labNode is a command that does something to one host.

@@ -96,6 +96,7 @@ node that is given others later does not start:
 	flags.StringVar(&cfg.RegistriesFile, "registries", "", "YAML file with mirrors, credentials and certificates of image registries; registries.yaml in the data directory by default")
 	flags.IntVar(&cfg.ImageGCHigh, "image-gc-high-threshold", 85, "per cent of the disk in use from which images that nothing uses are removed")
 	flags.IntVar(&cfg.ImageGCLow, "image-gc-low-threshold", 80, "per cent of the disk in use down to which they are")
+	flags.IntVar(&cfg.MaxPods, "max-pods", 110, "how many pods this node takes; its pod subnet has room for some 250")
 	flags.StringSliceVar(&cfg.AllowedUnsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or beginnings of them ending in *, that pods of this node may set beside the safe ones")
 	flags.StringVar(&cfg.CgroupRoot, "cgroup-root", "/", "cgroup below which pods are placed")
 	flags.BoolVar(&teardown, "teardown", false, "stop the pods and remove the network that a stopped node left on this machine, and exit")

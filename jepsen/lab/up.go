@@ -31,8 +31,8 @@ type nodeStatus struct {
 
 // Up starts the node of every host that has none running, and waits until one cluster has formed
 // and all its nodes are Ready, telling progress a line each with the time since
-// the nodes were started.
-func (l *Lab) Up(ctx context.Context, progress io.Writer) error {
+// the nodes were started. They are started with the options given, beside the lab's own.
+func (l *Lab) Up(ctx context.Context, progress io.Writer, options ...string) error {
 	began := time.Now()
 	say := func(format string, args ...any) {
 		fmt.Fprintf(progress, "%6.2fs  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
@@ -42,7 +42,7 @@ func (l *Lab) Up(ctx context.Context, progress io.Writer) error {
 		if _, err := h.Pid(); err == nil {
 			continue
 		}
-		if err := h.Start(); err != nil {
+		if err := h.Start(options...); err != nil {
 			return err
 		}
 		started++
