@@ -77,6 +77,19 @@ func newFormPlan(seed int64) *formPlan {
 	ids = ids[p.absent:]
 	add := func(a formAct) { p.steps = append(p.steps, a) }
 	some := func() []string { return slices.Clone(ids[:1+r.Intn(len(ids))]) }
+	if r.Intn(3) == 0 {
+		p.rivals(slices.Clone(ids), func(from, to []string) { add(formAct{do: "cut", ids: from, to: to}) })
+		add(formAct{do: "start", ids: slices.Clone(ids)})
+		add(formAct{do: "run", span: time.Duration(100+r.Intn(1000)) * time.Millisecond})
+	}
+	for range r.Intn(3) { // they come one after the other, and see each other by turns
+		p.partition(r, slices.Clone(ids))
+		add(formAct{do: "start", ids: some()})
+		add(formAct{do: "run", span: time.Duration(r.Intn(300)) * time.Millisecond})
+		add(formAct{do: "start", ids: some()})
+		add(formAct{do: "run", span: time.Duration(r.Intn(600)) * time.Millisecond})
+		add(formAct{do: "heal"})
+	}
 	for range 4 + r.Intn(16) {
 		r.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
 		switch r.Intn(8) {
@@ -103,9 +116,11 @@ func (p *formPlan) partition(r *rand.Rand, ids []string) {
 		p.steps = append(p.steps, formAct{do: "cut", ids: slices.Clone(from), to: slices.Clone(to)})
 	}
 	half := len(ids) / 2
-	switch r.Intn(5) {
+	switch r.Intn(6) {
 	case 0:
 		cut(ids[:half], ids[half:])
+	case 5:
+		p.rivals(ids, cut)
 	case 1: // one alone
 		cut(ids[:1], ids[1:])
 	case 2: // the two halves meet at one node
@@ -126,6 +141,14 @@ func (p *formPlan) partition(r *rand.Rand, ids []string) {
 			p.steps = append(p.steps, formAct{do: "run", span: time.Duration(20+r.Intn(800)) * time.Millisecond}, formAct{do: "heal"},
 				formAct{do: "run", span: time.Duration(20+r.Intn(800)) * time.Millisecond})
 		}
+	}
+}
+
+// rivals has the two that would coordinate not see each other, and all others see both.
+func (p *formPlan) rivals(ids []string, cut func(from, to []string)) {
+	slices.Sort(ids)
+	if len(ids) > 1 {
+		cut(ids[:1], ids[1:2])
 	}
 }
 

@@ -107,8 +107,13 @@ func (k *simClient) apply(p *simProcess, what string, compares []check.Compare, 
 	defer cancel()
 	t := check.Txn{What: fmt.Sprintf("%s of client %d on %s, %v", what, k.id, p.name, updates), Compares: compares, Updates: updates}
 	t.Call = k.moment.Add(1)
-	r, err := p.store.Apply(ctx, txn)
-	t.Outcome = simOutcome(p, err)
+	var r TxnResult
+	t.Outcome = check.Failed
+	if p.receive(ctx) {
+		var err error
+		r, err = p.store.Apply(ctx, txn)
+		t.Outcome = simOutcome(p, err)
+	}
 	t.Return = k.moment.Add(1)
 	t.Succeeded, t.Revision, t.Revisions = r.Succeeded, r.Revision, r.Revisions
 	for _, kv := range r.Current {
@@ -218,8 +223,13 @@ func (k *simClient) linearize(p *simProcess, key string) (View, check.Point, boo
 	defer cancel()
 	point := check.Point{What: fmt.Sprintf("linearizable read of client %d on %s", k.id, p.name)}
 	point.Call = k.moment.Add(1)
-	v, err := p.store.Linearize(ctx)
-	point.Outcome = simOutcome(p, err)
+	var v View
+	point.Outcome = check.Failed
+	if p.receive(ctx) {
+		var err error
+		v, err = p.store.Linearize(ctx)
+		point.Outcome = simOutcome(p, err)
+	}
 	point.Return = k.moment.Add(1)
 	k.count("linearizable read"+[]string{"", ": ok", ": failed", ": unknown"}[point.Outcome], 1)
 	if point.Outcome != check.OK {
@@ -254,12 +264,15 @@ func (k *simClient) read(p *simProcess) { k.linearize(p, "reg/0") }
 // local reads what the replica holds: now, or as it was at an earlier revision.
 func (k *simClient) local(p *simProcess) {
 	point := check.Point{What: fmt.Sprintf("local read of client %d on %s", k.id, p.name), Outcome: check.OK}
+	ctx, cancel := k.within(time.Second)
+	defer cancel()
 	point.Call = k.moment.Add(1)
+	if !p.receive(ctx) {
+		return
+	}
 	v := p.store.View()
 	point.Return = k.moment.Add(1)
 	point.Revision = v.Revision()
-	ctx, cancel := k.within(time.Second)
-	defer cancel()
 	old, err := p.store.ViewAt(ctx, v.Revision()-min(v.Revision(), uint64(k.random.IntN(60))))
 	if !p.alive() {
 		return

@@ -52,6 +52,44 @@ type simProcess struct {
 	name  string
 	store *Store
 	dead  chan struct{}
+
+	mu     sync.Mutex
+	paused chan struct{} // not nil while it is: then closed when it goes on
+}
+
+// pause keeps requests of clients from being read, as the network does those of nodes.
+func (p *simProcess) pause() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.paused == nil {
+		p.paused = make(chan struct{})
+	}
+}
+
+func (p *simProcess) resume() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.paused != nil {
+		close(p.paused)
+		p.paused = nil
+	}
+}
+
+// receive waits while the process is paused, and tells whether a request was read.
+func (p *simProcess) receive(ctx context.Context) bool {
+	p.mu.Lock()
+	paused := p.paused
+	p.mu.Unlock()
+	if paused == nil {
+		return true
+	}
+	select {
+	case <-paused:
+		return true
+	case <-ctx.Done():
+	case <-p.dead:
+	}
+	return false
 }
 
 func (p *simProcess) alive() bool {
@@ -265,10 +303,10 @@ func (c *simCluster) run() {
 // recover ends all faults.
 func (c *simCluster) recover() {
 	c.notef("all faults end")
+	c.resume()
 	c.net.shift(func() {
 		clear(c.net.cut)
-		clear(c.net.paused)
-		c.net.flaky, c.net.reject = 0, false
+		c.net.flaky, c.net.reject, c.net.most = 0, false, simNear
 	})
 	for _, n := range c.nodes {
 		n.disk.heal()

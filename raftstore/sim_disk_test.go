@@ -390,7 +390,7 @@ func (s *simSink) Close() error {
 	return d.change(s.life, "snapshot", func(f *simFiles) {
 		before := slices.Clone(f.snapshots)
 		d.wrote(func(f *simFiles) { f.snapshots = before })
-		f.snapshots = append(slices.Clone(f.snapshots), s.snapshot)
+		f.snapshots = append([]*simSnapshot{s.snapshot}, f.snapshots...) // of equals, the latest first
 		slices.SortStableFunc(f.snapshots, func(a, b *simSnapshot) int {
 			if a.meta.Term != b.meta.Term {
 				return int(b.meta.Term) - int(a.meta.Term)

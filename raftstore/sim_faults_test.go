@@ -21,7 +21,10 @@ func (c *simCluster) do(s simStep) {
 	case "heal":
 		c.net.shift(func() { clear(c.net.cut); c.net.reject = false })
 	case "resume":
-		c.net.shift(func() { clear(c.net.paused) })
+		c.resume()
+	case "far":
+		c.net.shift(func() { c.net.most = s.For })
+		c.count("fault: slow network", 1)
 	case "compact":
 		c.compact(s.Count)
 	case "flaky":
@@ -61,6 +64,7 @@ func (c *simCluster) doAt(n *simNode, s simStep) {
 		c.running.Go(func() { c.stop(n) })
 		c.count("fault: orderly stop", 1)
 	case "pause":
+		p.pause()
 		c.net.shift(func() { c.net.paused[n.id] = true })
 		c.count("fault: pause", 1)
 	case "transfer":
@@ -70,6 +74,17 @@ func (c *simCluster) doAt(n *simNode, s simStep) {
 	case "add", "promote", "demote", "remove":
 		c.beside(s.Do, func(ctx context.Context) error { return c.changeMember(ctx, n.id, s.Do) })
 	}
+}
+
+// resume has all paused processes go on. What has arrived for them waits in no order:
+// requests of clients may be read before what other nodes sent.
+func (c *simCluster) resume() {
+	for _, n := range c.nodes {
+		if p := n.at(); p != nil {
+			p.resume()
+		}
+	}
+	c.net.shift(func() { clear(c.net.paused) })
 }
 
 // beside does what takes time and counts how it ended.

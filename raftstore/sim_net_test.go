@@ -35,7 +35,7 @@ type simNet struct {
 
 func newSimNet(random *rand.Rand) *simNet {
 	return &simNet{random: random, listeners: make(map[string]*simListener), cut: make(map[[2]string]bool), paused: make(map[string]bool),
-		off: make(map[string]bool), most: 2 * time.Millisecond, halves: make(map[*simHalf]struct{}), changed: make(chan struct{})}
+		off: make(map[string]bool), most: simNear, halves: make(map[*simHalf]struct{}), changed: make(chan struct{})}
 }
 
 // simHalf is one direction of a stream; simNet.mu guards it.

@@ -93,7 +93,7 @@ var simEpisodes = []simEpisode{
 	{"crash at a write", (*simDraw).crashAtWrite}, {"pause", (*simDraw).pause}, {"members", (*simDraw).members},
 	{"snapshots", (*simDraw).snapshots}, {"compaction", (*simDraw).compaction}, {"clock", (*simDraw).clock},
 	{"disk", (*simDraw).disk}, {"flaky streams", (*simDraw).flaky}, {"transfer", (*simDraw).transfer},
-	{"stop", (*simDraw).stop}, {"votes", (*simDraw).votes},
+	{"stop", (*simDraw).stop}, {"votes", (*simDraw).votes}, {"slow network", (*simDraw).far},
 }
 
 // span is a time of so many milliseconds.
@@ -234,6 +234,14 @@ func (d *simDraw) flaky(at time.Duration) {
 	d.add(at+d.span(300, 2000), simStep{Do: "flaky"})
 }
 
+// simNear is the most that a message takes on a network that is well.
+const simNear = 2 * time.Millisecond
+
+func (d *simDraw) far(at time.Duration) {
+	d.add(at, simStep{Do: "far", For: d.span(5, 120)})
+	d.add(at+d.span(300, 1500), simStep{Do: "far", For: simNear})
+}
+
 func (d *simDraw) transfer(at time.Duration) {
 	d.add(at, simStep{Do: "transfer", Node: simNodeID(d.IntN(d.p.Voters))})
 }
@@ -252,12 +260,12 @@ func (d *simDraw) votes(at time.Duration) {
 	for _, s := range [][2][]string{{ids[1:half], ids[half:]}, {ids[half:], ids[1:half]}} {
 		d.add(at, simStep{Do: "cut", From: s[0], To: s[1], How: "drop"})
 	}
-	for range 3 {
+	for range 2 {
 		d.add(at, simStep{Do: "crash", Node: voter, How: "kill"})
 		at += d.span(200, 350)
-		d.add(at, simStep{Do: "trap", Node: voter, How: "vote-told", Count: 1, For: d.span(2, 30)})
+		d.add(at, simStep{Do: "trap", Node: voter, How: "vote-told", Count: 1, For: d.span(2, 600)})
 		d.add(at, simStep{Do: "start", Node: voter})
-		at += d.span(300, 600)
+		at += d.span(600, 1200)
 	}
 	d.add(at, simStep{Do: "heal"})
 }
@@ -266,7 +274,9 @@ func (d *simDraw) votes(at time.Duration) {
 func (d *simDraw) staleLeader(at time.Duration) {
 	id := d.p.Stopped
 	d.add(at, simStep{Do: "transfer", Node: id})
+	d.add(at, simStep{Do: "far", For: d.span(2, 30)})
 	at += d.span(100, 300)
+	d.add(at+d.span(0, 200), simStep{Do: "far", For: simNear})
 	if d.IntN(3) > 0 {
 		d.add(at, simStep{Do: "pause", Node: id})
 		d.add(at+d.span(700, 1500), simStep{Do: "resume"})
