@@ -32,6 +32,8 @@ import (
 	"k8s.io/kube-openapi/pkg/common"
 
 	admit "kontiki/apiserver/admission"
+	"kontiki/apiserver/apidocs"
+	"kontiki/apiserver/openapi"
 	"kontiki/apiserver/storage"
 )
 
@@ -52,7 +54,8 @@ type chain struct {
 	discovery     aggregated.ResourceManager
 	services      webhook.ServiceResolver
 	namer         *apiopenapi.DefinitionNamer
-	definitions   common.GetOpenAPIDefinitions
+	definitions   common.GetOpenAPIDefinitions            // one for all servers, while they are put together
+	configs       []*genericapiserver.Config              // of all servers
 	mapper        *restmapper.DeferredDiscoveryRESTMapper // the kinds of policies' parameters
 
 	custom     *extensionsserver.CustomResourceDefinitions // the last of the chain
@@ -129,7 +132,35 @@ func (c *chain) config(codecs serializer.CodecFactory, getter generic.RESTOption
 	gc.OpenAPIConfig.Info.Title = "Kubernetes"
 	gc.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(c.definitions, c.namer)
 	gc.OpenAPIV3Config.Info.Title = "Kubernetes"
+	c.configs = append(c.configs, gc)
 	return gc
+}
+
+// document serves the documents of this project's kinds, which are most of what there is to
+// document. Those of the two other servers are the library's, which changes them as definitions come and go.
+func (c *chain) document(own *genericapiserver.GenericAPIServer, completed genericapiserver.CompletedConfig) {
+	apidocs.Install(own.Handler.GoRestfulContainer, own.Handler.NonGoRestfulMux,
+		func() *common.Config {
+			config := *completed.OpenAPIConfig
+			config.GetDefinitions = openapi.GetOpenAPIDefinitions
+			return &config
+		},
+		func() *common.OpenAPIV3Config {
+			config := *completed.OpenAPIV3Config
+			config.GetDefinitions = openapi.GetOpenAPIDefinitions
+			config.Definitions = genericapiserver.DefaultOpenAPIV3Config(openapi.GetOpenAPIDefinitions, c.namer).Definitions
+			return &config
+		})
+}
+
+// forgetDefinitions lets go of what the servers were put together with. They keep
+// their configurations, which hold several megabytes of it.
+func (c *chain) forgetDefinitions() {
+	c.definitions = nil
+	for _, gc := range c.configs {
+		gc.OpenAPIConfig.GetDefinitions, gc.OpenAPIV3Config.GetDefinitions = openapi.GetOpenAPIDefinitions, openapi.GetOpenAPIDefinitions
+		gc.OpenAPIV3Config.Definitions = nil
+	}
 }
 
 // notFound is the end of the chain. Until all servers know their paths it asks

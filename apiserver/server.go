@@ -112,10 +112,14 @@ func New(cfg Config) (*Server, error) {
 	if err := c.extensions(cfg.Store, c.notFound(codecs)); err != nil {
 		return nil, fmt.Errorf("apiserver: custom resources: %w", err)
 	}
-	own, err := c.config(codecs, getter).Complete(shared).New("kontiki", c.custom.GenericAPIServer)
+	config := c.config(codecs, getter)
+	config.SkipOpenAPIInstallation = true // see document
+	completed := config.Complete(shared)
+	own, err := completed.New("kontiki", c.custom.GenericAPIServer)
 	if err != nil {
 		return nil, fmt.Errorf("apiserver: %w", err)
 	}
+	c.document(own, completed)
 	if err := install(own, groups, scheme, codecs, getter); err != nil {
 		return nil, fmt.Errorf("apiserver: %w", err)
 	}
@@ -130,6 +134,7 @@ func New(cfg Config) (*Server, error) {
 	if err := c.prepare(); err != nil {
 		return nil, fmt.Errorf("apiserver: %w", err)
 	}
+	c.forgetDefinitions()
 	s.stop = func() {
 		shared.Shutdown()
 		c.custom.Informers.Shutdown()

@@ -1,0 +1,126 @@
+// Package apidocs serves a server's OpenAPI documents without keeping them: they are
+// tens of megabytes of structures that somebody asks for now and then. They are built
+// by the library, from the server's routes, when they are asked for, and given up a minute
+// after the last question. What is asked each second, the list of OpenAPI v3 documents with their
+// hashes, is kept.
+//
+// Handlers may be used by any number of goroutines. Only apiserver imports this package.
+package apidocs
+
+import (
+	"bytes"
+	"maps"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/emicklei/go-restful/v3"
+	"k8s.io/apiserver/pkg/server/mux"
+	"k8s.io/apiserver/pkg/server/routes"
+	"k8s.io/apiserver/pkg/util/responsewriter"
+	"k8s.io/kube-openapi/pkg/common"
+)
+
+// keep is how long documents stay that nobody asks for: a client reads several.
+const keep = time.Minute
+
+// Paths of the documents, the library's.
+const (
+	v2Path = "/openapi/v2"
+	v3Path = "/openapi/v3"
+)
+
+// Install serves the documents of the routes in a container below their usual paths. The
+// container must have its routes by the first request. V2 and v3 make configurations, since
+// what they hold of definitions is to be given up with the documents.
+func Install(container *restful.Container, mux *mux.PathRecorderMux, v2 func() *common.Config, v3 func() *common.OpenAPIV3Config) {
+	mux.Handle(v2Path, newLate(func(m *muxOf) { routes.OpenAPI{Config: v2()}.InstallV2(container, m) }))
+	documents := newLate(func(m *muxOf) { routes.OpenAPI{V3Config: v3()}.InstallV3(container, m) })
+	mux.Handle(v3Path, &list{from: documents})
+	mux.HandlePrefix(v3Path+"/", documents)
+}
+
+// muxOf is what the library puts its handlers into.
+type muxOf = mux.PathRecorderMux
+
+// late is a handler that exists while it is in use.
+type late struct {
+	install func(*muxOf)
+
+	mu   sync.Mutex
+	made http.Handler
+	idle *time.Timer // gives made up
+}
+
+func newLate(install func(*muxOf)) *late {
+	l := &late{install: install}
+	l.idle = time.AfterFunc(keep, l.giveUp)
+	l.idle.Stop()
+	return l
+}
+
+func (l *late) ServeHTTP(w http.ResponseWriter, r *http.Request) { l.handler().ServeHTTP(w, r) }
+
+// handler makes the handler if there is none. Who asks meanwhile waits.
+func (l *late) handler() http.Handler {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.made == nil {
+		m := mux.NewPathRecorderMux("openapi")
+		l.install(m)
+		l.made = m
+	}
+	l.idle.Reset(keep)
+	return l.made
+}
+
+func (l *late) giveUp() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.made = nil
+}
+
+// list answers with what a handler said the first time, which never changes while a
+// server runs: routes are fixed.
+type list struct {
+	from http.Handler
+
+	mu     sync.Mutex
+	header http.Header // nil: not asked yet
+	body   []byte
+	asked  time.Time
+}
+
+func (l *list) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !l.ask(w, r) {
+		return
+	}
+	maps.Copy(w.Header(), l.header)
+	http.ServeContent(w, r, v3Path, l.asked, bytes.NewReader(l.body))
+}
+
+// ask fills the list. If it cannot be had, ask passes on why and returns false, and the next
+// request tries again.
+func (l *list) ask(w http.ResponseWriter, r *http.Request) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.header != nil {
+		return true
+	}
+	plain := r.Clone(r.Context())
+	plain.Header = http.Header{"Accept": r.Header["Accept"]} // the whole list, whatever this client knows of it
+	answer := responsewriter.NewInMemoryResponseWriter()
+	l.from.ServeHTTP(answer, plain)
+	if answer.RespCode() != http.StatusOK {
+		maps.Copy(w.Header(), answer.Header())
+		w.WriteHeader(answer.RespCode())
+		_, _ = w.Write(answer.Data()) // an error is the client's having gone
+		return false
+	}
+	header := answer.Header().Clone()
+	header.Del("Content-Length")
+	header.Del("Last-Modified")
+	header.Del("Accept-Ranges")
+	l.header, l.body, l.asked = header, answer.Data(), time.Now()
+	return true
+}
