@@ -36,7 +36,8 @@ type Config struct {
 	// ClientCA returns the certificates that sign clients' certificates. It is
 	// asked for every request with a certificate; nil lets nobody in that way.
 	ClientCA func() *x509.CertPool
-	// Now is the clock that clients' certificates are checked with; time.Now when nil.
+	// Now is the clock that clients' certificates are checked with, and tokens are made
+	// and checked; time.Now when nil.
 	Now func() time.Time
 	// ServiceAccountKey signs the tokens of service accounts: ECDSA over P-256.
 	// Nil serves and believes none.

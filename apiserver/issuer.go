@@ -1,6 +1,8 @@
 package apiserver
 
 import (
+	"time"
+
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -15,7 +17,11 @@ func newIssuer(cfg Config, client kubernetes.Interface) (*tokens.Issuer, authent
 	if cfg.ServiceAccountKey == nil {
 		return nil, nil, nil, nil
 	}
-	issuer, err := tokens.New(cfg.ServiceAccountKey, client)
+	now := cfg.Now
+	if now == nil {
+		now = time.Now
+	}
+	issuer, err := tokens.New(cfg.ServiceAccountKey, client, now)
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -54,8 +54,9 @@ type Issuer struct {
 	now    func() time.Time
 }
 
-// New returns an issuer that signs with key and looks up accounts with client.
-func New(key crypto.Signer, client kubernetes.Interface) (*Issuer, error) {
+// New returns an issuer that signs with key, looks up accounts with client, and goes by
+// the clock now.
+func New(key crypto.Signer, client kubernetes.Interface, now func() time.Time) (*Issuer, error) {
 	s, err := newSigner(key)
 	if err != nil {
 		return nil, err
@@ -64,7 +65,7 @@ func New(key crypto.Signer, client kubernetes.Interface) (*Issuer, error) {
 		_, err := client.CoreV1().Secrets(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
 		return err
 	}
-	return &Issuer{s, client, newUses(write), time.Now}, nil
+	return &Issuer{s, client, newUses(write), now}, nil
 }
 
 // Run notes that tokens in Secrets were used, until ctx ends.

@@ -30,7 +30,7 @@ const patience = 90 * time.Second
 
 // TestMain lets the test binary work inside a host: fetch reads a list of URLs as
 // JSON and answers what each returned; kernel lists what is there of a pod
-// network, and sabotage removes some of it.
+// network, sabotage removes some of it; in1970 runs a program in another time.
 func TestMain(m *testing.M) {
 	var err error
 	switch {
@@ -43,6 +43,8 @@ func TestMain(m *testing.M) {
 		}
 	case len(os.Args) == 3 && os.Args[1] == "sabotage":
 		err = sabotage(os.Args[2])
+	case len(os.Args) >= 3 && os.Args[1] == "in1970":
+		err = in1970(os.Args[2:])
 	default:
 		os.Exit(m.Run())
 	}

@@ -19,6 +19,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/kubectl/pkg/scheme"
@@ -37,12 +38,13 @@ func TestEnter(t *testing.T) {
 		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PodSpec{NodeName: there.Name, TerminationGracePeriodSeconds: &grace,
 			Containers: []corev1.Container{{Name: "main", Image: busyboxImage, Command: command}}}}
 	}
-	shell := pod("shell", "/bin/sh", "-c", "mkdir -p /www && echo served > /www/index.html && httpd -p 127.0.0.1:8080 -h /www && echo up && exec sleep 1000000")
+	shell := pod("shell", "/bin/sh", "-c", "mkdir -p /www && echo served > /www/index.html && httpd -p 127.0.0.1:8080 -h /www && httpd -p 8081 -h /www && echo up && exec sleep 1000000")
 	input := pod("input", "/bin/cat")
 	input.Spec.Containers[0].Stdin, input.Spec.Containers[0].StdinOnce = true, true
 	input.Spec.RestartPolicy = corev1.RestartPolicyNever
 	terminal := pod("terminal", "/bin/sh")
 	terminal.Spec.Containers[0].Stdin, terminal.Spec.Containers[0].TTY = true, true
+	shell.Labels = map[string]string{"app": "shell"}
 	for _, p := range []*corev1.Pod{shell, input, terminal} {
 		if _, err := client.CoreV1().Pods("default").Create(t.Context(), p, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
@@ -54,6 +56,7 @@ func TestEnter(t *testing.T) {
 	t.Run("exec with a terminal", func(t *testing.T) { c.execsTerminal(t, here) })
 	t.Run("cp", func(t *testing.T) { c.copies(t, here) })
 	t.Run("port-forward", func(t *testing.T) { c.forwards(t, here) })
+	t.Run("proxy to a Service and to a pod", func(t *testing.T) { c.proxies(t, here) })
 	t.Run("attach", func(t *testing.T) {
 		out, err := c.stdin(t, here, "to be repeated\n", "attach", "-i", "input")
 		if err != nil || !strings.Contains(out, "to be repeated\n") {
@@ -79,6 +82,29 @@ func TestEnter(t *testing.T) {
 			t.Errorf("exec on a dead node: %v", err)
 		}
 	})
+}
+
+// proxies fetches a page of a pod that runs on another node through the API: by the
+// names of a Service's port, its number, and the pod.
+func (c *cluster) proxies(t *testing.T, host *lab.Host) {
+	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "shell"}, Spec: corev1.ServiceSpec{
+		Selector: map[string]string{"app": "shell"}, Ports: []corev1.ServicePort{{Name: "web", Port: 80, TargetPort: intstr.FromInt32(8081)}}}}
+	if _, err := c.client(t, host).CoreV1().Services("default").Create(t.Context(), service, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"services/shell:web", "services/shell:80", "services/http:shell:web", "pods/shell:8081"} {
+		// The slice is made by a controller, and every node hears of it a little later.
+		c.eventually(t, path+" to answer", func(ctx context.Context) error {
+			out, err := c.tryKubectl(ctx, host, "get", "--raw", "/api/v1/namespaces/default/"+path+"/proxy/index.html")
+			if err == nil && out != "served\n" {
+				err = fmt.Errorf("it answers %q", out)
+			}
+			return err
+		})
+	}
+	if _, err := c.tryKubectl(t.Context(), host, "get", "--raw", "/api/v1/namespaces/default/services/shell:web/proxy/none"); err == nil || !strings.Contains(err.Error(), "404") && !strings.Contains(err.Error(), "could not find") {
+		t.Errorf("a page that is not there: %v", err)
+	}
 }
 
 // stdin runs kubectl with input.

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -72,7 +73,11 @@ func (h *Host) create() error {
 }
 
 // Start starts the host's node. The node outlives the calling process.
-func (h *Host) Start(extra ...string) error {
+func (h *Host) Start(extra ...string) error { return h.StartWith(nil, extra...) }
+
+// StartWith is Start by another program, which is given the node's command line behind
+// its own arguments, stands for the node, and ends with it.
+func (h *Host) StartWith(program []string, extra ...string) error {
 	if pid, err := h.Pid(); err == nil {
 		return fmt.Errorf("the node on %s runs already, as process %d", h.Name, pid)
 	}
@@ -92,7 +97,8 @@ func (h *Host) Start(extra ...string) error {
 	if !h.lab.cfg.Beacon {
 		args = append(args, "--join", strings.Join(h.lab.hostNames(), ","))
 	}
-	cmd := exec.Command(h.lab.cfg.Binary, args...)
+	line := slices.Concat(program, []string{h.lab.cfg.Binary}, args)
+	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := h.start(cmd, true); err != nil {
 		return fmt.Errorf("start the node on %s: %w", h.Name, err)
