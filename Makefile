@@ -17,11 +17,14 @@ EXAMPLES := bin/examples/web.tar
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: deps $(SHIM) ## build bin/kontiki, with kontiki-shim inside, and the example image
+build: deps $(SHIM) ## build bin/kontiki, with kontiki-shim inside, and the images of the examples
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kontiki ./cmd/kontiki
 	@mkdir -p bin/examples/web
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/examples/web/web ./examples/web
 	bin/kontiki image import bin/examples/web --name kontiki.local/web:v1 --entrypoint /web --output bin/examples/web.tar
+	@mkdir -p bin/examples/guestbook
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/examples/guestbook/guestbook ./examples/guestbook
+	bin/kontiki image import bin/examples/guestbook --name kontiki.local/guestbook:v1 --entrypoint /guestbook --output bin/examples/guestbook.tar
 
 # The shim is built anew each time: Go's own cache decides whether anything changed.
 .PHONY: $(SHIM)
@@ -69,8 +72,9 @@ jepsen: build schedules jepsen-bugs ## prove it at length: ROUNDS=50 faults each
 			KONTIKI_LONG=1 $(GO) test -tags seccomp -count=1 -timeout 4h -v -run '^(TestGround|TestLoad|TestFormation.*|TestReaddressing|TestNetworkFaults|TestNetworkOfHostGateways)$$' ./jepsen/acceptance || exit 1; \
 	done
 
-up: build ## start a cluster of three virtual hosts on this machine
+up: build ## start a cluster of three virtual hosts on this machine, and an application in it
 	bin/kontiki lab up
+	examples/guestbook/start
 
 down: ## stop it and remove everything it made
 	bin/kontiki lab down
