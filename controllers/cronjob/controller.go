@@ -62,16 +62,10 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
-	err := loop.On(c.loop, c.cronJobsInformer, func(before, after *batchv1.CronJob) {
-		if after == nil {
-			after = before
-		}
-		c.loop.AddObject(after)
-	})
-	if err != nil {
+	if err := c.loop.OnObject(c.cronJobsInformer); err != nil {
 		return err
 	}
-	err = loop.On(c.loop, c.jobsInformer, func(before, after *batchv1.Job) {
+	err := loop.On(c.loop, c.jobsInformer, func(before, after *batchv1.Job) {
 		for _, job := range []*batchv1.Job{before, after} {
 			if job == nil {
 				continue

@@ -84,13 +84,7 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
-	err := loop.On(c.loop, c.informers["sets"], func(before, after *appsv1.DaemonSet) {
-		if after == nil {
-			after = before
-		}
-		c.loop.AddObject(after)
-	})
-	if err != nil {
+	if err := c.loop.OnObject(c.informers["sets"]); err != nil {
 		return err
 	}
 	if err := loop.On(c.loop, c.informers["revisions"], func(_, _ *appsv1.ControllerRevision) {}); err != nil {
@@ -99,7 +93,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	if err := loop.On(c.loop, c.informers["nodes"], c.nodeChanged); err != nil {
 		return err
 	}
-	err = c.pods.OnPods(c.loop, func(pod *corev1.Pod) []string {
+	err := c.pods.OnPods(c.loop, func(pod *corev1.Pod) []string {
 		sets, err := c.sets.DaemonSets(pod.Namespace).List(labels.Everything())
 		if err != nil {
 			return nil

@@ -70,13 +70,7 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
-	err := loop.On(c.loop, c.deploymentInformer, func(before, after *appsv1.Deployment) {
-		if after == nil {
-			after = before
-		}
-		c.loop.AddObject(after)
-	})
-	if err != nil {
+	if err := c.loop.OnObject(c.deploymentInformer); err != nil {
 		return err
 	}
 	if err := loop.On(c.loop, c.setInformer, c.setChanged); err != nil {

@@ -7,6 +7,7 @@ package endpoints
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"kontiki/controllers/loop"
+	"kontiki/controllers/podview"
 )
 
 // Name is the controller's name in logs; Component is the source of its events.
@@ -55,24 +57,11 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
-	err := loop.On(c.loop, c.serviceInformer, func(before, after *corev1.Service) {
-		if after == nil {
-			after = before
-		}
-		c.loop.AddObject(after)
-	})
-	if err != nil {
-		return err
-	}
-	if err := loop.On(c.loop, c.podInformer, c.podChanged); err != nil {
-		return err
-	}
-	err = loop.On(c.loop, c.endpointInformer, func(before, after *corev1.Endpoints) {
-		if after == nil {
-			after = before
-		}
-		c.loop.AddObject(after)
-	})
+	err := errors.Join(
+		c.loop.OnObject(c.serviceInformer),
+		loop.On(c.loop, c.podInformer, c.podChanged),
+		c.loop.OnObject(c.endpointInformer),
+	)
 	if err != nil {
 		return err
 	}
@@ -88,10 +77,8 @@ func (c *Controller) podChanged(before, after *corev1.Pod) {
 		if err != nil {
 			return // a lister that reads a cache does not fail
 		}
-		for _, service := range services {
-			if len(service.Spec.Selector) > 0 && labels.SelectorFromValidatedSet(service.Spec.Selector).Matches(labels.Set(pod.Labels)) {
-				c.loop.AddObject(service)
-			}
+		for _, service := range podview.SelectedBy(services, pod) {
+			c.loop.AddObject(service)
 		}
 	}
 }

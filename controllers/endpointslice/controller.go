@@ -7,6 +7,7 @@ package endpointslice
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -14,7 +15,6 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
@@ -27,6 +27,7 @@ import (
 	"kontiki/controllers/loop"
 	"kontiki/controllers/pending"
 	"kontiki/controllers/podview"
+	"kontiki/controllers/slicecontrol"
 )
 
 // Name is the controller's name in logs; Component is the source of its events.
@@ -66,30 +67,15 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
-	err := loop.On(c.loop, c.serviceInformer, func(before, after *corev1.Service) {
-		if after == nil {
-			after = before
-		}
-		c.loop.AddObject(after)
-	})
+	err := errors.Join(
+		c.loop.OnObject(c.serviceInformer),
+		loop.On(c.loop, c.podInformer, c.podChanged),
+		slicecontrol.OnSlices(c.loop, c.sliceInformer, managedBy),
+	)
 	if err != nil {
 		return err
 	}
-	if err := loop.On(c.loop, c.podInformer, c.podChanged); err != nil {
-		return err
-	}
-	if err := loop.On(c.loop, c.sliceInformer, c.sliceChanged); err != nil {
-		return err
-	}
 	return c.loop.Run(ctx, workers, c.sync)
-}
-
-func (c *Controller) sliceChanged(before, after *discoveryv1.EndpointSlice) {
-	for _, slice := range []*discoveryv1.EndpointSlice{before, after} {
-		if slice != nil && slice.Labels[discoveryv1.LabelManagedBy] == managedBy {
-			c.loop.Add(slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName])
-		}
-	}
 }
 
 func (c *Controller) podChanged(before, after *corev1.Pod) {
@@ -104,10 +90,8 @@ func (c *Controller) podChanged(before, after *corev1.Pod) {
 		if err != nil {
 			return
 		}
-		for _, service := range services {
-			if len(service.Spec.Selector) > 0 && labels.SelectorFromValidatedSet(service.Spec.Selector).Matches(labels.Set(pod.Labels)) {
-				c.loop.AddObject(service)
-			}
+		for _, service := range podview.SelectedBy(services, pod) {
+			c.loop.AddObject(service)
 		}
 	}
 }
@@ -145,50 +129,15 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	existing, err := c.slices.EndpointSlices(namespace).List(labels.SelectorFromSet(labels.Set{
-		discoveryv1.LabelServiceName: name, discoveryv1.LabelManagedBy: managedBy,
-	}))
+	existing, err := slicecontrol.Of(c.slices, namespace, name, managedBy)
 	if err != nil {
 		return err
 	}
-	err = c.do(ctx, key, plan(service, pods, existing, c.zone))
+	todo := plan(service, pods, existing, podview.ZoneOf(c.nodes))
+	err = todo.Do(ctx, c.client, func(made *discoveryv1.EndpointSlice) { c.writes.Created(key, made, c.now()) })
 	if err != nil && !loop.Expected(err) {
 		c.events.Eventf(service, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices",
 			"Error updating Endpoint Slices for Service %s/%s: %v", namespace, name, err)
 	}
 	return err
-}
-
-func (c *Controller) zone(node string) string {
-	n, err := c.nodes.Get(node)
-	if err != nil {
-		return ""
-	}
-	return n.Labels[corev1.LabelTopologyZone]
-}
-
-// do creates and updates before it removes, so that no endpoint is ever missing.
-func (c *Controller) do(ctx context.Context, key string, todo actions) error {
-	for _, slice := range todo.create {
-		created, err := c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Create(ctx, slice, metav1.CreateOptions{})
-		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		c.writes.Created(key, created, c.now())
-	}
-	for _, slice := range todo.update {
-		if _, err := c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Update(ctx, slice, metav1.UpdateOptions{}); err != nil {
-			return err
-		}
-	}
-	for _, slice := range todo.remove {
-		err := c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Delete(ctx, slice.Name, *metav1.NewPreconditionDeleteOptions(string(slice.UID)))
-		if err != nil && !apierrors.IsNotFound(err) {
-			return err
-		}
-	}
-	return nil
 }

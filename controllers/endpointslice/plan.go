@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"kontiki/controllers/podview"
+	"kontiki/controllers/slicecontrol"
 )
 
 // maxEndpoints is how many endpoints one slice holds, upstream's default.
@@ -24,9 +25,7 @@ const managedBy = "endpointslice-controller.k8s.io"
 var serviceKind = corev1.SchemeGroupVersion.WithKind("Service")
 
 // actions is what to write so that the slices say where the Service's pods are.
-type actions struct {
-	create, update, remove []*discoveryv1.EndpointSlice
-}
+type actions struct{ slicecontrol.Actions }
 
 // group is endpoints that can share slices: one family, one set of ports.
 type group struct {
@@ -46,7 +45,7 @@ func plan(service *corev1.Service, pods []*corev1.Pod, existing []*discoveryv1.E
 		if _, ok := wanted[key]; ok && slice.DeletionTimestamp == nil {
 			rest[key] = append(rest[key], slice)
 		} else if slice.DeletionTimestamp == nil {
-			a.remove = append(a.remove, slice)
+			a.Remove = append(a.Remove, slice)
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(wanted)) {
@@ -190,7 +189,7 @@ func (a *actions) fill(service *corev1.Service, g *group, have []*discoveryv1.En
 	for len(missing) > 0 || len(g.endpoints) == 0 && len(next) == 0 {
 		fresh := newSlice(service, g)
 		put(fresh)
-		a.create = append(a.create, fresh)
+		a.Create = append(a.Create, fresh)
 		if len(missing) == 0 {
 			break
 		}
@@ -205,9 +204,9 @@ func (a *actions) settle(g *group, have, next []*discoveryv1.EndpointSlice) {
 	for i, slice := range next {
 		switch {
 		case len(slice.Endpoints) == 0 && !placeholder:
-			a.remove = append(a.remove, have[i])
+			a.Remove = append(a.Remove, have[i])
 		case !equality.Semantic.DeepEqual(have[i], slice):
-			a.update = append(a.update, slice)
+			a.Update = append(a.Update, slice)
 		}
 		if len(slice.Endpoints) == 0 {
 			placeholder = false

@@ -30,8 +30,8 @@ type output struct {
 func TestPlan(t *testing.T) {
 	plantest.Run(t, func(in input) output {
 		a := plan(&in.Service, in.Pods, in.Existing, func(node string) string { return in.Zones[node] })
-		out := output{Create: a.create, Update: a.update}
-		for _, slice := range a.remove {
+		out := output{Create: a.Create, Update: a.Update}
+		for _, slice := range a.Remove {
 			out.Remove = append(out.Remove, slice.Name)
 		}
 		return out
@@ -64,13 +64,13 @@ func TestSlicesSayWhereThePodsAre(t *testing.T) {
 			for _, slice := range existing {
 				next[slice.Name] = slice
 			}
-			for _, slice := range a.remove {
+			for _, slice := range a.Remove {
 				delete(next, slice.Name)
 			}
-			for _, slice := range a.update {
+			for _, slice := range a.Update {
 				next[slice.Name] = slice
 			}
-			for _, slice := range a.create {
+			for _, slice := range a.Create {
 				made++
 				slice.Name = fmt.Sprintf("web-%04d", made)
 				next[slice.Name] = slice
@@ -92,7 +92,7 @@ func TestSlicesSayWhereThePodsAre(t *testing.T) {
 			if len(seen) != n || len(existing) == 0 {
 				t.Fatalf("%d pods, %d endpoints in %d slices", n, len(seen), len(existing))
 			}
-			if again := plan(service, pods, existing, none); len(again.create)+len(again.update)+len(again.remove) != 0 {
+			if again := plan(service, pods, existing, none); len(again.Create)+len(again.Update)+len(again.Remove) != 0 {
 				t.Fatalf("a second plan still writes: %+v", again)
 			}
 		}

@@ -79,16 +79,10 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
-	err := loop.On(c.loop, c.informer, func(before, after *batchv1.Job) {
-		if after == nil {
-			after = before
-		}
-		c.loop.AddObject(after)
-	})
-	if err != nil {
+	if err := c.loop.OnObject(c.informer); err != nil {
 		return err
 	}
-	err = c.pods.OnPods(c.loop, func(pod *corev1.Pod) []string {
+	err := c.pods.OnPods(c.loop, func(pod *corev1.Pod) []string {
 		jobs, err := c.jobs.Jobs(pod.Namespace).List(labels.Everything())
 		if err != nil {
 			return nil

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 )
@@ -73,8 +74,10 @@ func (l *Loop) AddObject(obj any) {
 }
 
 // On calls changed for every event of the informer: before is nil for an object
-// that appears, after is nil for one that went. changed must be quick and must
-// not write to its arguments.
+// that appears, after is nil for one that went. An informer that was cut off for a
+// while tells of an object that was deleted and made again in one update; that is told
+// as what it was, first the one that went and then the other. changed must be quick and
+// must not write to its arguments.
 func On[T any](l *Loop, informer cache.SharedIndexInformer, changed func(before, after *T)) error {
 	call := func(before, after any) {
 		defer l.recovered("an event handler")
@@ -87,9 +90,15 @@ func On[T any](l *Loop, informer cache.SharedIndexInformer, changed func(before,
 		}
 		changed(b, a)
 	}
-	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(obj any) { call(nil, obj) },
-		UpdateFunc: func(before, after any) { call(before, after) },
+	return l.handle(informer, cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) { call(nil, obj) },
+		UpdateFunc: func(before, after any) {
+			if replaced(before, after) {
+				call(before, nil)
+				before = nil
+			}
+			call(before, after)
+		},
 		DeleteFunc: func(obj any) {
 			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 				obj = gone.Obj
@@ -97,6 +106,27 @@ func On[T any](l *Loop, informer cache.SharedIndexInformer, changed func(before,
 			call(obj, nil)
 		},
 	})
+}
+
+// OnObject queues the key of each object of the informer, whatever happens to it.
+func (l *Loop) OnObject(informer cache.SharedIndexInformer) error {
+	return l.handle(informer, cache.ResourceEventHandlerFuncs{
+		AddFunc: l.AddObject, UpdateFunc: func(_, after any) { l.AddObject(after) }, DeleteFunc: l.AddObject,
+	})
+}
+
+// replaced says whether two versions under one name are of different objects.
+func replaced(before, after any) bool {
+	b, err := meta.Accessor(before)
+	if err != nil {
+		return false
+	}
+	a, err := meta.Accessor(after)
+	return err == nil && a.GetUID() != b.GetUID()
+}
+
+func (l *Loop) handle(informer cache.SharedIndexInformer, events cache.ResourceEventHandler) error {
+	registration, err := informer.AddEventHandler(events)
 	if err != nil {
 		return fmt.Errorf("watch for controller %s: %w", l.name, err)
 	}

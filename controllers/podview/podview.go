@@ -2,7 +2,8 @@
 // active, ready, available, and who owns it. It also names the indexes the shared
 // pod informer carries.
 //
-// All functions are pure. Only controllers import this package.
+// All functions are pure but for those that are given a lister. Only controllers import
+// this package.
 package podview
 
 import (
@@ -13,8 +14,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -155,4 +158,25 @@ func TargetPort(p corev1.ServicePort, pod *corev1.Pod) (number int32, found bool
 		}
 	}
 	return 0, false
+}
+
+// SelectedBy returns those of the Services, all of the pod's namespace, that select it.
+func SelectedBy(services []*corev1.Service, pod *corev1.Pod) (selecting []*corev1.Service) {
+	for _, s := range services {
+		if len(s.Spec.Selector) > 0 && labels.SelectorFromValidatedSet(s.Spec.Selector).Matches(labels.Set(pod.Labels)) {
+			selecting = append(selecting, s)
+		}
+	}
+	return selecting
+}
+
+// ZoneOf answers the zone of a node by its name; empty, if it has none or is not known.
+func ZoneOf(nodes corelisters.NodeLister) func(node string) string {
+	return func(node string) string {
+		n, err := nodes.Get(node)
+		if err != nil {
+			return ""
+		}
+		return n.Labels[corev1.LabelTopologyZone]
+	}
 }

@@ -7,13 +7,12 @@ package slicemirror
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -22,6 +21,8 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"kontiki/controllers/loop"
+	"kontiki/controllers/podview"
+	"kontiki/controllers/slicecontrol"
 )
 
 // Name is the controller's name in logs; Component is the source of its events.
@@ -58,32 +59,11 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
-	err := loop.On(c.loop, c.endpointInformer, func(before, after *corev1.Endpoints) {
-		if after == nil {
-			after = before
-		}
-		c.loop.AddObject(after)
-	})
-	if err != nil {
-		return err
-	}
-	err = loop.On(c.loop, c.serviceInformer, func(before, after *corev1.Service) {
-		if after == nil {
-			after = before
-		}
-		c.loop.AddObject(after)
-	})
-	if err != nil {
-		return err
-	}
-	err = loop.On(c.loop, c.sliceInformer, func(before, after *discoveryv1.EndpointSlice) {
-		if after == nil {
-			after = before
-		}
-		if after.Labels[discoveryv1.LabelManagedBy] == managedBy {
-			c.loop.Add(after.Namespace + "/" + after.Labels[discoveryv1.LabelServiceName])
-		}
-	})
+	err := errors.Join(
+		c.loop.OnObject(c.endpointInformer),
+		c.loop.OnObject(c.serviceInformer),
+		slicecontrol.OnSlices(c.loop, c.sliceInformer, managedBy),
+	)
 	if err != nil {
 		return err
 	}
@@ -109,48 +89,14 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	existing, err := c.slices.EndpointSlices(namespace).List(labels.SelectorFromSet(labels.Set{
-		discoveryv1.LabelServiceName: name, discoveryv1.LabelManagedBy: managedBy,
-	}))
+	existing, err := slicecontrol.Of(c.slices, namespace, name, managedBy)
 	if err != nil {
 		return err
 	}
-	err = c.do(ctx, plan(endpoints, service, existing, c.zone))
+	todo := plan(endpoints, service, existing, podview.ZoneOf(c.nodes))
+	err = todo.Do(ctx, c.client, func(*discoveryv1.EndpointSlice) {})
 	if err != nil && endpoints != nil && !loop.Expected(err) {
 		c.events.Eventf(endpoints, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices", "Error mirroring Endpoints %s/%s: %v", namespace, name, err)
 	}
 	return err
-}
-
-func (c *Controller) zone(node string) string {
-	n, err := c.nodes.Get(node)
-	if err != nil {
-		return ""
-	}
-	return n.Labels[corev1.LabelTopologyZone]
-}
-
-// do creates and updates before it removes, so that no endpoint is ever missing.
-func (c *Controller) do(ctx context.Context, todo actions) error {
-	for _, slice := range todo.create {
-		_, err := c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Create(ctx, slice, metav1.CreateOptions{})
-		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			return nil
-		}
-		if err != nil && !apierrors.IsAlreadyExists(err) {
-			return err
-		}
-	}
-	for _, slice := range todo.update {
-		if _, err := c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Update(ctx, slice, metav1.UpdateOptions{}); err != nil {
-			return err
-		}
-	}
-	for _, slice := range todo.remove {
-		err := c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Delete(ctx, slice.Name, *metav1.NewPreconditionDeleteOptions(string(slice.UID)))
-		if err != nil && !apierrors.IsNotFound(err) {
-			return err
-		}
-	}
-	return nil
 }

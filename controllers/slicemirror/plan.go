@@ -14,6 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/utils/ptr"
+
+	"kontiki/controllers/slicecontrol"
 )
 
 const (
@@ -26,12 +28,6 @@ const (
 
 var endpointsKind = corev1.SchemeGroupVersion.WithKind("Endpoints")
 
-// actions is what to write. A slice has the name of what it holds: it is never made
-// twice.
-type actions struct {
-	create, update, remove []*discoveryv1.EndpointSlice
-}
-
 // mirrored says whether somebody's own Endpoints are what a Service goes by.
 func mirrored(endpoints *corev1.Endpoints, service *corev1.Service) bool {
 	if endpoints == nil || service == nil || service.Spec.Selector != nil || endpoints.DeletionTimestamp != nil {
@@ -41,10 +37,11 @@ func mirrored(endpoints *corev1.Endpoints, service *corev1.Service) bool {
 	return !election && endpoints.Labels[discoveryv1.LabelSkipMirror] != "true"
 }
 
-// plan compares the slices there should be with those there are. zone answers a
+// plan compares the slices there should be with those there are. A slice has the name
+// of what it holds: it is never made twice. zone answers a
 // node's zone. service is nil, as endpoints may be, where nothing is to be mirrored.
-func plan(endpoints *corev1.Endpoints, service *corev1.Service, existing []*discoveryv1.EndpointSlice, zone func(string) string) actions {
-	var a actions
+func plan(endpoints *corev1.Endpoints, service *corev1.Service, existing []*discoveryv1.EndpointSlice, zone func(string) string) slicecontrol.Actions {
+	var a slicecontrol.Actions
 	wanted := map[string]*discoveryv1.EndpointSlice{}
 	if mirrored(endpoints, service) {
 		wanted = mirror(endpoints, zone)
@@ -55,17 +52,17 @@ func plan(endpoints *corev1.Endpoints, service *corev1.Service, existing []*disc
 		switch {
 		case have.DeletionTimestamp != nil:
 		case !ok:
-			a.remove = append(a.remove, have)
+			a.Remove = append(a.Remove, have)
 		default:
 			update := have.DeepCopy()
 			update.Labels, update.Annotations, update.OwnerReferences, update.Endpoints = next.Labels, next.Annotations, next.OwnerReferences, next.Endpoints
 			if !equality.Semantic.DeepEqual(have, update) {
-				a.update = append(a.update, update)
+				a.Update = append(a.Update, update)
 			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(wanted)) {
-		a.create = append(a.create, wanted[name])
+		a.Create = append(a.Create, wanted[name])
 	}
 	return a
 }

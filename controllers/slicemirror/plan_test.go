@@ -26,10 +26,10 @@ func TestPlan(t *testing.T) {
 		zone := func(string) string { return "z" }
 		var existing []*discoveryv1.EndpointSlice
 		if in.Before != nil {
-			existing = plan(in.Before, &corev1.Service{}, nil, zone).create
+			existing = plan(in.Before, &corev1.Service{}, nil, zone).Create
 		}
 		a := plan(in.Endpoints, in.Service, existing, zone)
-		return output{tell(a.create), tell(a.update), tell(a.remove)}
+		return output{tell(a.Create), tell(a.Update), tell(a.Remove)}
 	})
 }
 

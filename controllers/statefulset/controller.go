@@ -75,20 +75,14 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
-	err := loop.On(c.loop, c.setInformer, func(before, after *appsv1.StatefulSet) {
-		if after == nil {
-			after = before
-		}
-		c.loop.AddObject(after)
-	})
-	if err != nil {
+	if err := c.loop.OnObject(c.setInformer); err != nil {
 		return err
 	}
 	// Revisions are read only; who makes them queues its own key.
 	if err := loop.On(c.loop, c.revisionsInformer, func(_, _ *appsv1.ControllerRevision) {}); err != nil {
 		return err
 	}
-	err = c.pods.OnPods(c.loop, func(pod *corev1.Pod) []string {
+	err := c.pods.OnPods(c.loop, func(pod *corev1.Pod) []string {
 		parent, _ := parse(pod.Name)
 		sets, err := c.sets.StatefulSets(pod.Namespace).List(labels.Everything())
 		if err != nil || parent == "" {
