@@ -2,6 +2,7 @@ package disruption
 
 import (
 	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,47 +30,69 @@ type world struct {
 	now     time.Time
 }
 
-// plan works out the status. again says when it changes by time alone.
-func plan(w world) (status *policyv1.PodDisruptionBudgetStatus, again time.Duration) {
+// actions is what follows. A crash before any of it changes nothing.
+type actions struct {
+	status  *policyv1.PodDisruptionBudgetStatus // to write; nil if it is as it should be
+	overdue []*corev1.Pod                       // their eviction was granted, and nobody deleted them
+	again   time.Duration                       // when the status changes by time alone; 0 if it does not
+}
+
+// recheck is when a budget whose pods cannot be counted is looked at again: their
+// controllers may come without an event of a pod.
+const recheck = 10 * time.Second
+
+// plan works out the status. While it is not known how many pods there should be,
+// nothing may be evicted, and all else stays as it was last known.
+func plan(w world) (a actions) {
 	next := w.budget.Status.DeepCopy()
-	next.ObservedGeneration = w.budget.Generation
-	next.DisruptedPods, again = stillWaitedFor(w)
-	healthy := int32(0)
-	for _, pod := range w.pods {
-		if _, leaving := next.DisruptedPods[pod.Name]; !leaving && podview.Active(pod) && podview.Ready(pod) {
-			healthy++
-		}
-	}
+	condition := metav1.Condition{Type: policyv1.DisruptionAllowedCondition, Status: metav1.ConditionFalse, LastTransitionTime: metav1.NewTime(w.now)}
 	expected, desired, why := wanted(w)
-	condition := metav1.Condition{Type: policyv1.DisruptionAllowedCondition, ObservedGeneration: w.budget.Generation, LastTransitionTime: metav1.NewTime(w.now)}
 	switch {
 	case why != "":
-		// As long as it is not known, nothing may be evicted.
+		a.again = recheck
 		next.DisruptionsAllowed = 0
-		condition.Status, condition.Reason, condition.Message = metav1.ConditionFalse, policyv1.SyncFailedReason, why
+		condition.Reason, condition.Message = policyv1.SyncFailedReason, why
 	default:
-		next.ExpectedPods, next.DesiredHealthy, next.CurrentHealthy = int32(expected), int32(desired), healthy
-		next.DisruptionsAllowed = max(healthy-int32(desired), 0)
+		next.ObservedGeneration = w.budget.Generation
+		next.DisruptedPods, a.overdue, a.again = stillWaitedFor(w)
+		next.ExpectedPods, next.DesiredHealthy, next.CurrentHealthy = int32(expected), int32(desired), healthy(w.pods, next.DisruptedPods)
+		next.DisruptionsAllowed = max(next.CurrentHealthy-next.DesiredHealthy, 0)
 		if expected <= 0 {
 			next.DisruptionsAllowed = 0
 		}
-		condition.Status, condition.Reason = metav1.ConditionTrue, policyv1.SufficientPodsReason
-		if next.DisruptionsAllowed == 0 {
-			condition.Status, condition.Reason = metav1.ConditionFalse, policyv1.InsufficientPodsReason
+		condition.Reason = policyv1.InsufficientPodsReason
+		if next.DisruptionsAllowed > 0 {
+			condition.Status, condition.Reason = metav1.ConditionTrue, policyv1.SufficientPodsReason
 		}
 	}
+	condition.ObservedGeneration = next.ObservedGeneration
 	meta.SetStatusCondition(&next.Conditions, condition)
-	if equality.Semantic.DeepEqual(&w.budget.Status, next) {
-		return nil, again
+	if !equality.Semantic.DeepEqual(&w.budget.Status, next) {
+		a.status = next
 	}
-	return next, again
+	return a
+}
+
+// healthy counts the pods that serve and that nobody was allowed to evict.
+func healthy(pods []*corev1.Pod, leaving map[string]metav1.Time) (count int32) {
+	for _, pod := range pods {
+		if _, ok := leaving[pod.Name]; !ok && podview.Active(pod) && podview.Ready(pod) {
+			count++
+		}
+	}
+	return count
+}
+
+// shares says whether a budget is a share of what the pods' controllers want.
+func shares(b *policyv1.PodDisruptionBudget) bool {
+	return b.Spec.MaxUnavailable != nil || b.Spec.MinAvailable != nil && b.Spec.MinAvailable.Type == intstr.String
 }
 
 // wanted is how many pods there should be, and how many of them healthy. Numbers are
 // of the pods there are; shares are of what their controllers want.
 func wanted(w world) (expected, desired int, why string) {
 	spec := &w.budget.Spec
-	if spec.MaxUnavailable == nil && (spec.MinAvailable == nil || spec.MinAvailable.Type == intstr.Int) {
+	if !shares(w.budget) {
 		if spec.MinAvailable != nil {
 			desired = spec.MinAvailable.IntValue()
 		}
@@ -93,20 +116,25 @@ func wanted(w world) (expected, desired int, why string) {
 }
 
 // stillWaitedFor are the pods whose eviction was granted and whose deletion is not
-// seen yet.
-func stillWaitedFor(w world) (left map[string]metav1.Time, again time.Duration) {
+// seen yet, without those that are overdue. again says when the next one will be.
+func stillWaitedFor(w world) (left map[string]metav1.Time, overdue []*corev1.Pod, again time.Duration) {
 	left = maps.Clone(w.budget.Status.DisruptedPods)
 	there := map[string]*corev1.Pod{}
 	for _, pod := range w.pods {
 		there[pod.Name] = pod
 	}
-	for name, at := range left {
-		rest := at.Add(patience).Sub(w.now)
-		if pod := there[name]; pod == nil || pod.DeletionTimestamp != nil || rest <= 0 {
+	for _, name := range slices.Sorted(maps.Keys(left)) {
+		rest := left[name].Add(patience).Sub(w.now)
+		pod := there[name]
+		switch {
+		case pod == nil || pod.DeletionTimestamp != nil:
 			delete(left, name)
-		} else if again == 0 || rest < again {
+		case rest <= 0:
+			delete(left, name)
+			overdue = append(overdue, pod)
+		case again == 0 || rest < again:
 			again = rest
 		}
 	}
-	return left, again
+	return left, overdue, again
 }

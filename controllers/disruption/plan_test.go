@@ -25,6 +25,7 @@ type input struct {
 type output struct {
 	Status    string   `json:"status,omitempty"`
 	Disrupted []string `json:"disrupted,omitempty"`
+	Overdue   []string `json:"overdue,omitempty"`
 	Again     string   `json:"again,omitempty"`
 }
 
@@ -47,12 +48,18 @@ func TestPlan(t *testing.T) {
 		add(in.Sick, corev1.ConditionFalse, false)
 		add(in.Leaving, corev1.ConditionTrue, true)
 		var out output
-		s, again := plan(w)
-		if again > 0 {
-			out.Again = again.String()
+		todo := plan(w)
+		if todo.again > 0 {
+			out.Again = todo.again.String()
 		}
-		if s != nil {
+		for _, pod := range todo.overdue {
+			out.Overdue = append(out.Overdue, pod.Name)
+		}
+		if s := todo.status; s != nil {
 			out.Status = fmt.Sprintf("%d expected, %d desired, %d healthy, %d allowed, %s", s.ExpectedPods, s.DesiredHealthy, s.CurrentHealthy, s.DisruptionsAllowed, s.Conditions[0].Reason)
+			if s.ObservedGeneration != in.Budget.Generation {
+				out.Status += ", of an earlier generation"
+			}
 			for name := range s.DisruptedPods {
 				out.Disrupted = append(out.Disrupted, name)
 			}
@@ -60,4 +67,30 @@ func TestPlan(t *testing.T) {
 		}
 		return out
 	})
+}
+
+// TestClaimsToGo: a pod may say for two minutes that it is going while nobody deletes it.
+func TestClaimsToGo(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for name, test := range map[string]struct {
+		change func(*corev1.Pod)
+		wait   time.Duration
+		claims bool
+	}{
+		"a minute ago":          {func(*corev1.Pod) {}, time.Minute, true},
+		"long ago":              {func(p *corev1.Pod) { p.Status.Conditions[0].LastTransitionTime = metav1.NewTime(now.Add(-time.Hour)) }, 0, true},
+		"taken back":            {func(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse }, 0, false},
+		"it is being deleted":   {func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: now} }, 0, false},
+		"it has ended":          {func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, 0, false},
+		"its agent says so":     {func(p *corev1.Pod) { p.Status.Conditions[0].Reason = corev1.PodReasonTerminationByKubelet }, 0, false},
+		"it never said a thing": {func(p *corev1.Pod) { p.Status.Conditions = nil }, 0, false},
+	} {
+		pod := &corev1.Pod{Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI", LastTransitionTime: metav1.NewTime(now.Add(-time.Minute)),
+		}}}}
+		test.change(pod)
+		if wait, claims := claimsToGo(pod, now); wait != test.wait || claims != test.claims {
+			t.Errorf("%s: %v, %v; want %v, %v", name, wait, claims, test.wait, test.claims)
+		}
+	}
 }
