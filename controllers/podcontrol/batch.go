@@ -2,9 +2,15 @@ package podcontrol
 
 import "sync"
 
-const firstBatch = 1
+const (
+	firstBatch = 1
+	// maxCalls bounds the calls under way at once. The API takes 200 writes of the
+	// cluster's own components at a time and makes others come again a second later; what
+	// one owner has to do must leave room for all the rest, and it is no quicker with more.
+	maxCalls = 64
+)
 
-// SlowStart calls fn n times in batches of 1, 2, 4, …, each batch at once, and
+// SlowStart calls fn n times in batches of 1, 2, 4, …, each batch as a whole, and
 // stops after a batch with a failure: a quota that refuses one pod is not asked
 // five hundred times. fn gets the number of its call.
 func SlowStart(n int, fn func(i int) error) (done int, err error) {
@@ -20,7 +26,7 @@ func SlowStart(n int, fn func(i int) error) (done int, err error) {
 	return done, nil
 }
 
-// Each calls fn for all items at once and returns the first failure.
+// Each calls fn for all items, some at once, and returns the first failure.
 func Each[T any](items []T, fn func(T) error) error {
 	if failures := concurrently(len(items), func(i int) error { return fn(items[i]) }); len(failures) > 0 {
 		return failures[0]
@@ -34,8 +40,11 @@ func concurrently(n int, fn func(i int) error) []error {
 		mu       sync.Mutex
 		failures []error
 	)
+	slots := make(chan struct{}, maxCalls)
 	for i := range n {
+		slots <- struct{}{}
 		group.Go(func() {
+			defer func() { <-slots }()
 			if err := fn(i); err != nil {
 				mu.Lock()
 				defer mu.Unlock()

@@ -54,6 +54,7 @@ type Controller struct {
 	// Of the one worker.
 	made   map[string]netip.Prefix // by node UID, until the cache shows it
 	unsure map[string]bool         // those of made whose write has no known outcome
+	told   map[string]bool         // nodes, by name, that were told that there is nothing for them
 	next   int
 }
 
@@ -75,16 +76,18 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
+	// A node that is there and has nothing yet waits for a write, which is tried again by
+	// itself, or for room: what else happens to it is no reason to look at all of them.
 	err := loop.On(c.loop, c.informer, func(before, after *corev1.Node) {
-		if before == nil || after == nil || len(held(after)) == 0 {
+		if before == nil || after == nil {
 			c.loop.Add(allNodes)
 		}
 	})
 	if err != nil {
 		return err
 	}
-	err = loop.On(c.loop, c.podsSeen, func(_, after *corev1.Pod) {
-		if (after == nil || len(addressesOf(after)) == 0) && c.waiting.Load() {
+	err = loop.On(c.loop, c.podsSeen, func(before, after *corev1.Pod) {
+		if c.waiting.Load() && leftAddresses(before, after) {
 			c.loop.Add(allNodes)
 		}
 	})
@@ -92,6 +95,11 @@ func (c *Controller) Run(ctx context.Context) error {
 		return err
 	}
 	return c.loop.Run(ctx, 1, c.sync)
+}
+
+// leftAddresses says whether a pod had addresses and has none any more.
+func leftAddresses(before, after *corev1.Pod) bool {
+	return before != nil && len(addressesOf(before)) > 0 && (after == nil || len(addressesOf(after)) == 0)
 }
 
 func (c *Controller) sync(ctx context.Context, _ string) error {
@@ -107,13 +115,7 @@ func (c *Controller) sync(ctx context.Context, _ string) error {
 	d := plan(c.pool, nodes, pods, c.made, c.next)
 	c.next = d.Next
 	c.waiting.Store(len(d.Exhausted) > 0)
-	for _, node := range nodes {
-		for _, name := range d.Exhausted {
-			if node.Name == name {
-				c.events.Eventf(node, corev1.EventTypeNormal, "CIDRNotAvailable", "Node %s status is now: CIDRNotAvailable", name)
-			}
-		}
-	}
+	c.tell(d.Exhausted)
 	var failures []error
 	for _, node := range nodes {
 		if uid := string(node.UID); c.unsure[uid] {
@@ -124,6 +126,21 @@ func (c *Controller) sync(ctx context.Context, _ string) error {
 		failures = append(failures, c.grant(ctx, g))
 	}
 	return errors.Join(failures...)
+}
+
+// tell has an event for each node that gets nothing, once as long as that is so.
+func (c *Controller) tell(exhausted []string) {
+	told := make(map[string]bool, len(exhausted))
+	for _, name := range exhausted {
+		told[name] = true
+		if c.told[name] {
+			continue
+		}
+		if node, err := c.nodes.Get(name); err == nil { // it may have gone since it was listed
+			c.events.Eventf(node, corev1.EventTypeNormal, "CIDRNotAvailable", "Node %s status is now: CIDRNotAvailable", name)
+		}
+	}
+	c.told = told
 }
 
 func (c *Controller) forgetShown(nodes []*corev1.Node) {

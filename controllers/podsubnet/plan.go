@@ -105,11 +105,13 @@ func plan(p pool, nodes []*corev1.Node, pods []*corev1.Pod, made map[string]neti
 		next = highest + 1 // a new leader goes on where the last one was
 	}
 	d := decision{}
-	for _, node := range waiting {
+	for i, node := range waiting {
 		n, ok := free(used, next, p.size())
-		if !ok {
-			d.Exhausted = append(d.Exhausted, node.Name)
-			continue
+		if !ok { // nor is there for those behind it
+			for _, late := range waiting[i:] {
+				d.Exhausted = append(d.Exhausted, late.Name)
+			}
+			break
 		}
 		used[n], next = true, n+1
 		d.Grants = append(d.Grants, grant{node.Name, string(node.UID), p.subnet(n)})
