@@ -97,6 +97,15 @@ func TestPodsGetDefaults(t *testing.T) {
 		pod, err := dryPod(t, c, simplePod("p", on("n")))
 		return err == nil && pod.Labels[corev1.LabelTopologyZone] == "z1", err
 	})
+	if _, err := c.CoreV1().Pods("default").Create(ctx, simplePod("bound"), options); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.CoreV1().Pods("default").Bind(ctx, &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: "bound"}, Target: corev1.ObjectReference{Kind: "Node", Name: "n"}}, options); err != nil {
+		t.Fatal(err)
+	}
+	if pod, err = c.CoreV1().Pods("default").Get(ctx, "bound", metav1.GetOptions{}); err != nil || pod.Spec.NodeName != "n" || pod.Labels[corev1.LabelTopologyZone] != "z1" {
+		t.Errorf("a pod that is bound is on %q and has the labels %v (%v)", pod.Spec.NodeName, pod.Labels, err)
+	}
 }
 
 // TestLimitRanges wants a range's defaults filled in, and its bounds held in

@@ -70,7 +70,11 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	shared := informers.NewSharedInformerFactory(client, 0)
-	roles := authz.New(authz.NewStored(shared.Rbac().V1(), authz.Defaults()))
+	stored, err := authz.NewStored(shared.Rbac().V1(), authz.Defaults())
+	if err != nil {
+		return nil, fmt.Errorf("apiserver: %w", err)
+	}
+	roles := authz.New(stored)
 	issuer, bearer, requests, err := newIssuer(cfg, client)
 	if err != nil {
 		return nil, fmt.Errorf("apiserver: %w", err)

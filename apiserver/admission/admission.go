@@ -98,6 +98,10 @@ func New(cfg Config) (admission.Interface, error) {
 	if err != nil {
 		return nil, err
 	}
+	zones, err := newTopologyLabels(cfg.Client, cfg.Shared)
+	if err != nil {
+		return nil, err
+	}
 	quotas, err := resourcequota.NewResourceQuota(&quotaconfig.Configuration{}, quotaWorkers)
 	if err != nil {
 		return nil, err
@@ -107,7 +111,7 @@ func New(cfg Config) (admission.Interface, error) {
 		newNodeRestriction(cfg.Client, cfg.Authorizer), newNodeTaint(), security,
 		newPriority(cfg.Client, cfg.Shared), newDefaultTolerations(cfg.Tolerations), newDefaultStorage(cfg.Shared), newInUse(),
 		newResize(cfg.Shared), newRuntimeClass(cfg.Client, cfg.Shared), newSigners(cfg.Authorizer),
-		newDefaultIngress(cfg.Shared), newTopologyLabels(cfg.Client),
+		newDefaultIngress(cfg.Shared), zones,
 		mutatePolicies, mutate, validatePolicies, validate,
 		quotas, // the last: it counts what all others have let through
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -11,6 +12,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	rbacinformers "k8s.io/client-go/informers/rbac/v1"
 	rbaclisters "k8s.io/client-go/listers/rbac/v1"
+	"k8s.io/client-go/tools/cache"
 )
 
 // Stored are the roles and bindings of the cluster. What the store does not
@@ -23,19 +25,38 @@ type Stored struct {
 	clusterRoleBindings rbaclisters.ClusterRoleBindingLister
 	roles               rbaclisters.RoleLister
 	roleBindings        rbaclisters.RoleBindingLister
+
+	// Every request asks for the cluster's bindings, which hardly ever change: they are
+	// put together once for each state of the informer.
+	state    atomic.Uint64 // counts what the informer tells
+	together atomic.Pointer[bindingsAt]
+}
+
+// bindingsAt are all bindings of the cluster as of a state.
+type bindingsAt struct {
+	state    uint64
+	bindings []*rbacv1.ClusterRoleBinding
 }
 
 var _ Roles = &Stored{}
 
 // NewStored returns the roles that informers see, over defaults.
-func NewStored(informers rbacinformers.Interface, defaults *Table) *Stored {
-	return &Stored{
+func NewStored(informers rbacinformers.Interface, defaults *Table) (*Stored, error) {
+	s := &Stored{
 		defaults:            defaults,
 		clusterRoles:        informers.ClusterRoles().Lister(),
 		clusterRoleBindings: informers.ClusterRoleBindings().Lister(),
 		roles:               informers.Roles().Lister(),
 		roleBindings:        informers.RoleBindings().Lister(),
 	}
+	changed := func() { s.state.Add(1) }
+	_, err := informers.ClusterRoleBindings().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { changed() }, UpdateFunc: func(any, any) { changed() }, DeleteFunc: func(any) { changed() },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("follow bindings of cluster roles: %w", err)
+	}
+	return s, nil
 }
 
 // ClusterRole implements Roles. An aggregated role is put together anew, so
@@ -100,8 +121,20 @@ func collect(role *rbacv1.ClusterRole, all []*rbacv1.ClusterRole, visited map[st
 	}
 }
 
-// ClusterRoleBindings implements Roles.
+// ClusterRoleBindings implements Roles. Callers do not write to what it returns.
 func (s *Stored) ClusterRoleBindings() []*rbacv1.ClusterRoleBinding {
+	// The informer tells of a change after its cache holds it. So what is read from the
+	// cache after the state was, is that state's at least.
+	state := s.state.Load()
+	if known := s.together.Load(); known != nil && known.state == state {
+		return known.bindings
+	}
+	bindings := s.allClusterRoleBindings()
+	s.together.Store(&bindingsAt{state, bindings})
+	return bindings
+}
+
+func (s *Stored) allClusterRoleBindings() []*rbacv1.ClusterRoleBinding {
 	stored, err := s.clusterRoleBindings.List(labels.Everything())
 	if err != nil {
 		return s.defaults.ClusterRoleBindings()

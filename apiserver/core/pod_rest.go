@@ -153,10 +153,10 @@ func bind(pod *corev1.Pod, b *corev1.Binding) error {
 	}
 	pod.Spec.NodeName = b.Target.Name
 	for k, v := range b.Annotations {
-		if pod.Annotations == nil {
-			pod.Annotations = map[string]string{}
-		}
-		pod.Annotations[k] = v
+		metav1.SetMetaDataAnnotation(&pod.ObjectMeta, k, v)
+	}
+	for k, v := range b.Labels { // admission puts the node's zone and region there
+		metav1.SetMetaDataLabel(&pod.ObjectMeta, k, v)
 	}
 	pod.Status.NominatedNodeName = ""
 	scheduled := corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}
