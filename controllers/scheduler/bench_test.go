@@ -68,7 +68,7 @@ func benchPlan(b *testing.B, kind string, nodes int) {
 			batch = append(batch, place(pod(next)))
 			next++
 		}
-		s.nodes = cache.infos()
+		s.nodes, s.domains = cache.infos()
 		for _, d := range plan(s, all, batch) {
 			if d.node == "" {
 				b.Fatal(d.message)
@@ -106,7 +106,7 @@ func BenchmarkPreempt(b *testing.B) {
 		for i := range batch {
 			pods = append(pods, place(request(fmt.Sprint("p", i), "2", 10)))
 		}
-		for _, d := range plan(Snapshot{nodes: cache.infos(), namespace: func(string) labels.Set { return nil }}, all, pods) {
+		for _, d := range plan(Snapshot{nodes: nodesOf(cache), namespace: func(string) labels.Set { return nil }}, all, pods) {
 			if len(d.room.victims) != 2 {
 				b.Fatalf("room at %q for %d victims: %s", d.room.node, len(d.room.victims), d.message)
 			}

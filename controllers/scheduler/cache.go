@@ -1,11 +1,11 @@
 package scheduler
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -25,6 +25,9 @@ type Snapshot struct {
 	// namespace answers the labels of a namespace.
 	namespace func(string) labels.Set
 	volumes   volumeView
+	// domains are those of node labels that were numbered before, for the same nodes
+	// with the same labels. Planning adds to them. Nil is none.
+	domains map[string]*domains
 }
 
 // nodeCache holds nodes and the pods on them. It is safe for concurrent use.
@@ -34,6 +37,8 @@ type nodeCache struct {
 	nodes   map[string]*nodeInfo // also of nodes of which only pods are known
 	where   map[types.UID]placing
 	changed bool // names have to be worked out again
+	// domains belong to whoever plans; they are replaced when nodes or their labels change.
+	domains map[string]*domains
 }
 
 type placing struct {
@@ -51,6 +56,9 @@ func (c *nodeCache) setNode(node *corev1.Node) {
 	defer c.mu.Unlock()
 	info := c.infoLocked(node.Name)
 	c.changed = c.changed || info.node == nil
+	if info.node == nil || !maps.Equal(info.node.Labels, node.Labels) {
+		c.domains = nil
+	}
 	c.nodes[node.Name] = info.withNode(node)
 }
 
@@ -62,6 +70,7 @@ func (c *nodeCache) removeNode(name string) {
 		return
 	}
 	c.changed = true
+	c.domains = nil
 	c.keepLocked(name, info.withNode(nil))
 }
 
@@ -72,7 +81,12 @@ func (c *nodeCache) setPod(pod *corev1.Pod) *placed {
 	old, known := c.where[pod.UID]
 	if known && old.node == pod.Spec.NodeName && onlyBound(old.pod, pod) {
 		p := old.as(pod)
-		c.replaceLocked(old, p, false)
+		if p.shape == old.shape {
+			c.replaceLocked(old, p, false)
+			return p
+		}
+		c.removeLocked(pod.UID)
+		c.addLocked(p, pod.Spec.NodeName, false)
 		return p
 	}
 	p := place(pod)
@@ -82,12 +96,11 @@ func (c *nodeCache) setPod(pod *corev1.Pod) *placed {
 	return p
 }
 
-// onlyBound says whether two versions of a pod differ in nothing that was worked
-// out of it: it was given its node, or began to run there.
+// onlyBound says whether two versions of a pod request the same: it was given its
+// node, or began to run there.
 func onlyBound(before, after *corev1.Pod) bool {
 	return (before.Spec.NodeName == "" && len(after.Status.ContainerStatuses) == 0 || before.Generation == after.Generation) &&
-		(before.DeletionTimestamp == nil) == (after.DeletionTimestamp == nil) &&
-		equality.Semantic.DeepEqual(before.Labels, after.Labels)
+		(before.DeletionTimestamp == nil) == (after.DeletionTimestamp == nil)
 }
 
 func (c *nodeCache) removePod(uid types.UID) {
@@ -133,8 +146,9 @@ func (c *nodeCache) knows(uid types.UID) bool {
 	return ok
 }
 
-// infos are the nodes as they are now, by name.
-func (c *nodeCache) infos() []*nodeInfo {
+// infos are the nodes as they are now, by name, and the domains of their labels that are
+// known, for one goroutine that plans.
+func (c *nodeCache) infos() ([]*nodeInfo, map[string]*domains) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.changed {
@@ -151,7 +165,10 @@ func (c *nodeCache) infos() []*nodeInfo {
 	for i, name := range c.names {
 		infos[i] = c.nodes[name]
 	}
-	return infos
+	if c.domains == nil {
+		c.domains = map[string]*domains{}
+	}
+	return infos, c.domains
 }
 
 func (c *nodeCache) infoLocked(name string) *nodeInfo {

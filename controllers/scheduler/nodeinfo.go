@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -70,9 +71,7 @@ func place(pod *corev1.Pod) *placed {
 		})),
 		preempted: leavesByPreemption(pod),
 	}
-	p.shape = pod.Namespace + "/" + labels.FormatLabels(pod.Labels)
-	p.near, p.far = required(pod)
-	p.wishes = preferred(pod)
+	p.label()
 	for _, c := range pod.Spec.Containers {
 		p.ports = appendPorts(p.ports, c)
 	}
@@ -84,11 +83,22 @@ func place(pod *corev1.Pod) *placed {
 	return p
 }
 
-// as is the same for another version of the pod that differs in nothing planning
-// looks at.
+// label works out what follows from the pod's labels.
+func (p *placed) label() {
+	p.shape = p.pod.Namespace + "/" + labels.FormatLabels(p.pod.Labels)
+	p.near, p.far = required(p.pod)
+	p.wishes = preferred(p.pod)
+}
+
+// as is the same for another version of the pod that wants no more or less, as one that
+// was bound: what it requests is dear to work out. Labels may have changed: a binding
+// brings the zone.
 func (p *placed) as(pod *corev1.Pod) *placed {
 	clone := *p
 	clone.pod = pod
+	if !maps.Equal(p.pod.Labels, pod.Labels) {
+		clone.label()
+	}
 	clone.preempted = p.preempted || leavesByPreemption(pod)
 	return &clone
 }

@@ -33,9 +33,8 @@ func plan(s Snapshot, profiles profiles, pods []*placed) []decision {
 // planner is a snapshot that follows what is planned on it.
 type planner struct {
 	Snapshot
-	at      map[string]int      // where a node is in nodes; made when first asked for
-	domains map[string]*domains // by node label
-	cycles  map[string][]*cycle // by shape: pods that planning cannot tell apart share one
+	at     map[string]int      // where a node is in nodes; made when first asked for
+	cycles map[string][]*cycle // by shape: pods that planning cannot tell apart share one
 }
 
 func newPlanner(s Snapshot) *planner {
@@ -47,7 +46,10 @@ func newPlanner(s Snapshot) *planner {
 		s.nominated = map[string][]*placed{}
 	}
 	s.volumes.assumed = s.volumes.assumed.clone()
-	return &planner{Snapshot: s, domains: map[string]*domains{}, cycles: map[string][]*cycle{}}
+	if s.domains == nil {
+		s.domains = map[string]*domains{}
+	}
+	return &planner{Snapshot: s, cycles: map[string][]*cycle{}}
 }
 
 func (p *planner) decide(pod *placed, with *profile) decision {

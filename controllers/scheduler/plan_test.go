@@ -59,7 +59,7 @@ func (in input) snapshot(t *testing.T) (Snapshot, []*placed) {
 		pod.UID = types.UID(rune('a' + i))
 		cache.setPod(pod)
 	}
-	s := Snapshot{nodes: cache.infos(), nominated: map[string][]*placed{}, namespace: func(ns string) labels.Set { return in.Namespaces[ns] }, volumes: in.Storage.view()}
+	s := Snapshot{nodes: nodesOf(cache), nominated: map[string][]*placed{}, namespace: func(ns string) labels.Set { return in.Namespaces[ns] }, volumes: in.Storage.view()}
 	var pods []*placed
 	for _, pod := range in.Pending {
 		for i := range max(in.Copies, 1) {
@@ -123,7 +123,7 @@ func TestThePodThatRunsLongerStays(t *testing.T) {
 		cache.setPod(running)
 	}
 	important := place(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", UID: "p"}, Spec: corev1.PodSpec{Priority: ptr.To[int32](5)}})
-	d := plan(Snapshot{nodes: cache.infos()}, profiles{Component: defaultOptions().build()}, []*placed{important})[0]
+	d := plan(Snapshot{nodes: nodesOf(cache)}, profiles{Component: defaultOptions().build()}, []*placed{important})[0]
 	if got := names(d.room.victims); len(got) != 1 || got[0] != "young" {
 		t.Errorf("victims are %v (%s), want young", got, d.message)
 	}
@@ -132,14 +132,14 @@ func TestThePodThatRunsLongerStays(t *testing.T) {
 func TestNodeInfosAreReplacedNotChanged(t *testing.T) {
 	cache := newCache()
 	cache.setNode(complete(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}}))
-	before := cache.infos()[0]
+	before := nodesOf(cache)[0]
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", UID: "p"}}
 	cache.assume(place(pod), "n")
-	if len(before.pods) != 0 || len(cache.infos()[0].pods) != 1 {
+	if len(before.pods) != 0 || len(nodesOf(cache)[0].pods) != 1 {
 		t.Fatal("assuming a pod changed a snapshot, or not the cache")
 	}
 	cache.forget("p")
-	if len(cache.infos()[0].pods) != 0 {
+	if len(nodesOf(cache)[0].pods) != 0 {
 		t.Fatal("a forgotten pod is still there")
 	}
 	cache.assume(place(pod), "n")
@@ -147,15 +147,77 @@ func TestNodeInfosAreReplacedNotChanged(t *testing.T) {
 	bound.Spec.NodeName = "n"
 	cache.setPod(bound)
 	cache.forget("p")
-	if len(cache.infos()[0].pods) != 1 {
+	if len(nodesOf(cache)[0].pods) != 1 {
 		t.Fatal("a pod that was seen bound was forgotten")
 	}
 	cache.removeNode("n")
-	if len(cache.infos()) != 0 {
+	if len(nodesOf(cache)) != 0 {
 		t.Fatal("a removed node is in a snapshot")
 	}
 	cache.removePod("p")
 	if len(cache.nodes) != 0 || len(cache.where) != 0 {
 		t.Fatal("the cache keeps something of what is gone")
+	}
+}
+
+// TestABindingBringsLabels: a pod that was assumed counts by the labels that it has since
+// it was bound, its zone among them.
+func TestABindingBringsLabels(t *testing.T) {
+	cache := newCache()
+	cache.setNode(complete(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}}))
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p", UID: "p", Labels: map[string]string{"app": "web"}}}
+	pod.Spec.Containers = []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse("100m")}}}}
+	cache.assume(place(pod), "n")
+	bound := pod.DeepCopy()
+	bound.Spec.NodeName = "n"
+	bound.Labels[corev1.LabelTopologyZone] = "z"
+	cache.setPod(bound)
+	n := nodesOf(cache)[0]
+	if len(n.groups) != 1 || n.groups[0].count != 1 || n.groups[0].pod.Labels[corev1.LabelTopologyZone] != "z" {
+		t.Errorf("it counts as %+v", n.groups)
+	}
+	if want := place(bound); n.pods[0].shape != want.shape || !n.requested.equal(want.requests) {
+		t.Errorf("it is of shape %s and requests %+v, want %s and %+v", n.pods[0].shape, n.requested, want.shape, want.requests)
+	}
+}
+
+func nodesOf(c *nodeCache) []*nodeInfo {
+	nodes, _ := c.infos()
+	return nodes
+}
+
+// TestDomainsAreNumberedAnew: what is known of the nodes' labels is used again until they
+// change, or a node comes or goes.
+func TestDomainsAreNumberedAnew(t *testing.T) {
+	zoned := func(name, zone string) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelTopologyZone: zone}}}
+	}
+	cache := newCache()
+	counted := func() int {
+		nodes, domains := cache.infos()
+		p := newPlanner(Snapshot{nodes: nodes, domains: domains})
+		return p.domainsOf(corev1.LabelTopologyZone).count
+	}
+	for _, step := range []struct {
+		what   string
+		change func()
+		want   int
+	}{
+		{"one node", func() { cache.setNode(zoned("a", "x")) }, 1},
+		{"another zone", func() { cache.setNode(zoned("b", "y")) }, 2},
+		{"nothing", func() {}, 2},
+		{"a node that moved", func() { cache.setNode(zoned("b", "x")) }, 1},
+		{"and back", func() { cache.setNode(zoned("b", "y")) }, 2},
+		{"a node that went", func() { cache.removeNode("a") }, 1},
+	} {
+		step.change()
+		if got := counted(); got != step.want {
+			t.Errorf("%s: %d zones, want %d", step.what, got, step.want)
+		}
+	}
+	_, known := cache.infos()
+	cache.setNode(zoned("b", "y"))
+	if _, now := cache.infos(); len(known) != 1 || len(now) != 1 {
+		t.Errorf("a node that was seen again as it was made planning forget: %d, then %d labels are known", len(known), len(now))
 	}
 }

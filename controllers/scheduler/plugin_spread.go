@@ -36,6 +36,9 @@ type spread struct {
 	shapes  map[string]bool // whether pods of a shape match, as far as asked
 	least   int             // of counts of used domains; unknown if negative
 	distant int             // number of used domains
+
+	met    []int // by domain: the last call of among that met it
+	amongs int   // number of calls of among
 }
 
 // spreads are the pod's constraints of one kind, counted. A pod without any
@@ -251,16 +254,19 @@ func scoreSpread(defaults spreadDefaults) func(*cycle) *scorer {
 		strict := len(c.pod.Spec.TopologySpreadConstraints) > 0 || !defaults.system
 		weights := make([]float64, len(spreads))
 		costs := make([]float64, 0, len(c.nodes))
+		ignored := make([]bool, len(c.nodes)) // nodes take no part that lack one of the labels
+		for at := range ignored {
+			ignored[at] = strict && !hasAll(spreads, at)
+		}
 		return &scorer{
 			each: func(nodes []int, scores []int64) {
-				ignored := func(at int) bool { return strict && !hasAll(spreads, at) }
 				for i, s := range spreads {
 					weights[i] = math.Log(float64(s.among(nodes, ignored) + 2))
 				}
 				costs = costs[:0]
 				for _, at := range nodes {
 					cost := -1.0
-					if !ignored(at) {
+					if !ignored[at] {
 						cost = costAt(spreads, weights, at)
 					}
 					costs = append(costs, cost)
@@ -277,16 +283,19 @@ func scoreSpread(defaults spreadDefaults) func(*cycle) *scorer {
 }
 
 // among is how many domains the nodes are in.
-func (s *spread) among(nodes []int, ignored func(int) bool) int {
-	met := make([]bool, s.domains.count+1) // the last stands for nodes without the label
+func (s *spread) among(nodes []int, ignored []bool) int {
+	if s.met == nil {
+		s.met = make([]int, s.domains.count+1) // the last stands for nodes without the label
+	}
+	s.amongs++
 	count := 0
 	for _, at := range nodes {
 		domain := s.of[at]
 		if domain == none {
 			domain = int32(s.domains.count)
 		}
-		if !met[domain] && !ignored(at) {
-			met[domain] = true
+		if s.met[domain] != s.amongs && !ignored[at] {
+			s.met[domain] = s.amongs
 			count++
 		}
 	}

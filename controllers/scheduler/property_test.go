@@ -37,7 +37,7 @@ func drawCluster(t *rapid.T) (Snapshot, []*placed) {
 		cache.setPod(pod)
 	}
 	s := Snapshot{
-		nodes: cache.infos(), nominated: map[string][]*placed{}, namespace: func(string) labels.Set { return nil },
+		nodes: nodesOf(cache), nominated: map[string][]*placed{}, namespace: func(string) labels.Set { return nil },
 		selector: func(pod *corev1.Pod) labels.Selector { return labels.SelectorFromSet(pod.Labels) },
 		budgets:  []budget{{"", labels.SelectorFromSet(labels.Set{"app": "a"}), int32(rapid.IntRange(0, 1).Draw(t, "allowed")), nil}},
 	}

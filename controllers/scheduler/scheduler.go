@@ -126,8 +126,9 @@ func (s *Scheduler) round(ctx context.Context) {
 	if len(pods) == 0 {
 		return
 	}
+	nodes, domains := s.cache.infos()
 	snapshot := Snapshot{
-		nodes: s.cache.infos(), start: s.start, nominated: nominated, budgets: s.watched.disruptionBudgets(),
+		nodes: nodes, domains: domains, start: s.start, nominated: nominated, budgets: s.watched.disruptionBudgets(),
 		selector: s.watched.defaultSelector, namespace: s.watched.namespaceLabels, volumes: s.volumes.view(),
 	}
 	for _, d := range plan(snapshot, with, pods) {

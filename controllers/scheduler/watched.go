@@ -81,10 +81,8 @@ func (w watched) defaultSelector(pod *corev1.Pod) labels.Selector {
 	if err != nil {
 		return nil
 	}
-	for _, service := range services {
-		if len(service.Spec.Selector) > 0 && labels.SelectorFromValidatedSet(service.Spec.Selector).Matches(labels.Set(pod.Labels)) {
-			merged = labels.Merge(merged, service.Spec.Selector)
-		}
+	for _, service := range podview.SelectedBy(services, pod) {
+		merged = labels.Merge(merged, service.Spec.Selector)
 	}
 	selector := labels.NewSelector()
 	if len(merged) > 0 {
