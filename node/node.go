@@ -173,6 +173,7 @@ func (n *node) boot(ctx context.Context, life *lifecycle) (err error) {
 	}
 	life.start("leadership", n.lead)
 	life.start("memory", tendMemory)
+	life.start("collections", paceCollections)
 	// First of all when the node stops, while it can still pass requests on.
 	life.onStop("leadership handover", func() error { n.store.HandOver(); return nil })
 	n.phase.Store("running")
