@@ -10,11 +10,17 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 
+	"kontiki/bench/lab"
 	"kontiki/bench/report"
 )
 
@@ -31,10 +37,14 @@ var extents = map[string]extent{
 }
 
 func main() {
-	var bin, length string
+	var bin, length, some, traces string
 	var machine bool
+	var hosts int
 	flag.StringVar(&bin, "bin", "bin", "directory with the program kontiki")
 	flag.StringVar(&length, "length", "normal", "quick, normal or long")
+	flag.StringVar(&some, "only", "", "measure only these, of "+strings.Join(names(), ","))
+	flag.StringVar(&traces, "profile", "", "directory for CPU profiles of the nodes while pods are bound")
+	flag.IntVar(&hosts, "hosts", 3, "nodes of the cluster")
 	flag.BoolVar(&machine, "json", false, "write rows for the driver of the bench")
 	flag.Parse()
 	e, ok := extents[length]
@@ -42,40 +52,68 @@ func main() {
 		fmt.Fprintf(os.Stderr, "bench: -length %s: use quick, normal or long\n", length)
 		os.Exit(2)
 	}
+	var only []string
+	if some != "" {
+		only = strings.Split(some, ",")
+	}
+	for _, name := range only {
+		if !slices.Contains(names(), name) {
+			fmt.Fprintf(os.Stderr, "bench: -only %s: there are %s\n", name, strings.Join(names(), ", "))
+			os.Exit(2)
+		}
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, bin, e, report.New(os.Stdout, machine)); err != nil {
+	if err := run(ctx, bin, traces, hosts, only, e, report.New(os.Stdout, machine)); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, bin string, e extent, out *report.Report) (err error) {
-	c, err := newCluster(ctx, bin, 3)
-	if c != nil {
-		defer func() { err = errors.Join(err, c.remove()) }()
+// part is one measurement; they follow each other in this order.
+type part struct {
+	name    string
+	measure func(*bench, context.Context, extent) error
+}
+
+var parts = []part{
+	{"deployment", func(b *bench, ctx context.Context, e extent) error { return b.deployment(ctx, e.nodes, e.deployment) }},
+	{"scheduling", func(b *bench, ctx context.Context, e extent) error {
+		return b.scheduling(ctx, e.nodes, e.pods, false, "≥ 5000 /s")
+	}},
+	{"spread", func(b *bench, ctx context.Context, e extent) error {
+		return b.scheduling(ctx, e.wide, e.pods, true, "≥ 2000 /s")
+	}},
+	{"garbage", func(b *bench, ctx context.Context, e extent) error { return b.garbage(ctx, e.dependents) }},
+	{"takeover", func(b *bench, ctx context.Context, _ extent) error { return b.takeover(ctx) }},
+}
+
+func names() (all []string) {
+	for _, p := range parts {
+		all = append(all, p.name)
 	}
+	return all
+}
+
+func run(ctx context.Context, bin, traces string, hosts int, only []string, e extent, out *report.Report) (err error) {
+	l, err := lab.New(bin, "benchctl")
 	if err != nil {
 		return err
 	}
-	config, err := c.config(ctx, "n1")
-	if err != nil {
+	defer func() { err = errors.Join(err, l.Down()) }()
+	if _, err := l.Up(ctx, hosts); err != nil {
 		return err
 	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
+	b := &bench{lab: l, hosts: hosts, traces: traces, out: out}
+	if b.client, err = b.connect(ctx, "n1"); err != nil {
 		return err
 	}
-	b := &bench{client: client, out: out}
-	for _, measure := range []func(context.Context) error{
-		func(ctx context.Context) error { return b.deployment(ctx, e.nodes, e.deployment) },
-		func(ctx context.Context) error { return b.scheduling(ctx, e.nodes, e.pods, false, "≥ 5000 /s") },
-		func(ctx context.Context) error { return b.scheduling(ctx, e.wide, e.pods, true, "≥ 2000 /s") },
-		func(ctx context.Context) error { return b.garbage(ctx, e.dependents) },
-		func(ctx context.Context) error { return b.takeover(ctx, c) },
-	} {
-		if err := measure(ctx); err != nil {
-			return err
+	for _, p := range parts {
+		if len(only) > 0 && !slices.Contains(only, p.name) {
+			continue
+		}
+		if err := p.measure(b, ctx, e); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
 	return nil
@@ -83,8 +121,64 @@ func run(ctx context.Context, bin string, e extent, out *report.Report) (err err
 
 // bench measures over one client.
 type bench struct {
+	lab    *lab.Lab
+	hosts  int
+	traces string // directory of profiles; empty for none
 	client kubernetes.Interface
 	out    *report.Report
+}
+
+// connect is the administrator's client of one host's API. It speaks protobuf, as
+// components do: it shares the CPUs with what it measures.
+func (b *bench) connect(ctx context.Context, host string) (kubernetes.Interface, error) {
+	config, err := b.lab.Client(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	config.QPS = -1
+	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf+","+runtime.ContentTypeJSON
+	return kubernetes.NewForConfig(config)
+}
+
+// profileSeconds is how long profiles go on.
+const profileSeconds = 5
+
+// profile has all nodes write CPU profiles, if that is wanted; done waits for them.
+func (b *bench) profile(ctx context.Context, what string) (done func() error) {
+	if b.traces == "" {
+		return func() error { return nil }
+	}
+	hosts, err := b.lab.Hosts(ctx)
+	if err != nil {
+		return func() error { return err }
+	}
+	var all errgroup.Group
+	for _, h := range hosts {
+		name := h.Name
+		if name == h.Leader {
+			name += "-leader"
+		}
+		all.Go(func() error {
+			return b.lab.Profile(ctx, h.Name, profileSeconds, filepath.Join(b.traces, what+"-"+name+".pprof"))
+		})
+	}
+	return all.Wait
+}
+
+// cpu is the time that all nodes of the cluster have had on CPUs so far.
+func (b *bench) cpu(ctx context.Context) (sum time.Duration, err error) {
+	hosts, err := b.lab.Hosts(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, h := range hosts {
+		used, err := b.lab.Use(h.Name)
+		if err != nil {
+			return 0, err
+		}
+		sum += used.CPU
+	}
+	return sum, nil
 }
 
 // wait asks until it is so, every few milliseconds, ten minutes at most.

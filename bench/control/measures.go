@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
 
@@ -101,12 +100,23 @@ func (b *bench) scheduling(ctx context.Context, nodes, pods int, spread bool, ta
 	if err != nil {
 		return err
 	}
-	took, err := b.bound(ctx, pods)
+	before, err := b.cpu(ctx)
 	if err != nil {
 		return err
 	}
+	profiled := b.profile(ctx, fmt.Sprintf("bound-%d", nodes))
+	took, err := b.bound(ctx, pods)
+	if err = errors.Join(err, profiled()); err != nil {
+		return err
+	}
+	after, err := b.cpu(ctx)
+	if err != nil {
+		return err
+	}
+	used := (after - before).Seconds() * 1000 / float64(pods)
 	return errors.Join(
 		b.out.Add(report.Row{What: fmt.Sprintf("pods bound, %d waiting, %d simulated nodes%s", pods, nodes, kind), Value: float64(pods) / took.Seconds(), Unit: "/s", Target: target}),
+		b.out.Add(report.Row{What: fmt.Sprintf("CPU time of all %d nodes for each of these pods", b.hosts), Value: used, Unit: "ms"}),
 		b.client.CoreV1().ConfigMaps("kube-system").Delete(context.WithoutCancel(ctx), "kontiki-scheduler", metav1.DeleteOptions{}), b.noPods(ctx))
 }
 
@@ -178,13 +188,13 @@ func (b *bench) garbage(ctx context.Context, dependents int) error {
 var activeLine = regexp.MustCompile(`(?m)^kontiki_controllers_active_after_seconds ([0-9.e+-]+)$`)
 
 // takeover kills the leader and asks the next one when its controllers were active.
-func (b *bench) takeover(ctx context.Context, c *cluster) error {
-	hosts, err := c.hosts(ctx)
+func (b *bench) takeover(ctx context.Context) error {
+	hosts, err := b.lab.Hosts(ctx)
 	if err != nil {
 		return err
 	}
 	old := hosts[0].Leader
-	if err := c.kill(ctx, old); err != nil {
+	if err := b.lab.Kill(ctx, old); err != nil {
 		return err
 	}
 	var after float64
@@ -193,11 +203,7 @@ func (b *bench) takeover(ctx context.Context, c *cluster) error {
 			if h.Name == old {
 				continue
 			}
-			config, err := c.config(ctx, h.Name)
-			if err != nil {
-				return false, err
-			}
-			client, err := kubernetes.NewForConfig(config)
+			client, err := b.connect(ctx, h.Name)
 			if err != nil {
 				return false, err
 			}

@@ -9,7 +9,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -134,6 +137,37 @@ func (l *Lab) Hosts(ctx context.Context) (hosts []Host, err error) {
 func (l *Lab) Kubeconfig(ctx context.Context, host string) (string, error) {
 	out, err := l.command(ctx, "kubeconfig", host)
 	return strings.TrimSpace(out), err
+}
+
+// Profile writes what a host's node does on CPUs for so many seconds into a file, for
+// `go tool pprof`.
+func (l *Lab) Profile(ctx context.Context, host string, seconds int, path string) error {
+	kubeconfig, err := l.Kubeconfig(ctx, host)
+	if err != nil {
+		return err
+	}
+	socket := filepath.Join(filepath.Dir(kubeconfig), "run", "kontiki.sock")
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}}
+	defer client.CloseIdleConnections()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://node/debug/pprof/profile?seconds=%d", seconds), nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	profile, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("profile of %s: %s: %s", host, response.Status, profile)
+	}
+	return os.WriteFile(path, profile, 0o644)
 }
 
 // Client is the administrator's access to the API of one host and no other.
