@@ -69,7 +69,7 @@ jepsen: build schedules jepsen-bugs ## prove it at length: ROUNDS=50 faults each
 	@for nodes in 3 5; do \
 		echo "== clusters of $$nodes, $(ROUNDS) rounds"; \
 		KONTIKI_BIN="$(CURDIR)/bin/kontiki" KONTIKI_ROUNDS=$(ROUNDS) KONTIKI_NODES=$$nodes \
-			KONTIKI_LONG=1 $(GO) test -tags seccomp -count=1 -timeout 4h -v -run '^(TestGround|TestLoad|TestFormation.*|TestReaddressing|TestNetworkFaults|TestNetworkOfHostGateways)$$' ./jepsen/acceptance || exit 1; \
+			KONTIKI_LONG=1 $(GO) test -tags seccomp -count=1 -timeout 4h -v -run '^(TestGround|TestLoad|TestLeaderFaults|TestLeadershipMovesFromAFailingController|TestFormation.*|TestReaddressing|TestNetworkFaults|TestNetworkOfHostGateways)$$' ./jepsen/acceptance || exit 1; \
 	done
 
 up: build ## start a cluster of three virtual hosts on this machine, and an application in it

@@ -29,6 +29,7 @@ func TestRoomAndLimits(t *testing.T) {
 	t.Run("a quota counts what there is", func(t *testing.T) { c.quotaCounts(t, client) })
 	t.Run("Endpoints stand beside Services, and slices beside Endpoints kept by hand", func(t *testing.T) { c.endpointsStand(t, client) })
 	t.Run("a token is put into its Secret, a role gets the rules of others", func(t *testing.T) { c.accountsStand(t, client) })
+	t.Run("the scheduler's profiles are taken from a ConfigMap", func(t *testing.T) { c.profiled(t, client) })
 	t.Run("a namespace goes with all that is in it", func(t *testing.T) { c.namespaceGoes(t) })
 }
 
