@@ -12,7 +12,7 @@ SHIM := runtime/shim/embedded/kontiki-shim
 SHIM_FLAGS := -tags 'seccomp netgo osusergo' -ldflags '-s -w -linkmode external -extldflags -static'
 EXAMPLES := bin/examples/web.tar
 
-.PHONY: help build install uninstall test test-cgroup2 up down bench jepsen jepsen-bugs schedules lint generate verify deps clean
+.PHONY: help build install uninstall test newcomer test-cgroup2 up down bench jepsen jepsen-bugs schedules lint generate verify deps clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ install: ## put kontiki, its service of systemd and an example of its options in
 
 uninstall: ## take away what install put in place; options and data stay
 	rm -f '$(DESTDIR)$(PREFIX)/bin/kontiki' '$(DESTDIR)/etc/systemd/system/kontiki.service' '$(DESTDIR)$(PREFIX)/share/doc/kontiki/INSTALL.md'
+
+newcomer: ## run README's commands in a root folder with nothing but Debian, Go, make and git (debootstrap)
+	test/newcomer
 
 test-cgroup2: deps $(SHIM) ## run the tests of cgroups in a virtual machine with cgroup v2 alone (qemu, Debian's kernel)
 	test/cgroup2
