@@ -86,6 +86,21 @@ func allowed(p *configs.Seccomp, name string) []*configs.Syscall {
 	return out
 }
 
+// TestFilteredTables: of what a kernel cannot run, none costs a container's start.
+func TestFilteredTables(t *testing.T) {
+	for arch, want := range map[string][]string{"amd64": {"amd64", "x86"}, "arm64": {"arm64", "arm"}} {
+		if arch == "amd64" && kernelRunsX32() {
+			want = append(want, "x32")
+		}
+		if got := runtimeDefault(nil, arch).Architectures; !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", arch, got, want)
+		}
+	}
+	if !slices.Equal(seccompArchitectures["amd64"], []string{"amd64", "x86", "x32"}) {
+		t.Errorf("the list itself was changed: %v", seccompArchitectures["amd64"])
+	}
+}
+
 func TestRuntimeDefault(t *testing.T) {
 	p := runtimeDefault(shim.DefaultCapabilities(), "amd64")
 	for _, name := range []string{"read", "execve", "arch_prctl", "chroot", "futex_waitv"} {
