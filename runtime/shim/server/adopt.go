@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runc/libcontainer"
 )
 
@@ -54,7 +55,7 @@ func (s *Server) adoptSandboxes() error {
 		sb := &sandbox{dir: s.layout.sandbox(id)}
 		err := readJSON(sb.record(), &sb.Sandbox)
 		if err == nil {
-			sb.cgroup, err = s.tree.pod(sb.QOS, sb.PodUID)
+			sb.cgroup, err = s.groupOfAdopted(sb)
 		}
 		if err != nil || sb.ID != id {
 			// Unfinished, or its removal was: containers in it are found to be unwanted below.
@@ -63,9 +64,29 @@ func (s *Server) adoptSandboxes() error {
 			}
 			continue
 		}
+		if bySystemd(sb.cgroup) { // what was counted so far was told, or nobody will know
+			sb.oomKills, _ = oomKills(sb.cgroup)
+		}
 		s.sandboxes[id] = sb
 	}
 	return nil
+}
+
+// groupOfAdopted is the pod's group where it is, which may be where another driver has made it.
+func (s *Server) groupOfAdopted(sb *sandbox) (string, error) {
+	group, err := s.tree.pod(sb.QOS, sb.PodUID)
+	if err != nil || !s.tree.systemd {
+		return group, err
+	}
+	old, err := tree{root: s.tree.root}.pod(sb.QOS, sb.PodUID)
+	if err != nil {
+		return "", err
+	}
+	m, err := cgroupAt(old, &cgroups.Resources{})
+	if err != nil || !thereIs(m) {
+		return group, err
+	}
+	return old, nil
 }
 
 func (s *Server) adoptContainer(id string, h handover) error {
@@ -95,7 +116,7 @@ func (s *Server) adoptContainer(id string, h handover) error {
 	}
 	if err := s.adoptProcess(c); err != nil {
 		s.log.Info("a container ended while no shim watched", "container", id, "reason", err)
-		s.finish(c, ending{unknown: true})
+		s.finish(c, ending{unknown: true}, s.oomKilled(c, ending{unknown: true}))
 		return nil
 	}
 	s.adoptExecs(c)

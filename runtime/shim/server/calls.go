@@ -94,6 +94,7 @@ func (s *Server) plain(ctx context.Context, req shim.Request) (any, error) {
 	case "Upgrade":
 		return with(req, func(b shim.UpgradeBody) (any, error) { return nil, s.upgrade(b.Program) })
 	case "Shutdown":
+		s.leaveTree()
 		s.stop()
 		return nil, nil
 	}

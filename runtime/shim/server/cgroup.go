@@ -4,52 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
-	"strings"
 	"sync"
 
 	"github.com/opencontainers/cgroups"
 	_ "github.com/opencontainers/cgroups/devices" // sets device rules; without it no container starts
 	"github.com/opencontainers/cgroups/manager"
 	"golang.org/x/sys/unix"
-
-	"kontiki/runtime/shim"
 )
-
-// The tree below the root, as upstream's: guaranteed pods are directly in
-// kubepods, the others in a group for their class.
-//
-//	ROOT/shim                                  the shim itself
-//	ROOT/kubepods/podUID/CONTAINER             guaranteed
-//	ROOT/kubepods/burstable/podUID/CONTAINER
-//	ROOT/kubepods/besteffort/podUID/CONTAINER
-type tree struct{ root string }
-
-func (t tree) shim() string { return path.Join("/", t.root, "shim") }
-
-func (t tree) kubepods() string { return path.Join("/", t.root, "kubepods") }
-
-func (t tree) class(q shim.QOSClass) (string, error) {
-	base := t.kubepods()
-	switch q {
-	case shim.Guaranteed:
-		return base, nil
-	case shim.Burstable, shim.BestEffort:
-		return path.Join(base, strings.ToLower(string(q))), nil
-	}
-	return "", fmt.Errorf("QoS class %q is unknown: %w", q, shim.ErrInvalid)
-}
-
-func (t tree) pod(q shim.QOSClass, uid string) (string, error) {
-	class, err := t.class(q)
-	return path.Join(class, "pod"+uid), err
-}
 
 // cgroupAt is the manager of one group by its path from the hierarchy's root.
 func cgroupAt(p string, r *cgroups.Resources) (cgroups.Manager, error) {
 	r.SkipDevices = true // of a parent: rules are its children's matter
-	return manager.New(&cgroups.Cgroup{Path: p, Resources: r})
+	return manager.New(groupConfig(p, r))
 }
 
 // makeCgroup makes a parent group and sets its limits.
@@ -73,10 +40,23 @@ func removeCgroup(p string) error {
 	if err != nil {
 		return err
 	}
+	if !thereIs(m) {
+		return nil
+	}
 	if err := m.Destroy(); err != nil {
 		return fmt.Errorf("remove cgroup %s: %w", p, err)
 	}
 	return nil
+}
+
+// thereIs: the group exists in some hierarchy. To ask systemd to end what is not there would cost two calls.
+func thereIs(m cgroups.Manager) bool {
+	for _, p := range m.GetPaths() {
+		if cgroups.PathExists(p) {
+			return true
+		}
+	}
+	return false
 }
 
 // killCgroup sends SIGKILL to everything in a group until it is empty, for
@@ -134,6 +114,14 @@ func waitGone(p *process) {
 // a service manager that ends that group spares it. On v1 only where services
 // are tracked and where memory is charged: each move can cost 10 ms there.
 func enterOwnCgroup(t tree) error {
+	if t.systemd {
+		name := fmt.Sprintf("shim-%d", os.Getpid())
+		m, err := manager.New(&cgroups.Cgroup{Systemd: true, Parent: "system.slice", ScopePrefix: scopePrefix, Name: name, Resources: &cgroups.Resources{SkipDevices: true}})
+		if err != nil {
+			return err
+		}
+		return m.Apply(os.Getpid())
+	}
 	if cgroups.IsCgroup2UnifiedMode() {
 		return enter(filepath.Join("/sys/fs/cgroup", t.shim()))
 	}
@@ -154,6 +142,44 @@ func enterOwnCgroup(t tree) error {
 		return enter(filepath.Join(unified, t.shim()))
 	}
 	return nil
+}
+
+// expectMove has the kernel ready for a process that is about to be moved into its groups. The first move
+// after a while waits for all CPUs (a grace period of RCU, 10 ms on an idle machine), those that follow
+// soon do not. A move of this process to where it is begins that wait beside what else a pod waits for.
+func (s *Server) expectMove() {
+	if !s.expecting.CompareAndSwap(false, true) {
+		return // one is under way
+	}
+	s.tasks.Go(func() {
+		defer s.expecting.Store(false)
+		if err := cgroups.WriteCgroupProc(s.ownGroup, os.Getpid()); err != nil {
+			s.log.Debug("cannot prepare for moves into cgroups; the next takes longer", "error", err)
+		}
+	})
+}
+
+// ownGroup is the folder of the group that this process is in; on v1, in the hierarchy of memory.
+func ownGroup() (string, error) {
+	if !cgroups.IsCgroup2UnifiedMode() {
+		return cgroups.GetOwnCgroupPath("memory")
+	}
+	groups, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
+	return filepath.Join("/sys/fs/cgroup", groups[""]), err
+}
+
+// leaveTree ends the slices that no pod is in any more: systemd keeps empty ones. Folders are removed by
+// whoever takes the node down.
+func (s *Server) leaveTree() {
+	s.mu.Lock()
+	empty := len(s.sandboxes) == 0
+	s.mu.Unlock()
+	if !empty || !s.tree.systemd {
+		return
+	}
+	if err := removeCgroup(s.tree.kubepods()); err != nil {
+		s.log.Warn("cannot end the slice of pods", "error", err)
+	}
 }
 
 func enter(dir string) error {

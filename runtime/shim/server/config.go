@@ -78,7 +78,7 @@ func containerConfig(spec *shim.ContainerSpec, sb *sandbox, cgroupPath, pidNames
 		ReadonlyPaths:   spec.ReadonlyPaths,
 		Rlimits:         rlimits,
 		OomScoreAdj:     &oomScore,
-		Cgroups:         &cgroups.Cgroup{Path: cgroupPath, Resources: resources},
+		Cgroups:         groupConfig(cgroupPath, resources),
 	}
 	if shared {
 		config.RootPropagation = unix.MS_SHARED | unix.MS_REC

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -124,7 +123,7 @@ func (s *Server) make(c *container, sb *sandbox) (err error) {
 	sb.mu.Lock() // the sandbox may still be in the making
 	alive := sb.alive()
 	sb.mu.Unlock()
-	c.rec = record{Spec: c.spec, Cgroup: path.Join(sb.cgroup, c.spec.ID), Boot: s.boot, Created: now()}
+	c.rec = record{Spec: c.spec, Cgroup: containerGroup(sb.cgroup, c.spec.ID), Boot: s.boot, Created: now()}
 	defer func() {
 		if err == nil {
 			return

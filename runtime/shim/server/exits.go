@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"slices"
 	"strings"
 
 	"github.com/opencontainers/cgroups"
+	"golang.org/x/sys/unix"
 
 	"kontiki/runtime/shim"
 )
@@ -25,13 +27,14 @@ func (s *Server) watch(c *container) {
 		if !ok {
 			return // the server ends; the successor watches
 		}
+		oom := s.oomKilled(c, e) // at once: systemd removes a group when it is empty
 		s.reaper.unwatch(proc.pid)
-		s.finish(c, e)
+		s.finish(c, e, oom)
 	})
 }
 
 // finish makes an exit known.
-func (s *Server) finish(c *container, e ending) {
+func (s *Server) finish(c *container, e ending, oom bool) {
 	if s.neverRan(c, e) {
 		e = ending{unknown: true}
 	}
@@ -42,8 +45,7 @@ func (s *Server) finish(c *container, e ending) {
 	}
 	exit := shim.Exit{ContainerID: c.spec.ID, SandboxID: c.spec.SandboxID, Labels: c.spec.Labels, Unknown: e.unknown, At: now()}
 	exit.Code, exit.Signal = e.codeOf()
-	// Counted by the kernel, so also what happened while nobody watched.
-	exit.OOMKilled = oomKills(c.rec.Cgroup) > 0
+	exit.OOMKilled = oom
 	if err := writeJSON(s.layout.exit(c.spec.ID), exit); err != nil {
 		s.log.Error("cannot keep an exit on disk; it is lost if the shim ends", "container", c.spec.ID, "error", err)
 	}
@@ -64,16 +66,39 @@ func (s *Server) publish(c *container, exit shim.Exit, news bool) {
 	close(c.exited)
 }
 
-func oomKills(group string) uint64 {
+// oomKilled asks the kernel's own counters, which also know what happened while nobody watched. Where
+// systemd was faster and has removed the container's, its pod's slice tells: on cgroup v2, the only one that
+// systemd is asked for, a group counts all that is below it.
+func (s *Server) oomKilled(c *container, e ending) bool {
+	own, there := oomKills(c.rec.Cgroup)
+	if !bySystemd(c.rec.Cgroup) {
+		return own > 0
+	}
+	all, _ := oomKills(path.Dir(c.rec.Cgroup))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sb := s.sandboxes[c.spec.SandboxID]
+	if sb == nil {
+		return own > 0
+	}
+	news := all > sb.oomKills
+	if there {
+		sb.oomKills += own
+		return own > 0
+	}
+	sb.oomKills = all
+	return news && !e.unknown && e.status.Signaled() && e.status.Signal() == unix.SIGKILL
+}
+
+// oomKills is a group's count of processes that the OOM killer ended; there is false if the group is
+// gone, with a reboot for example.
+func oomKills(group string) (n uint64, there bool) {
 	m, err := cgroupAt(group, &cgroups.Resources{})
 	if err != nil {
-		return 0
+		return 0, false
 	}
-	n, err := m.OOMKillCount()
-	if err != nil {
-		return 0 // the group is gone, with a reboot for example
-	}
-	return n
+	n, err = m.OOMKillCount()
+	return n, err == nil
 }
 
 // waitForExits returns the exits after cursor as soon as there is one.

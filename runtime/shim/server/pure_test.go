@@ -3,9 +3,11 @@ package server
 import (
 	"errors"
 	"os"
+	"reflect"
 	"slices"
 	"testing"
 
+	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 
@@ -61,18 +63,44 @@ func TestCheckID(t *testing.T) {
 }
 
 func TestCgroupTree(t *testing.T) {
-	tr := tree{"/kontiki"}
-	for q, want := range map[shim.QOSClass]string{
-		shim.Guaranteed: "/kontiki/kubepods/podx",
-		shim.Burstable:  "/kontiki/kubepods/burstable/podx",
-		shim.BestEffort: "/kontiki/kubepods/besteffort/podx",
+	for _, tc := range []struct {
+		root    string
+		systemd bool // runs the machine
+		class   shim.QOSClass
+		want    string // the group of container c.0 of pod x-y
+	}{
+		{"/kontiki", false, shim.Guaranteed, "/kontiki/kubepods/podx-y/c.0"},
+		{"/kontiki", false, shim.Burstable, "/kontiki/kubepods/burstable/podx-y/c.0"},
+		{"/kontiki", false, shim.BestEffort, "/kontiki/kubepods/besteffort/podx-y/c.0"},
+		{"/", false, shim.Guaranteed, "/kubepods/podx-y/c.0"},
+		{"/kontiki", true, shim.Guaranteed, "/kontiki/kubepods/podx-y/c.0"}, // a place that somebody has made for it
+		{"/", true, shim.Guaranteed, "/kubepods.slice/kubepods-podx_y.slice/kontiki-c.0.scope"},
+		{"/", true, shim.Burstable, "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podx_y.slice/kontiki-c.0.scope"},
+		{"", true, shim.BestEffort, "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podx_y.slice/kontiki-c.0.scope"},
 	} {
-		if got, err := tr.pod(q, "x"); err != nil || got != want {
-			t.Errorf("%s: %s, %v", q, got, err)
+		tr := newTree(tc.root, tc.systemd)
+		pod, err := tr.pod(tc.class, "x-y")
+		if got := containerGroup(pod, "c.0"); err != nil || got != tc.want {
+			t.Errorf("root %s, systemd %v, %s: %s, %v", tc.root, tc.systemd, tc.class, got, err)
+		}
+		if _, err := tr.pod("other", "x"); !errors.Is(err, shim.ErrInvalid) {
+			t.Error(err)
 		}
 	}
-	if _, err := tr.pod("other", "x"); !errors.Is(err, shim.ErrInvalid) {
-		t.Error(err)
+}
+
+// TestGroupsBySystemd: what a group's path says is what systemd is asked for.
+func TestGroupsBySystemd(t *testing.T) {
+	for group, want := range map[string]cgroups.Cgroup{
+		"/kubepods/podx/c.0":                                        {Path: "/kubepods/podx/c.0"},
+		"/kubepods.slice":                                           {Systemd: true, Parent: "-.slice", Name: "kubepods.slice"},
+		"/kubepods.slice/kubepods-podx_y.slice":                     {Systemd: true, Parent: "kubepods.slice", Name: "kubepods-podx_y.slice"},
+		"/kubepods.slice/kubepods-podx_y.slice/kontiki-c.0.scope":   {Systemd: true, Parent: "kubepods-podx_y.slice", ScopePrefix: "kontiki", Name: "c.0"},
+		"/kubepods.slice/kubepods-podx_y.slice/kontiki-c-d.0.scope": {Systemd: true, Parent: "kubepods-podx_y.slice", ScopePrefix: "kontiki", Name: "c-d.0"},
+	} {
+		if got := groupConfig(group, nil); !reflect.DeepEqual(*got, want) {
+			t.Errorf("%s: %+v, want %+v", group, *got, want)
+		}
 	}
 }
 

@@ -29,6 +29,8 @@ type sandbox struct {
 
 	mu      sync.Mutex // held while it is made or removed
 	removed bool       // under Server.mu: no container may be put into it
+
+	oomKills uint64 // under Server.mu: of the pod's slice, those that were told of; see oomKilled
 }
 
 const defaultShmBytes = 64 << 20
@@ -180,6 +182,7 @@ func (s *Server) makeSandbox(sb *sandbox) error {
 	if err := s.makePodCgroup(sb); err != nil {
 		return err
 	}
+	s.expectMove()
 	if !sb.HostIPC {
 		size := sb.ShmBytes
 		if size == 0 {

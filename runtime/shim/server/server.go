@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +43,9 @@ type Server struct {
 	listener *net.UnixListener
 	reaper   *reaper
 
+	ownGroup  string      // folder of the cgroup that this process is in
+	expecting atomic.Bool // see expectMove
+
 	busy  sync.RWMutex   // read-held by calls that change something, held by an upgrade
 	tasks sync.WaitGroup // watchers and calls
 	stop  context.CancelFunc
@@ -64,7 +68,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		log: cfg.Logger, layout: layout{cfg.Dir}, tree: tree{cfg.CgroupRoot}, boot: boot, instance: rand.Text(),
+		log: cfg.Logger, layout: layout{cfg.Dir}, tree: newTree(cfg.CgroupRoot, systemdRuns()), boot: boot, instance: rand.Text(),
 		hash:   sync.OnceValues(func() (string, error) { return shim.HashFile("/proc/self/exe") }),
 		lock:   h.lock,
 		reaper: newReaper(), sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, changed: make(chan struct{}),
@@ -81,6 +85,9 @@ func New(cfg Config) (*Server, error) {
 	// cgroups package detect file names and keep them in unguarded globals.
 	if err := makeCgroup(s.tree.kubepods(), convertResources(shim.Resources{})); err != nil {
 		return nil, err
+	}
+	if s.ownGroup, err = ownGroup(); err != nil {
+		return nil, fmt.Errorf("find the cgroup of this process: %w", err)
 	}
 	if s.oomFloor, err = lowestOOMScore(); err != nil {
 		return nil, err

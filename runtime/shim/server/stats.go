@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 
 	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
@@ -47,7 +46,7 @@ func (s *Server) usage(ctx context.Context) (shim.Usage, error) {
 	groups := make(map[string]string, len(s.containers))
 	for id, c := range s.containers {
 		if c.exit == nil && c.pid != 0 {
-			groups[id] = path.Join(s.groupOfLocked(c.spec.SandboxID), id)
+			groups[id] = containerGroup(s.groupOfLocked(c.spec.SandboxID), id)
 		}
 	}
 	pods := make(map[string]string, len(s.sandboxes))
@@ -130,7 +129,8 @@ func readStats(group string) (shim.Stats, error) {
 	if err != nil {
 		return shim.Stats{}, fmt.Errorf("read cgroup %s: %w", group, err)
 	}
-	return convertStats(raw, oomKills(group)), nil
+	kills, _ := oomKills(group)
+	return convertStats(raw, kills), nil
 }
 
 func convertStats(raw *cgroups.Stats, oom uint64) shim.Stats {

@@ -39,6 +39,13 @@ var programs struct {
 	err   error
 }
 
+// systemdVariable, when it is set, says that this machine is the tests' own and run by systemd: Envs have
+// the hierarchy's root, and so systemd's driver. Tests are then run one at a time.
+const systemdVariable = "KONTIKI_TEST_SYSTEMD"
+
+// OnSystemd tells whether that is so.
+func OnSystemd() bool { return os.Getenv(systemdVariable) != "" }
+
 // Program builds kontiki-shim as it is in the source tree, once a test process, and returns its path.
 func Program(t testing.TB) string {
 	t.Helper()
@@ -137,6 +144,9 @@ func New(t testing.TB) *Env {
 	e := &Env{T: t, Dir: dir, Config: shim.Config{
 		Dir: filepath.Join(dir, "run"), CgroupRoot: "/" + name, Program: program, Logger: slog.New(slog.NewTextHandler(testLog{t}, nil)),
 	}}
+	if OnSystemd() {
+		e.Config.CgroupRoot = "/"
+	}
 	t.Cleanup(func() {
 		b, _ := os.ReadFile(filepath.Join(e.Config.Dir, "shim.log"))
 		if strings.Contains(string(b), "DATA RACE") || strings.Contains(string(b), "panic: ") {

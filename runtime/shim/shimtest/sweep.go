@@ -88,9 +88,15 @@ func waitEnd(pid int) {
 
 func cgroupsOf(name string) []string {
 	var out []string
-	for _, pattern := range []string{"/sys/fs/cgroup/" + name, "/sys/fs/cgroup/*/" + name} {
-		matches, _ := filepath.Glob(pattern)
-		out = append(out, matches...)
+	names := []string{name}
+	if OnSystemd() {
+		names = []string{"kubepods.slice", "system.slice/kontiki-shim-*.scope"}
+	}
+	for _, n := range names {
+		for _, pattern := range []string{"/sys/fs/cgroup/" + n, "/sys/fs/cgroup/*/" + n} {
+			matches, _ := filepath.Glob(pattern)
+			out = append(out, matches...)
+		}
 	}
 	return out
 }

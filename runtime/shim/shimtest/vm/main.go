@@ -5,7 +5,8 @@
 // Started by hand it packs itself and the named programs into an
 // initramfs, boots a kernel with it and shows the console. Started as process 1 of that
 // machine it moves to a tmpfs (pivot_root, which every container does, cannot
-// leave an initramfs), mounts what a machine has, and runs the test.
+// leave an initramfs), mounts what a machine has, and runs the test. With -systemd it gives its place
+// to a systemd, of which the test is a service.
 package main
 
 import (
@@ -28,6 +29,11 @@ import (
 
 func main() {
 	var err error
+	if len(os.Args) == 2 && os.Args[1] == serviceArgument {
+		err = service()
+		fmt.Println("vm: cannot go on:", err)
+		powerOff()
+	}
 	if os.Getpid() == 1 {
 		err = guest()
 		fmt.Println("vm: cannot go on:", err)
@@ -46,6 +52,7 @@ const verdict = "vm: the test has ended with "
 func host() error {
 	kernel := flag.String("kernel", "", "kernel to boot")
 	qemu := flag.String("qemu", "qemu-system-x86_64", "qemu")
+	tree := flag.String("systemd", "", "directory with a systemd and what it needs, to run the machine with")
 	timeout := flag.Duration("timeout", 9*time.Minute, "time for it all")
 	flag.Parse()
 	if *kernel == "" || flag.NArg() < 2 {
@@ -57,14 +64,14 @@ func host() error {
 	}
 	defer os.Remove(image.Name())
 	w := &cpio{w: bufio.NewWriter(image)}
-	if err := pack(w, flag.Arg(0), flag.Args()[1:]); err != nil {
+	if err := pack(w, flag.Arg(0), flag.Args()[1:], *tree); err != nil {
 		return err
 	}
 	if err := image.Close(); err != nil {
 		return err
 	}
 	cmd := exec.Command(*qemu, "-M", "pc", "-cpu", "max", "-smp", "2", "-m", "1536", "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
-		"-kernel", *kernel, "-initrd", image.Name(), "-append", "console=ttyS0 quiet panic=-1 systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all")
+		"-kernel", *kernel, "-initrd", image.Name(), "-append", "console=ttyS0 quiet panic=-1 no_timer_check systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all")
 	console, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -92,7 +99,7 @@ func host() error {
 	return nil
 }
 
-func pack(w *cpio, dir string, command []string) error {
+func pack(w *cpio, dir string, command []string, tree string) error {
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		return err
@@ -110,10 +117,33 @@ func pack(w *cpio, dir string, command []string) error {
 		w.add(path.Join("test", e.Name()), unix.S_IFREG|0o755, b)
 		return err
 	})
+	if err == nil && tree != "" {
+		err = packTree(w, tree)
+	}
 	if err != nil {
 		return err
 	}
 	return w.end()
+}
+
+// packTree adds a tree of directories and files below systemdTree.
+func packTree(w *cpio, tree string) error {
+	return filepath.WalkDir(tree, func(p string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(tree, p)
+		if err != nil {
+			return err
+		}
+		if e.IsDir() {
+			w.add(path.Join(systemdTree[1:], name), unix.S_IFDIR|0o755, nil)
+			return nil
+		}
+		b, err := os.ReadFile(p)
+		w.add(path.Join(systemdTree[1:], name), unix.S_IFREG|0o755, b)
+		return err
+	})
 }
 
 // cpio writes the "newc" format that the kernel unpacks (Documentation/driver-api/early-userspace/buffer-format.rst).
@@ -155,6 +185,9 @@ func guest() error {
 	if err := moveToTmpfs(); err != nil {
 		return fmt.Errorf("move to a tmpfs: %w", err)
 	}
+	if _, err := os.Stat("/lib/systemd/systemd"); err == nil {
+		return becomeSystemd(command)
+	}
 	for _, m := range []struct{ kind, at, data string }{
 		{"proc", "/proc", ""}, {"sysfs", "/sys", ""}, {"devtmpfs", "/dev", ""}, {"devpts", "/dev/pts", ""}, {"tmpfs", "/dev/shm", ""}, {"mqueue", "/dev/mqueue", ""},
 		{"cgroup2", "/sys/fs/cgroup", ""},
@@ -173,16 +206,69 @@ func guest() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
 		return err
 	}
+	return runTest(command)
+}
+
+// runTest runs the test, tells how it ended, and ends the machine.
+func runTest(command []byte, env ...string) error {
 	args := strings.Split(string(command), "\x00")
 	cmd := exec.Command(path.Join("/test", args[0]), args[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/tmp", os.Stdout, os.Stderr
-	cmd.Env = []string{"PATH=/test", "HOME=/tmp", "KONTIKI_TEST_PROGRAMS=/test"}
+	cmd.Env = append([]string{"PATH=/test:/usr/bin", "HOME=/tmp", "KONTIKI_TEST_PROGRAMS=/test"}, env...)
 	if err := cmd.Start(); err != nil {
 		return err
 	}
 	fmt.Printf("%s%d\n", verdict, reapUntil(cmd.Process.Pid))
 	powerOff()
 	return nil
+}
+
+const (
+	systemdTree     = "/systemd-tree" // in the initramfs
+	serviceArgument = "service"
+	serviceUnit     = `[Unit]
+DefaultDependencies=no
+[Service]
+ExecStart=/vm ` + serviceArgument + `
+`
+)
+
+// becomeSystemd makes a systemd process 1, which starts this program again, as a service.
+func becomeSystemd(command []byte) error {
+	const units = "/etc/systemd/system"
+	err := os.MkdirAll(units, 0o755)
+	for _, d := range []string{"/proc", "/sys", "/dev", "/run"} {
+		err = errors.Join(err, os.MkdirAll(d, 0o755))
+	}
+	err = errors.Join(err,
+		os.WriteFile(units+"/kontiki-test.service", []byte(serviceUnit), 0o644),
+		os.WriteFile("/command", command, 0o644))
+	if err != nil {
+		return err
+	}
+	return unix.Exec("/lib/systemd/systemd", []string{"systemd", "--unit=kontiki-test.service", "--log-target=console", "--log-level=warning"}, []string{"PATH=/usr/bin"})
+}
+
+// service is the test as a service of systemd's.
+func service() error {
+	console, err := os.OpenFile("/dev/console", os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	os.Stdout, os.Stderr = console, console
+	command, err := os.ReadFile("/command")
+	if err != nil {
+		return err
+	}
+	for _, m := range []struct{ kind, at string }{{"tmpfs", "/dev/shm"}, {"mqueue", "/dev/mqueue"}} { // units that are not here do that elsewhere
+		if err := os.MkdirAll(m.at, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(m.kind, m.at, m.kind, 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("mount %s: %w", m.at, err)
+		}
+	}
+	return runTest(command, "KONTIKI_TEST_SYSTEMD=1")
 }
 
 // reapUntil waits for a process, and meanwhile for all that lost their parents.
@@ -208,12 +294,11 @@ func moveToTmpfs() error {
 	if err := errors.Join(os.MkdirAll("/new/test", 0o755), os.MkdirAll("/new/tmp", 0o755)); err != nil {
 		return err
 	}
-	entries, err := os.ReadDir("/test")
-	if err != nil {
+	if err := moveTree("/test", "/new/test"); err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if err := move("/test/"+e.Name(), "/new/test/"+e.Name()); err != nil {
+	if _, err := os.Stat(systemdTree); err == nil {
+		if err := errors.Join(moveTree(systemdTree, "/new"), move("/init", "/new/vm")); err != nil {
 			return err
 		}
 	}
@@ -227,6 +312,19 @@ func moveToTmpfs() error {
 		return err
 	}
 	return unix.Chdir("/")
+}
+
+func moveTree(from, to string) error {
+	return filepath.WalkDir(from, func(p string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		at := path.Join(to, strings.TrimPrefix(p, from))
+		if e.IsDir() {
+			return os.MkdirAll(at, 0o755)
+		}
+		return move(p, at)
+	})
 }
 
 func move(from, to string) error {
