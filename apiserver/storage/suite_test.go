@@ -3,7 +3,11 @@ package storage_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"os"
+	runtimego "runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -24,6 +28,15 @@ import (
 	kontikistorage "kontiki/apiserver/storage"
 	"kontiki/raftstore"
 )
+
+// TestMain lets more tests run at a time than there are processors: they wait.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", strconv.Itoa(max(lanes, runtimego.GOMAXPROCS(0)))); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 // storedPrefix is what the suite's transformer puts before every value.
 const storedPrefix = "test!"

@@ -211,15 +211,34 @@ func remoteCases() []upstreamCase {
 	return slices.DeleteFunc(upstreamCases(), func(c upstreamCase) bool { return waitsByTheClock[c.name] })
 }
 
-// runSuite runs the cases one after another on one store, since stores take their
-// time to start, each below a prefix of its own.
+// runsAlone are the cases that change features of the whole process, which others must
+// not see; and one that reads, in parallel tests of its own, what lives for a second.
+var runsAlone = map[string]bool{
+	"WatchSemantics": true, "WatchSemanticInitialEventsExtended": true, "WatchListMatchSingle": true, "Get": true,
+}
+
+// lanes is how many cases run at a time, each on a store that no other uses then: most
+// of them wait.
+const lanes = 3
+
+// runSuite runs the cases, each below a prefix of its own. A store serves one after
+// another, since stores take their time to start.
 func runSuite(t *testing.T, cases []upstreamCase, open func(testing.TB) store) {
-	shared := open(t)
+	free := make(chan store, lanes)
+	for range lanes {
+		free <- open(t)
+	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			backend := shared
+			if !runsAlone[c.name] {
+				t.Parallel()
+			}
+			var backend store
 			if needsOwnStore[c.name] {
 				backend = open(t)
+			} else {
+				backend = <-free
+				t.Cleanup(func() { free <- backend }) // after the fixture has let go of it
 			}
 			f := newFixture(t, backend, withPrefix("/"+c.name))
 			f.latest = true
