@@ -26,6 +26,12 @@ build: deps $(SHIM) ## build bin/kontiki, with kontiki-shim inside, and the imag
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/examples/guestbook/guestbook ./examples/guestbook
 	bin/kontiki image import bin/examples/guestbook --name kontiki.local/guestbook:v1 --entrypoint /guestbook --output bin/examples/guestbook.tar
 
+# A program whose commands are one version ahead: what a rolling upgrade goes to in tests.
+NEXT := bin/next/kontiki
+.PHONY: next
+next: $(SHIM)
+	$(GO) build -trimpath -tags nextversion -ldflags '$(LDFLAGS)' -o $(NEXT) ./cmd/kontiki
+
 # The shim is built anew each time: Go's own cache decides whether anything changed.
 .PHONY: $(SHIM)
 $(SHIM): deps
@@ -34,7 +40,7 @@ $(SHIM): deps
 deps: ## install what building needs (Debian and Ubuntu)
 	@deploy/install-build-deps
 
-test: build ## run every test; without root, those that need none
+test: build next ## run every test; without root, those that need none
 	test/run
 
 install: ## put kontiki, its service of systemd and an example of its options in place (after make build; DESTDIR and PREFIX are heard)
@@ -68,11 +74,11 @@ jepsen-bugs: ## see whether the schedules find errors that are there on purpose,
 	@echo "== two_promises"; $(PROVE) -tags seeded_two_promises -run '^TestFormationSchedules$$' ./gossip
 
 ROUNDS ?= 50
-jepsen: build schedules jepsen-bugs ## prove it at length: ROUNDS=50 faults each, in clusters of 3 and of 5 (KONTIKI_SEED=n repeats a run's order)
+jepsen: build next schedules jepsen-bugs ## prove it at length: ROUNDS=50 faults each, in clusters of 3 and of 5 (KONTIKI_SEED=n repeats a run's order)
 	@for nodes in 3 5; do \
 		echo "== clusters of $$nodes, $(ROUNDS) rounds"; \
-		KONTIKI_BIN="$(CURDIR)/bin/kontiki" KONTIKI_ROUNDS=$(ROUNDS) KONTIKI_NODES=$$nodes \
-			KONTIKI_LONG=1 $(GO) test -tags seccomp -count=1 -timeout 4h -v -run '^(TestGround|TestLoad|TestLeaderFaults|TestLeadershipMovesFromAFailingController|TestFormation.*|TestReaddressing|TestNetworkFaults|TestNetworkOfHostGateways)$$' ./jepsen/acceptance || exit 1; \
+		KONTIKI_BIN="$(CURDIR)/bin/kontiki" KONTIKI_NEXT_BIN="$(CURDIR)/$(NEXT)" KONTIKI_ROUNDS=$(ROUNDS) KONTIKI_NODES=$$nodes \
+			KONTIKI_LONG=1 $(GO) test -tags seccomp -count=1 -timeout 4h -v -run '^(TestGround|TestLoad|TestLeaderFaults|TestLeadershipMovesFromAFailingController|TestFormation.*|TestReaddressing|TestVotersAreReplaced|TestVoterZones|TestRollingUpgrade|TestNetworkFaults|TestNetworkOfHostGateways)$$' ./jepsen/acceptance || exit 1; \
 	done
 
 up: build ## start a cluster of three virtual hosts on this machine, and an application in it

@@ -56,7 +56,7 @@ func (n *node) startAdmin(life *lifecycle) error {
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { answer(w, n.status(r.Context()), nil) })
 	mux.HandleFunc("GET /net", n.answerNet)
 	for action, change := range map[string]func(context.Context, string) (string, error){
-		"promote": n.promote, "demote": n.demote, "remove": n.remove,
+		"promote": n.promote, "demote": n.demote, "auto": n.automatic, "remove": n.remove,
 	} {
 		mux.HandleFunc("POST /members/"+action, func(w http.ResponseWriter, r *http.Request) {
 			var in MemberChange

@@ -55,6 +55,9 @@ type Config struct {
 	// the same everywhere.
 	Tolerations *apiserver.Tolerations
 
+	// Voting says when the leader gives and takes votes.
+	Voting Voting
+
 	// Audit says which requests this node's API notes; the zero value notes none.
 	Audit apiserver.Audit
 
@@ -86,6 +89,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.DataDir = dir
 	if err := c.Audit.Validate(); err != nil {
+		return c, err
+	}
+	if c.Voting, err = c.Voting.withDefaults(); err != nil {
 		return c, err
 	}
 	if c.Name == "" {

@@ -11,6 +11,7 @@ import (
 
 	"kontiki/gossip"
 	"kontiki/internal/port"
+	"kontiki/raftstore"
 )
 
 const (
@@ -55,7 +56,7 @@ func (n *node) askToJoin(ctx context.Context, addr, clusterID, epoch string) (js
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	conn.SetDeadline(time.Now().Add(joinTimeout))
-	return askToJoin(conn, joinRequest{n.id.ID, n.cfg.Name, clusterID, n.cfg.Replace, epoch}, n.fits)
+	return askToJoin(conn, joinRequest{n.id.ID, n.cfg.Name, clusterID, n.cfg.Replace, epoch, raftstore.CommandVersion}, n.fits)
 }
 
 // serveJoin lets blank nodes in.
@@ -99,10 +100,14 @@ func (n *node) letIn(ctx context.Context, request joinRequest) ([]byte, error) {
 	if r, removed := removalOf(view, request.NodeID); removed {
 		return nil, fmt.Errorf("an operator removed node %s at %s; to let the machine in as a new node, stop it and start it with an empty data directory", request.NodeID, r.Time.Format(time.RFC3339))
 	}
+	knows := max(request.Knows, 1)
+	if err := n.store.Admits(knows); err != nil { // before it is given a name; the leader looks again
+		return nil, err
+	}
 	if err := n.takeName(ctx, request.NodeID, request.Name, request.Replace); err != nil {
 		return nil, err
 	}
-	if err := n.store.AddNonvoter(ctx, request.NodeID); err != nil {
+	if err := n.store.Admit(ctx, request.NodeID, knows); err != nil {
 		return nil, fmt.Errorf("add the node to the cluster: %w", err)
 	}
 	return n.charter.joiner().admit()

@@ -23,6 +23,7 @@ type joinRequest struct {
 	ClusterID string `json:"clusterID"`
 	Replace   bool   `json:"replace,omitempty"` // take the name of a dead node
 	Epoch     string `json:"epoch,omitempty"`   // of the cluster, as the ring shows it
+	Knows     int    `json:"knows,omitempty"`   // version of the log's commands; 0: the first
 }
 
 type joinOffer struct {

@@ -32,45 +32,6 @@ func (n *node) alive(id string) bool {
 	})
 }
 
-// promote and demote give and take a member's vote.
-func (n *node) promote(ctx context.Context, ref string) (string, error) {
-	id, err := n.findMember(ref)
-	if err != nil {
-		return "", err
-	}
-	voters := append(votersOf(n.store.Members(), id), id)
-	if err := checkVotes("giving "+ref+" a vote", voters, n.alive); err != nil {
-		return "", err
-	}
-	if err := n.store.Promote(ctx, id); err != nil {
-		return "", err
-	}
-	return said("%s votes now", ref, len(voters)), nil
-}
-
-func (n *node) demote(ctx context.Context, ref string) (string, error) {
-	id, err := n.findMember(ref)
-	if err != nil {
-		return "", err
-	}
-	voters := votersOf(n.store.Members(), id)
-	if err := checkVotes("taking the vote of "+ref, voters, n.alive); err != nil {
-		return "", err
-	}
-	if err := n.store.Demote(ctx, id); err != nil {
-		return "", err
-	}
-	return said("%s votes no more; it stays a replica", ref, len(voters)), nil
-}
-
-func said(what, ref string, voters int) string {
-	s := fmt.Sprintf(what+"; the cluster has %d voter(s)", ref, voters)
-	if voters%2 == 0 {
-		s += fmt.Sprintf(", which survive no more losses than %d would", voters-1)
-	}
-	return s
-}
-
 // remove removes a member by the operator's will: it is told so, refused from then
 // on, and does not come back by itself.
 func (n *node) remove(ctx context.Context, ref string) (string, error) {
@@ -177,20 +138,28 @@ func (n *node) nameOf(view raftstore.View, id string) string {
 	return ""
 }
 
-// findMember finds a member's id by its id or name. A node whose removal was cut
-// off is found by the name that it had.
+// findMember finds a member's id by its id or name, also that of one that was taken out
+// until it is back. A node whose removal was cut off is found by the name that it had.
 func (n *node) findMember(ref string) (string, error) {
 	view := n.store.View()
-	var known []string
+	var ids, known []string
 	for _, m := range n.store.Members() {
-		name := n.nameOf(view, m.ID)
-		if r, removed := removalOf(view, m.ID); removed && name == "" {
+		ids = append(ids, m.ID)
+	}
+	for id := range names(view) {
+		if id != "" && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	for _, id := range ids {
+		name := n.nameOf(view, id)
+		if r, removed := removalOf(view, id); removed && name == "" {
 			name = r.Name
 		}
-		if ref == m.ID || ref != "" && ref == name {
-			return m.ID, nil
+		if ref == id || ref != "" && ref == name {
+			return id, nil
 		}
-		known = append(known, fmt.Sprintf("%s (%s)", name, m.ID))
+		known = append(known, fmt.Sprintf("%s (%s)", name, id))
 	}
 	return "", fmt.Errorf("the cluster has no member %q; it has %s", ref, strings.Join(known, ", "))
 }

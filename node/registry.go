@@ -106,7 +106,7 @@ func planClaim(view raftstore.View, id, name string) (txn raftstore.Txn, holder 
 	return txn, ""
 }
 
-// planRemoval records a removal and frees the node's name.
+// planRemoval records a removal, frees the node's name, and forgets what was said of its vote.
 func planRemoval(view raftstore.View, r removal) raftstore.Txn {
 	var txn raftstore.Txn
 	if _, found := view.Get(removedPrefix + r.ID); !found {
@@ -118,6 +118,10 @@ func planRemoval(view raftstore.View, r removal) raftstore.Txn {
 			txn.Compares = append(txn.Compares, raftstore.Compare{Key: kv.Key, ModRevision: kv.ModRevision})
 			txn.Ops = append(txn.Ops, raftstore.Op{Kind: raftstore.OpDelete, Key: kv.Key})
 		}
+	}
+	if kv, found := view.Get(votesPrefix + r.ID); found {
+		txn.Compares = append(txn.Compares, raftstore.Compare{Key: kv.Key, ModRevision: kv.ModRevision})
+		txn.Ops = append(txn.Ops, raftstore.Op{Kind: raftstore.OpDelete, Key: kv.Key})
 	}
 	return txn
 }

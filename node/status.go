@@ -4,13 +4,16 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"kontiki/gossip"
 	"kontiki/raftstore"
+	"kontiki/raftstore/voters"
 )
 
 // Status is what a node says of itself and of its cluster.
@@ -31,6 +34,9 @@ type Status struct {
 	JoinSecret *SecretState `json:"joinSecret,omitempty"`
 	// Losses says what the number of voters means: what may be lost before what stops.
 	Losses string `json:"losses,omitempty"`
+	// Commands tells which version of the log's commands is in use, and what a later one
+	// waits for while the nodes are upgraded one after the other.
+	Commands *Commands `json:"commands,omitempty"`
 	// DataKeys tells how far the last change of the key has come that encrypts Secrets.
 	DataKeys *DataKeys `json:"dataKeys,omitempty"`
 	// Problems are what is wrong, in words, with what to do about it.
@@ -42,15 +48,21 @@ type Member struct {
 	ID      string         `json:"id"`
 	Name    string         `json:"name,omitempty"`
 	Address netip.AddrPort `json:"address"`
-	Role    string         `json:"role"`   // voter, non-voter
-	Health  string         `json:"health"` // alive, dead, left, unknown: the ring's word
-	Version string         `json:"version,omitempty"`
+	Role    string         `json:"role"` // voter, non-voter; away: taken out until it is back
+	// Why says why it has that role, in the leader's words.
+	Why string `json:"why,omitempty"`
+	// Wish is what an operator said about its vote: "vote", "no vote", or nothing.
+	Wish    string `json:"wish,omitempty"`
+	Health  string `json:"health"` // alive, dead, left, unknown: the ring's word
+	Version string `json:"version,omitempty"`
 	// AppliedRevision is what its replica shows, as it said last.
 	AppliedRevision uint64 `json:"appliedRevision,omitempty"`
 	// LastContact is when it last heard the leader, as it said last; of the leader itself,
 	// when that was last heard by this node. Of one that does not answer and was never
 	// asked, since when that is so.
 	LastContact *time.Time `json:"lastContact,omitempty"`
+	// Commands is the version of the log's commands that its program knows, as it said last.
+	Commands int `json:"commands,omitempty"`
 }
 
 // status tells what boot has finished so far.
@@ -74,15 +86,13 @@ func (n *node) status(ctx context.Context) Status {
 		known[m.ID] = m
 	}
 	answers := n.askPeers(ctx, raft, known)
-	named := names(n.store.View())
-	for _, m := range raft.Members {
-		k, said := known[m.ID], answers[m.ID]
-		s.Members = append(s.Members, Member{
-			ID: m.ID, Name: cmp.Or(named[m.ID], k.Name), Address: k.ClusterAddr(), Role: roleOf(m), Health: string(k.State), Version: k.Version,
-			AppliedRevision: said.status.Revision, LastContact: lastContact(said, k),
-		})
-	}
+	s.Members = memberList(n.store.View(), raft, known, answers)
 	s.Losses = losses(s.Members)
+	commands := commandsOf(raft, answers[raft.LeaderID].status, names(n.store.View()))
+	s.Commands = &commands
+	for _, other := range answers {
+		s.Commands.Needs = max(s.Commands.Needs, other.status.Gate.Version)
+	}
 	s.DataKeys = dataKeysIn(n.store.View())
 	if state := n.secretState(); state.Change > 0 {
 		s.JoinSecret = &state
@@ -95,6 +105,33 @@ func (n *node) status(ctx context.Context) Status {
 	s.Problems = append(s.Problems, diagnose(s, raft)...)
 	return s
 }
+
+// memberList are the members, and those who were and come back by themselves.
+func memberList(view raftstore.View, raft raftstore.Status, known map[string]gossip.Member, answers map[string]peer) []Member {
+	named, roles := names(view), answers[raft.LeaderID].status.Roles
+	list := []Member{}
+	add := func(id, role string) {
+		k, said := known[id], answers[id]
+		list = append(list, Member{
+			ID: id, Name: cmp.Or(named[id], k.Name), Address: k.ClusterAddr(), Role: role, Why: roles[id], Wish: wishWords[wishOf(view, id)],
+			Health: string(k.State), Version: k.Version,
+			AppliedRevision: said.status.Revision, LastContact: lastContact(said, k), Commands: said.status.Knows,
+		})
+	}
+	members := map[string]bool{}
+	for _, m := range raft.Members {
+		members[m.ID] = true
+		add(m.ID, roleOf(m))
+	}
+	for _, id := range slices.Sorted(maps.Keys(named)) {
+		if id != "" && !members[id] {
+			add(id, "away")
+		}
+	}
+	return list
+}
+
+var wishWords = map[voters.Wish]string{voters.Vote: "vote", voters.NoVote: "no vote"}
 
 func roleOf(m raftstore.Member) string {
 	if m.Voter {
@@ -161,11 +198,11 @@ func losses(members []Member) string {
 	case len(voters) == 1 && len(members) == 1:
 		return "1 voter, the only node: its disk is everything; three nodes survive the loss of one"
 	case len(voters) == 1 && len(members) == 2:
-		return fmt.Sprintf("1 voter of 2 nodes: the disk of %s is everything, and while it is away nothing can be written. A second vote would make that worse (the loss of either would stop writes); with a third node, give both new ones a vote: kontiki members promote NAME", voters[0])
+		return fmt.Sprintf("1 voter of 2 nodes: the disk of %s is everything, and while it is away nothing can be written. A second vote would make that worse (the loss of either would stop writes); with a third node all three vote", voters[0])
 	case len(voters) == 1:
-		return fmt.Sprintf("1 voter of %d nodes: the disk of %s is everything; give two more a vote: kontiki members promote NAME", len(members), voters[0])
+		return fmt.Sprintf("1 voter of %d nodes: the disk of %s is everything; kontiki members says why no others vote", len(members), voters[0])
 	case len(voters) == 2:
-		return "2 voters: the loss of either stops writes; give a third node a vote, or take one: kontiki members promote|demote NAME"
+		return "2 voters: the loss of either stops writes; with a third node one may be lost"
 	case spare == 0:
 		return fmt.Sprintf("%d of %d voters answer: the next loss stops writes", alive, len(voters))
 	default:
@@ -198,6 +235,9 @@ func diagnose(s Status, raft raftstore.Status) []string {
 	}
 	if raft.Err != nil {
 		say("the store of this node does not work: %v", raft.Err)
+	}
+	if c := s.Commands; c != nil && c.Needs > c.Knows {
+		say("this node's program is too old for its cluster, whose members have agreed on version %d of the log's commands; it knows %d: start the node with the program that the others run", c.Needs, c.Knows)
 	}
 	if raft.DiskFailing {
 		say("this node cannot write to its disk (is it full?): it acknowledges nothing until it can")

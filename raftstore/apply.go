@@ -76,7 +76,7 @@ func (s *Store) applyOnce(ctx context.Context, c *command) (r result, retry bool
 	c.Session, c.Sequence = t.session, t.sequence
 	r, tries, err := s.propose(ctx, func() ([]byte, error) {
 		c.Floor = s.proposer.floorOf(t)
-		return encodeCommand(c)
+		return s.encode(c)
 	})
 	switch {
 	case err != nil && tries > 0:
@@ -110,7 +110,7 @@ func noQuorum(err error) error {
 
 func (s *Store) openSession(ctx context.Context) (uint64, error) {
 	r, _, err := s.propose(ctx, func() ([]byte, error) {
-		return encodeCommand(&command{Kind: kindOpen, Node: s.cfg.NodeID, Incarnation: s.incarnation})
+		return s.encode(&command{Kind: kindOpen, Node: s.cfg.NodeID, Incarnation: s.incarnation})
 	})
 	return r.Session, err
 }
@@ -146,7 +146,7 @@ func (s *Store) Compact(ctx context.Context, revision uint64) error {
 		return fmt.Errorf("compact revision %d, the store is at %d: %w", revision, now, ErrFutureRevision)
 	}
 	_, _, err := s.propose(ctx, func() ([]byte, error) {
-		return encodeCommand(&command{Kind: kindCompact, Revision: revision})
+		return s.encode(&command{Kind: kindCompact, Revision: revision})
 	})
 	if err != nil {
 		return noQuorum(err)

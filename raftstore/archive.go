@@ -126,6 +126,9 @@ func ReadArchive(r io.Reader) (*Archive, error) {
 		return nil, err
 	}
 	st, err := readSnapshot(in)
+	if err == nil && st.gate > CommandVersion {
+		err = tooOld(st.gate, CommandVersion)
+	}
 	if err != nil && !errors.Is(err, errUnknownVersion) {
 		return nil, fmt.Errorf("%w: %w", ErrArchiveDamaged, err)
 	}

@@ -20,6 +20,7 @@ func (s *Store) startChores() {
 	s.spawn(s.runProgress)
 	s.spawn(s.runCommitMark)
 	s.spawn(s.runExpiry)
+	s.spawn(s.runGate)
 	if s.cfg.EventAge > 0 {
 		s.spawn(s.runCompaction)
 	}

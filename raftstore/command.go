@@ -15,11 +15,13 @@ import (
 //
 // and a command is its version (1 byte) followed by msgpack. Structs are
 // encoded as arrays: fields are only ever added at the end, and a change that
-// an older program would misread gets a new version.
+// an older program would misread gets a new version. Commands are written in the
+// version at which the gate stands (gate.go), so that every member can read them.
 const (
-	entryFormat    = 1
-	commandVersion = 1
-	entryHeader    = 5
+	entryFormat = 1
+	entryHeader = 5
+	// firstVersion of commands is read by every program.
+	firstVersion = 1
 )
 
 type commandKind uint8
@@ -29,6 +31,7 @@ const (
 	kindOpen    commandKind = 2 // opens a session for Node
 	kindExpire  commandKind = 3 // ends the sessions of Node
 	kindCompact commandKind = 4
+	kindGate    commandKind = 5 // opens the gate for commands of version Gate
 )
 
 // command is what one entry of a batch says. Ids and times are the proposer's:
@@ -46,6 +49,7 @@ type command struct {
 	Node        string // open, expire
 	Incarnation string // open
 	Revision    uint64 // compact
+	Gate        uint8  // gate
 }
 
 type operation struct {
@@ -101,27 +105,37 @@ func unmarshal(b []byte, v any) (err error) {
 	return codec.NewDecoderBytes(b, msgpack).Decode(v)
 }
 
-func encodeCommand(c *command) ([]byte, error) {
+// encodeCommand writes a command in the first version.
+func encodeCommand(c *command) ([]byte, error) { return encodeCommandIn(firstVersion, c) }
+
+func encodeCommandIn(version uint8, c *command) ([]byte, error) {
 	b, err := marshal(c)
 	if err != nil {
 		return nil, err
 	}
-	return append([]byte{commandVersion}, b...), nil
+	return append([]byte{version}, b...), nil
 }
 
-func decodeCommand(b []byte) (command, error) {
+// decodeCommand reads a command of a program that knows versions up to one.
+func decodeCommand(b []byte, knows uint8) (command, error) {
 	var c command
 	if len(b) == 0 {
 		return c, errors.New("empty command")
 	}
-	if b[0] != commandVersion {
-		return c, fmt.Errorf("command of version %d, of which this program knows %d: %w", b[0], commandVersion, errUnknownVersion)
+	if b[0] < firstVersion {
+		return c, fmt.Errorf("command of version %d, which there never was", b[0])
+	}
+	if b[0] > knows {
+		return c, fmt.Errorf("command of version %d: %w", b[0], tooOld(b[0], knows))
 	}
 	if err := unmarshal(b[1:], &c); err != nil {
 		return c, fmt.Errorf("command: %w", err)
 	}
-	if c.Kind < kindTxn || c.Kind > kindCompact {
+	if c.Kind < kindTxn || c.Kind > kindGate {
 		return c, fmt.Errorf("command of kind %d: %w", c.Kind, errUnknownVersion)
+	}
+	if c.Gate > knows {
+		return c, tooOld(c.Gate, knows)
 	}
 	return c, nil
 }
@@ -157,7 +171,7 @@ func entryBody(b []byte) ([]byte, error) {
 	return b, nil
 }
 
-func decodeEntry(b []byte) ([]command, error) {
+func decodeEntry(b []byte, knows uint8) ([]command, error) {
 	b, err := entryBody(b)
 	if err != nil {
 		return nil, err
@@ -168,7 +182,7 @@ func decodeEntry(b []byte) ([]command, error) {
 		if w <= 0 || n > uint64(len(b)-w) {
 			return nil, errors.New("log entry is damaged: a command reaches beyond its end")
 		}
-		c, err := decodeCommand(b[w : w+int(n)])
+		c, err := decodeCommand(b[w:w+int(n)], knows)
 		if err != nil {
 			return nil, err
 		}

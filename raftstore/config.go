@@ -55,6 +55,8 @@ type Config struct {
 	// aroundWrite, if set, is put around each write to the log and stable store.
 	// Tests make disks of it that fill up or hang.
 	aroundWrite func(write func() error) error
+	// commandVersion is CommandVersion, but where tests make members of several versions.
+	commandVersion uint8
 
 	// What a store is built on: the directory's files, unless a test puts doubles here
 	// that lose what was not synced.
@@ -110,6 +112,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
+	orDefault(&c.commandVersion, CommandVersion)
 	orDefault(&c.MaxTxnBytes, defaultMaxTxnBytes)
 	orDefault(&c.EventBytes, defaultEventBytes)
 	orDefault(&c.EventAge, defaultEventAge)

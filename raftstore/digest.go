@@ -107,7 +107,7 @@ func hashResult(at []byte, r result) contents {
 func (s *state) digest() uint64 {
 	var h hasher
 	h.ResetWithSeed(seedState)
-	h.numbers(digestVersion, uint64(s.contents), s.revision, s.compacted, s.index, s.term, s.lastSession,
+	h.numbers(digestVersion, uint64(s.contents), s.revision, s.compacted, s.index, s.term, s.lastSession, uint64(s.gate),
 		uint64(s.keys.Len()), uint64(s.expiry.Len()), uint64(s.open.Len()), uint64(s.results.Len()))
 	return h.Sum64()
 }

@@ -7,13 +7,15 @@ import (
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+
+	"kontiki/raftstore/voters"
 )
 
 // ProposeRaw puts bytes into the log as one entry.
 func (s *Store) ProposeRaw(entry []byte) error { return s.raft.Apply(entry, enqueueTimeout).Error() }
 
 // FutureEntry is a log entry with a command of a version that does not exist yet.
-func FutureEntry() []byte { return encodeEntry([][]byte{{commandVersion + 1, 0xc0}}) }
+func FutureEntry() []byte { return encodeEntry([][]byte{{CommandVersion + 1, 0xc0}}) }
 
 // FirstLogIndex is the beginning of what is left of the log.
 func (s *Store) FirstLogIndex() (uint64, error) { return s.disk.FirstIndex() }
@@ -61,6 +63,9 @@ func (s *Store) LinearizeByVerifyLeader(ctx context.Context, asked func()) (View
 // WithDisk puts a disk of the test's around all writes of a store.
 func WithDisk(cfg *Config, around func(write func() error) error) { cfg.aroundWrite = around }
 
+// WithCommandVersion makes a store that knows commands up to a version.
+func WithCommandVersion(cfg *Config, version int) { cfg.commandVersion = uint8(version) }
+
 func logOf(index uint64, commands ...[]byte) *raft.Log {
 	return &raft.Log{Index: index, Term: 1, Data: encodeEntry(commands)}
 }
@@ -88,4 +93,13 @@ func (s *Store) CompareNow() { s.compare(s.Leadership().Term, map[string]uint64{
 
 func checksumOf(b []byte) []byte {
 	return binary.BigEndian.AppendUint32(nil, crc32.Checksum(b, castagnoli))
+}
+
+// ConfigurationIndex is that of the latest configuration.
+func (s *Store) ConfigurationIndex() (uint64, error) { return s.configurationIndex() }
+
+// ChangeAt makes a change that the leader of a term has decided on a configuration.
+func (s *Store) ChangeAt(ctx context.Context, term, configuration uint64, c voters.Change) error {
+	k := &keeper{store: s, term: term, refused: map[string]refusal{}}
+	return k.make(ctx, c, s.servers(), configuration)
 }

@@ -47,12 +47,16 @@ func (s *Store) handleCall(ctx context.Context, method callMethod, body []byte) 
 		if err := unmarshal(body, &command); err != nil {
 			return nil, final(err)
 		}
-		// A command that this program cannot read must not get into the log.
-		if _, err := decodeCommand(command); err != nil {
-			return nil, final(err)
-		}
 		if _, leads := s.leadsIn(); !leads {
 			return nil, fmt.Errorf("%w: %w", errNotProposed, ErrNotLeader)
+		}
+		// A command that some member cannot read must not get into the log.
+		if _, err := decodeCommand(command, s.cfg.commandVersion); err != nil {
+			return nil, final(err)
+		}
+		if gate := s.fsm.current.Load().gate; command[0] > gate {
+			// The proposer has seen it opened, and here that is not applied yet.
+			return nil, fmt.Errorf("%w: the gate for commands of version %d is not open on the leader", errNotProposed, command[0])
 		}
 		return s.proposeHere(ctx, command)
 	case callReadIndex:

@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 // one goroutine; everything else may be called from anywhere.
 type fsm struct {
 	log     *slog.Logger
+	knows   uint8                 // the latest version of commands that it reads
 	current atomic.Pointer[state] // written under mu, by Raft's goroutine and by refills
 
 	mu      sync.RWMutex
@@ -29,13 +31,15 @@ type fsm struct {
 	doubts chan struct{}         // of capacity one: told of a new doubt
 	trials uint64                // how often the replica came into doubt; under mu
 
+	configured atomic.Uint64 // index of the last configuration applied; 0: none was
+
 	haltOnce sync.Once
 	halted   chan struct{} // closed when the replica can not go on
 	haltErr  error         // set before halted is closed
 }
 
 func newFSM(log *slog.Logger, eventBytes int) *fsm {
-	f := &fsm{log: log, changed: make(chan struct{}), watchers: newWatchers(), halted: make(chan struct{}), doubts: make(chan struct{}, 1)}
+	f := &fsm{log: log, knows: CommandVersion, changed: make(chan struct{}), watchers: newWatchers(), halted: make(chan struct{}), doubts: make(chan struct{}, 1)}
 	f.history.limit, f.history.floor = eventBytes, firstRevision
 	f.current.Store(newState())
 	return f
@@ -53,7 +57,7 @@ func (f *fsm) Apply(entry *raft.Log) any {
 	if entry.Index <= f.current.Load().index {
 		return nil // replayed by Raft after a start from disk
 	}
-	commands, err := decodeEntry(entry.Data)
+	commands, err := decodeEntry(entry.Data, f.knows)
 	if err != nil {
 		f.halt(fmt.Errorf("log entry %d of term %d: %w", entry.Index, entry.Term, err))
 		return nil
@@ -66,6 +70,10 @@ func (f *fsm) Apply(entry *raft.Log) any {
 		}
 	}
 }
+
+// StoreConfiguration implements raft.ConfigurationStore. Raft keeps the index of its
+// configuration to itself: GetConfiguration answers 0 for it (v1.8.0).
+func (f *fsm) StoreConfiguration(index uint64, _ raft.Configuration) { f.configured.Store(index) }
 
 // publish puts next in the place of s, of which it was made; false if a refill has
 // done so with another state meanwhile.
@@ -108,6 +116,12 @@ func (f *fsm) failed() error {
 func (f *fsm) Restore(source io.ReadCloser) error {
 	defer source.Close()
 	next, err := readSnapshot(source)
+	if err == nil && next.gate > f.knows {
+		err = tooOld(next.gate, f.knows)
+	}
+	if errors.Is(err, errUnknownVersion) {
+		f.halt(err) // there is no other way for this replica to go on
+	}
 	if err != nil {
 		return err
 	}

@@ -395,11 +395,11 @@ func FuzzDecodeEntry(f *testing.F) {
 	f.Add(c)
 	f.Add(FutureEntry())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, err := decodeEntry(b); err != nil && len(b) > entryHeader && b[0] == entryFormat {
+		if _, err := decodeEntry(b, CommandVersion); err != nil && len(b) > entryHeader && b[0] == entryFormat {
 			// The checksum keeps most input out: look behind it, too.
-			_, _ = decodeEntry(encodeEntry([][]byte{b}))
+			_, _ = decodeEntry(encodeEntry([][]byte{b}), CommandVersion)
 		}
-		c, err := decodeCommand(b)
+		c, err := decodeCommand(b, CommandVersion)
 		if err != nil {
 			return
 		}

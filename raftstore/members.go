@@ -32,6 +32,19 @@ func (s *Store) servers() []raft.Server {
 	return f.Configuration().Servers
 }
 
+// configurationIndex is that of the last committed configuration that this node knows.
+func (s *Store) configurationIndex() (uint64, error) {
+	list, err := s.snapshots.List()
+	if err != nil {
+		return 0, fmt.Errorf("raftstore: list snapshots: %w", err)
+	}
+	index := s.fsm.configured.Load()
+	if len(list) > 0 {
+		index = max(index, list[0].ConfigurationIndex) // of the log that it stands for
+	}
+	return index, nil
+}
+
 type memberAction uint8
 
 const (
@@ -44,31 +57,43 @@ const (
 type memberChange struct {
 	Action memberAction
 	ID     string
+	Knows  int // version of commands that a node knows which is added; 0: the first
 }
 
-// AddNonvoter makes a node a replica without a vote. It is nothing to add a
-// member again.
+// AddNonvoter makes a node that runs this program a replica without a vote. It is
+// nothing to add a member again.
 func (s *Store) AddNonvoter(ctx context.Context, nodeID string) error {
-	return s.changeMember(ctx, memberChange{memberAdd, nodeID})
+	return s.Admit(ctx, nodeID, int(s.cfg.commandVersion))
+}
+
+// Admit is AddNonvoter for a node whose program knows commands up to a version. One
+// that knows too little is refused.
+func (s *Store) Admit(ctx context.Context, nodeID string, knows int) error {
+	return s.changeMember(ctx, memberChange{memberAdd, nodeID, knows})
 }
 
 // Promote gives a member a vote, adding it if it is none.
 func (s *Store) Promote(ctx context.Context, nodeID string) error {
-	return s.changeMember(ctx, memberChange{memberPromote, nodeID})
+	return s.changeMember(ctx, memberChange{Action: memberPromote, ID: nodeID, Knows: int(s.cfg.commandVersion)})
 }
 
 // Demote takes a member's vote; it stays a replica.
 func (s *Store) Demote(ctx context.Context, nodeID string) error {
-	return s.changeMember(ctx, memberChange{memberDemote, nodeID})
+	return s.changeMember(ctx, memberChange{Action: memberDemote, ID: nodeID})
 }
 
 // Remove ends a membership and the sessions of the node.
 func (s *Store) Remove(ctx context.Context, nodeID string) error {
-	if err := s.changeMember(ctx, memberChange{memberRemove, nodeID}); err != nil {
+	if err := s.changeMember(ctx, memberChange{Action: memberRemove, ID: nodeID}); err != nil {
 		return err
 	}
+	return s.expireSessions(ctx, nodeID)
+}
+
+// expireSessions ends the sessions of a node that is no member any more.
+func (s *Store) expireSessions(ctx context.Context, nodeID string) error {
 	_, _, err := s.propose(ctx, func() ([]byte, error) {
-		return encodeCommand(&command{Kind: kindExpire, Node: nodeID})
+		return s.encode(&command{Kind: kindExpire, Node: nodeID})
 	})
 	if err != nil {
 		return noQuorum(err)
@@ -104,6 +129,34 @@ func (s *Store) changeMemberHere(ctx context.Context, change memberChange) error
 			is = &server
 		}
 	}
+	if is == nil && (change.Action == memberAdd || change.Action == memberPromote) {
+		done, err := s.beginAdmitting(ctx)
+		if err != nil {
+			return err
+		}
+		defer done()
+		if err := s.mayAdmit(change.Knows); err != nil {
+			return err
+		}
+	}
+	return s.changeServer(ctx, change, is, 0)
+}
+
+// mayAdmit tells whether a node may be let in, by a leader that knows how the gate
+// stands: it has applied all entries of earlier terms.
+func (s *Store) mayAdmit(knows int) error {
+	if term, leads := s.leadsIn(); !leads || s.leadership.ready() != term {
+		return fmt.Errorf("%w: %w", errNotProposed, ErrNotLeader)
+	}
+	if err := s.Admits(max(knows, firstVersion)); err != nil {
+		return final(err)
+	}
+	return nil
+}
+
+// changeServer has Raft change a member, which is nil or what it was until now. Only
+// the configuration with index prev is changed, whatever there is if that is 0.
+func (s *Store) changeServer(ctx context.Context, change memberChange, is *raft.Server, prev uint64) error {
 	if change.ID == s.cfg.NodeID && (change.Action == memberDemote || change.Action == memberRemove) && is != nil {
 		// A leader that takes its own vote leaves the others to an election; handed over
 		// first, they wait milliseconds. The change is then made by the new leader.
@@ -120,15 +173,15 @@ func (s *Store) changeMemberHere(ctx context.Context, change memberChange) error
 	var f raft.IndexFuture
 	switch {
 	case change.Action == memberAdd && is == nil:
-		f = s.raft.AddNonvoter(id, addr, 0, timeout)
+		f = s.raft.AddNonvoter(id, addr, prev, timeout)
 	case change.Action == memberPromote && (is == nil || is.Suffrage != raft.Voter):
-		f = s.raft.AddVoter(id, addr, 0, timeout)
+		f = s.raft.AddVoter(id, addr, prev, timeout)
 	case change.Action == memberDemote && is == nil:
 		return final(fmt.Errorf("raftstore: node %s is not a member", change.ID))
 	case change.Action == memberDemote && is.Suffrage == raft.Voter:
-		f = s.raft.DemoteVoter(id, 0, timeout)
+		f = s.raft.DemoteVoter(id, prev, timeout)
 	case change.Action == memberRemove && is != nil:
-		f = s.raft.RemoveServer(id, 0, timeout)
+		f = s.raft.RemoveServer(id, prev, timeout)
 	default:
 		f = barrierFuture{s.raft.Barrier(timeout)} // as wished already; an earlier try may not be committed yet
 	}

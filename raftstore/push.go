@@ -26,6 +26,8 @@ type pushPeer struct {
 	beat    time.Time     // of the last heartbeat, or of the one that waits
 	term    uint64        // of the heartbeats
 	back    chan struct{} // closed when the peer is not away any more; nil: nobody waits
+	heard   time.Time     // when it last answered as a follower of this leader
+	lastLog uint64        // the end of its log then
 }
 
 const (

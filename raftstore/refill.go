@@ -180,7 +180,7 @@ func (s *Store) catchUp(st *state, to uint64) (*state, error) {
 		if l.Type != raft.LogCommand {
 			continue
 		}
-		commands, err := decodeEntry(l.Data)
+		commands, err := decodeEntry(l.Data, s.cfg.commandVersion)
 		if err != nil {
 			return nil, fmt.Errorf("log entry %d: %w", i, err)
 		}

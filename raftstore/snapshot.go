@@ -33,6 +33,7 @@ type snapshotHeader struct {
 	// read must have it, or it was damaged: in a file, on its way, or before, in memory.
 	Summed   bool
 	Contents contents
+	Gate     uint8 // 0 of programs that had no gate
 }
 
 func openSnapshots(dir string, log *raftLogger) (raft.SnapshotStore, error) {
@@ -89,7 +90,7 @@ func writeSnapshot(w io.Writer, s *state) error {
 	put(snapshotHeader{
 		Format: snapshotFormat, Revision: s.revision, Compacted: s.compacted, Index: s.index, Term: s.term,
 		LastSession: s.lastSession, Keys: s.keys.Len(), Sessions: s.open.Len(), Results: s.results.Len(),
-		Summed: true, Contents: s.contents,
+		Summed: true, Contents: s.contents, Gate: s.gate,
 	})
 	s.keys.Root().Walk(func(_ []byte, kv *KV) bool {
 		sum += hashKV(kv)
@@ -139,6 +140,7 @@ func readSnapshot(r io.Reader) (s *state, err error) {
 	}
 	s = newState()
 	s.revision, s.compacted, s.index, s.term, s.lastSession = max(h.Revision, firstRevision), h.Compacted, h.Index, h.Term, h.LastSession
+	s.gate = max(h.Gate, firstVersion)
 	if err := readKeys(dec, s, h.Keys); err != nil {
 		return nil, err
 	}

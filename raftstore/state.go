@@ -23,6 +23,7 @@ type state struct {
 	lastSession uint64
 
 	contents contents // the sum over the trees, see digest
+	gate     uint8    // the latest version of commands that may be written
 }
 
 // session is the FSM's side of a proposer.
@@ -40,6 +41,7 @@ const firstRevision = 1
 func newState() *state {
 	return &state{
 		revision: firstRevision,
+		gate:     firstVersion,
 		keys:     iradix.New[*KV](),
 		expiry:   iradix.New[string](),
 		open:     iradix.New[session](),
@@ -94,6 +96,11 @@ func (t *transition) run(c *command) result {
 		if c.Revision <= t.next.revision {
 			t.next.compacted = max(t.next.compacted, c.Revision)
 		}
+	case kindGate:
+		if c.Term != t.next.term {
+			return result{Code: codeFenced} // members may have come that its leader did not ask
+		}
+		t.next.gate = max(t.next.gate, c.Gate)
 	case kindTxn:
 		return t.once(c)
 	}

@@ -30,6 +30,11 @@ type Status struct {
 	Refills uint64 // of this replica since the store was opened
 	// Unclear tells, on the leader, how replicas differ of which none is the majority's.
 	Unclear string
+
+	Knows int  // version of commands that this program knows
+	Gate  Gate // the version that is written
+	// Roles says of each member why it has its role, on the leader; else nil.
+	Roles map[string]string
 }
 
 // PeerStatus is what a member says of itself when it is asked by another.
@@ -46,6 +51,10 @@ type PeerStatus struct {
 	LogIndex uint64   // of the last entry in its log, committed or not
 	LogTerm  uint64   // of that entry
 	LogTime  UnixNano // when that was made, by the clock of who led then; 0 if it is not known
+
+	Knows int // version of commands that its program knows; 0: the first
+	Gate  Gate
+	Roles map[string]string // of the leader: see Status
 }
 
 // UnixNano is a time in nanoseconds since 1970.
@@ -78,7 +87,7 @@ func (s *Store) AskStatus(nodeID string, answered func(PeerStatus, error)) {
 func (s *Store) PeerStatus() PeerStatus {
 	own := s.Status()
 	out := PeerStatus{Term: own.Term, AppliedIndex: own.AppliedIndex, Revision: own.Revision, DiskFailing: own.DiskFailing,
-		Damaged: !own.Damaged.IsZero()}
+		Damaged: !own.Damaged.IsZero(), Knows: own.Knows, Gate: own.Gate, Roles: own.Roles}
 	out.LogIndex, out.LogTerm, out.LogTime = s.lastEntry()
 	switch {
 	case own.Role == raft.Leader.String():
@@ -99,6 +108,10 @@ func (s *Store) Status() Status {
 		LastIndex: s.raft.LastIndex(), AppliedIndex: st.index,
 		Revision: st.revision, Compacted: s.Compacted(), Keys: st.keys.Len(),
 		Members: s.Members(), DiskFailing: s.disk.full.Load(), Err: s.err(),
+		Knows: int(s.cfg.commandVersion), Gate: s.Gate(),
+	}
+	if roles := s.roles.Load(); roles != nil && l.Self {
+		out.Roles = *roles
 	}
 	if !l.Self {
 		out.LastContact = s.raft.LastContact()

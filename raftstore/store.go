@@ -45,6 +45,10 @@ type Store struct {
 	unclear atomic.Pointer[string] // how replicas differ without a majority; of the leader's last comparison
 	refills atomic.Uint64          // since the store was opened
 
+	admitting chan struct{} // holds a token while a member is let in or the gate is opened
+	gateWaits atomic.Pointer[[]GateWait]
+	roles     atomic.Pointer[map[string]string] // why members have theirs, while this node decides it
+
 	closeOnce sync.Once
 	closeErr  error
 	closing   chan struct{} // closed when Close begins to stop the store
@@ -84,13 +88,14 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s := &Store{
 		cfg: cfg, log: cfg.Logger,
-		proposals: make(chan proposal), flying: make(chan struct{}, batchesFlying), landed: make(chan struct{}, 1), incarnation: rand.Text(),
+		proposals: make(chan proposal), flying: make(chan struct{}, batchesFlying), landed: make(chan struct{}, 1), admitting: make(chan struct{}, 1), incarnation: rand.Text(),
 		transfers: make(chan struct{}, 1),
 		closing:   make(chan struct{}), raftDone: make(chan struct{}),
 	}
 	s.leadership.changed = make(chan struct{})
 	s.life, s.endLife = context.WithCancel(context.Background())
 	s.fsm = newFSM(s.log, cfg.EventBytes)
+	s.fsm.knows = cfg.commandVersion
 	held, err := cfg.openLog(cfg.Dir, is.Log, s.log)
 	if err != nil {
 		return nil, err

@@ -49,6 +49,9 @@ func (t *transport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *
 	}
 	err := t.NetworkTransport.AppendEntries(id, to, req, resp)
 	t.note(id, req, err)
+	if err == nil {
+		t.hear(id, req.Term, resp)
+	}
 	return err
 }
 
@@ -166,6 +169,8 @@ func (p *notedPipeline) pass() {
 		failed := f.Error() != nil || !f.Response().Success
 		if failed {
 			p.AppendPipeline.Close() // of a stream that is lost already
+		} else {
+			p.transport.hear(p.id, f.Request().Term, f.Response())
 		}
 		select {
 		case p.answers <- f:
@@ -224,6 +229,28 @@ func (t *transport) note(id raft.ServerID, req *raft.AppendEntriesRequest, err e
 		}
 		p.told = max(p.told, req.LeaderCommitIndex)
 	}
+}
+
+// hear notes a peer's answer to this node as the leader of a term.
+func (t *transport) hear(id raft.ServerID, term uint64, resp *raft.AppendEntriesResponse) {
+	if resp.Term != term {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peer(id)
+	p.heard, p.lastLog = time.Now(), resp.LastLog
+}
+
+// heardFrom returns when a peer last answered this node as its leader, and the end of its
+// log then.
+func (t *transport) heardFrom(id raft.ServerID) (at time.Time, lastLog uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.peers[id]; p != nil {
+		return p.heard, p.lastLog
+	}
+	return time.Time{}, 0
 }
 
 func (t *transport) peer(id raft.ServerID) *pushPeer { // under mu

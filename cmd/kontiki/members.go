@@ -41,8 +41,9 @@ func membersCommand() *cobra.Command {
 	cmd.PersistentFlags().StringVar(&dir, "data-dir", dataDir(), "data directory of the node")
 	cmd.PersistentFlags().StringVarP(&output, "output", "o", "", "json, yaml, or empty for a table")
 	cmd.AddCommand(ls,
-		memberChange(&dir, "promote", "Give a member a vote"),
-		memberChange(&dir, "demote", "Take a member's vote; it stays a replica"),
+		memberChange(&dir, "promote", "Give a member a vote, and let it keep it"),
+		memberChange(&dir, "demote", "Take a member's vote for good; it stays a replica"),
+		memberChange(&dir, "auto", "Let the leader decide again whether a member votes, after promote or demote"),
 		memberChange(&dir, "remove", "Remove a member for good: it is refused from then on, and does not come back by itself"),
 	)
 	return cmd
@@ -68,7 +69,7 @@ func memberChange(dir *string, action, short string) *cobra.Command {
 
 func printMembers(out io.Writer, s node.Status) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "MEMBER\tNAME\tADDRESS\tROLE\tHEALTH\tLAST CONTACT\tREVISION\tVERSION")
+	fmt.Fprintln(w, "MEMBER\tNAME\tADDRESS\tROLE\tHEALTH\tLAST CONTACT\tREVISION\tVERSION\tWHY")
 	for _, m := range s.Members {
 		role := m.Role
 		if m.ID == s.Leader {
@@ -85,7 +86,7 @@ func printMembers(out io.Writer, s node.Status) error {
 		if m.AppliedRevision > 0 {
 			revision = strconv.FormatUint(m.AppliedRevision, 10)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.ID, dash(m.Name), address, role, dash(m.Health), contact, revision, dash(m.Version))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.ID, dash(m.Name), address, role, dash(m.Health), contact, revision, dash(m.Version), dash(m.Why))
 	}
 	return w.Flush()
 }

@@ -100,6 +100,7 @@ node that is given others later does not start:
 	flags.StringSliceVar(&cfg.AllowedUnsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or beginnings of them ending in *, that pods of this node may set beside the safe ones")
 	flags.StringVar(&cfg.CgroupRoot, "cgroup-root", "/", "cgroup below which pods are placed")
 	flags.BoolVar(&teardown, "teardown", false, "stop the pods and remove the network that a stopped node left on this machine, and exit")
+	votingFlags(flags, &cfg.Voting)
 	auditFlags(flags, &cfg.Audit)
 	flags.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd

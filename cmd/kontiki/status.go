@@ -38,7 +38,11 @@ func printStatus(out io.Writer, s node.Status, output string) error {
 	fmt.Fprintf(out, "Node     %s (%s), %s\n", s.Name, s.ID, s.Phase)
 	if s.Cluster != "" {
 		fmt.Fprintf(out, "Cluster  %s, term %d, revision %d\n", s.Cluster, s.Term, s.Revision)
-		fmt.Fprintf(out, "Losses   %s\n\n", s.Losses)
+		fmt.Fprintf(out, "Losses   %s\n", s.Losses)
+		if s.Commands != nil {
+			fmt.Fprintf(out, "Upgrade  %s\n", s.Commands)
+		}
+		fmt.Fprintln(out)
 		if err := printMembers(out, s); err != nil {
 			return err
 		}

@@ -28,10 +28,42 @@ type account struct {
 	Leader  string `json:"leader"`
 	Members []struct {
 		ID, Name, Role, Health string
+		Why, Wish              string
 		AppliedRevision        uint64
 		LastContact            time.Time
 	} `json:"members"`
+	Revision uint64   `json:"revision"`
+	Commands commands `json:"commands"`
 	Problems []string `json:"problems"`
+}
+
+// commands tells which version of the log's commands is in use.
+type commands struct {
+	Version int      `json:"version"`
+	Knows   int      `json:"knows"`
+	Waits   []string `json:"waits"`
+}
+
+// why is the reason of a member's role, by name.
+func (a account) why(name string) string {
+	for _, m := range a.Members {
+		if m.Name == name {
+			return m.Why
+		}
+	}
+	return ""
+}
+
+// voters are the names of those who vote, in order.
+func (a account) voters() string {
+	var names []string
+	for _, m := range a.Members {
+		if m.Role == "voter" {
+			names = append(names, m.Name)
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(names, " ")
 }
 
 // role is a member's role, by name; empty for one that is none.

@@ -73,11 +73,18 @@ func (h *Host) create() error {
 }
 
 // Start starts the host's node. The node outlives the calling process.
-func (h *Host) Start(extra ...string) error { return h.StartWith(nil, extra...) }
+func (h *Host) Start(extra ...string) error { return h.startNode(nil, h.lab.cfg.Binary, extra) }
 
 // StartWith is Start by another program, which is given the node's command line behind
 // its own arguments, stands for the node, and ends with it.
 func (h *Host) StartWith(program []string, extra ...string) error {
+	return h.startNode(program, h.lab.cfg.Binary, extra)
+}
+
+// StartAs is Start with another kontiki than the lab's, as of another version.
+func (h *Host) StartAs(binary string, extra ...string) error { return h.startNode(nil, binary, extra) }
+
+func (h *Host) startNode(program []string, binary string, extra []string) error {
 	if pid, err := h.Pid(); err == nil {
 		return fmt.Errorf("the node on %s runs already, as process %d", h.Name, pid)
 	}
@@ -97,7 +104,7 @@ func (h *Host) StartWith(program []string, extra ...string) error {
 	if !h.lab.cfg.Beacon {
 		args = append(args, "--join", strings.Join(h.lab.hostNames(), ","))
 	}
-	line := slices.Concat(program, []string{h.lab.cfg.Binary}, args)
+	line := slices.Concat(program, []string{binary}, args)
 	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := h.start(cmd, true); err != nil {
