@@ -57,6 +57,8 @@ func TestEnter(t *testing.T) {
 	t.Run("cp", func(t *testing.T) { c.copies(t, here) })
 	t.Run("port-forward", func(t *testing.T) { c.forwards(t, here) })
 	t.Run("proxy to a Service and to a pod", func(t *testing.T) { c.proxies(t, here) })
+	t.Run("debug", func(t *testing.T) { c.debugs(t, here, there) })
+	t.Run("top", c.tops)
 	t.Run("attach", func(t *testing.T) {
 		out, err := c.stdin(t, here, "to be repeated\n", "attach", "-i", "input")
 		if err != nil || !strings.Contains(out, "to be repeated\n") {
