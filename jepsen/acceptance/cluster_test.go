@@ -115,7 +115,9 @@ func newLab(t *testing.T, cfg lab.Config, nodes int) *cluster {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: a lab makes network and mount namespaces")
 	}
-	cfg.Binary = bin
+	if cfg.Binary == "" {
+		cfg.Binary = bin
+	}
 	reserve(t, cfg.Name)
 	if err := lab.Down(cfg); err != nil { // of a run that was cut off
 		t.Fatal(err)

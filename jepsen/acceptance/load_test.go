@@ -38,6 +38,7 @@ func TestLoad(t *testing.T) {
 	t.Run("a certificate for a user", func(t *testing.T) { c.certified(t, client) })
 	t.Run("a node is drained as far as a budget allows", func(t *testing.T) { c.drained(t, client) })
 	t.Run("an autoscaler follows real CPU load", func(t *testing.T) { c.autoscaled(t) })
+	t.Run("autoscalers follow custom and external metrics", func(t *testing.T) { c.autoscaledByMetrics(t) })
 }
 
 // certified asks for a client certificate, approves it, and finds it signed for the user.

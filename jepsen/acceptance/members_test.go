@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"kontiki/jepsen/lab"
 )
@@ -90,6 +91,12 @@ func TestMembers(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	client := c.client(t, n1)
+	for _, h := range c.Hosts()[:3] {
+		c.command(t, h, "image", "load", filepath.Join(filepath.Dir(c.bin), "examples", "web.tar"))
+	}
+	c.kubectl(t, n1, "apply", "-f", filepath.Join("testdata", "everywhere.yaml"))
+	c.waitFor(t, client, "app=everywhere", 3)
 	t.Run("a machine that comes later joins without a vote", func(t *testing.T) {
 		c.start(t, n4)
 		c.awaitAccount(t, n1, "n4 to be a non-voter", func(a account) bool { return a.role("n4") == "non-voter" })
@@ -103,6 +110,7 @@ func TestMembers(t *testing.T) {
 			return len(a.Members) == 4
 		})
 	})
+	t.Run("a DaemonSet has a pod on it", func(t *testing.T) { c.everywhere(t, client, 4) })
 	t.Run("it gets a vote and loses it", func(t *testing.T) {
 		c.command(t, n4, "members", "promote", "n4")
 		c.awaitAccount(t, n4, "n4 to vote", func(a account) bool { return a.role("n4") == "voter" })
@@ -128,6 +136,7 @@ func TestMembers(t *testing.T) {
 		}
 	})
 	t.Run("a removed node stops and stays out", func(t *testing.T) { c.removed(t, n1, n4) })
+	t.Run("a DaemonSet counts no pod of it any more", func(t *testing.T) { c.everywhere(t, client, 3) })
 	t.Run("with an empty data directory it is a new node", func(t *testing.T) {
 		c.wipe(t, n4)
 		c.start(t, n4)
@@ -159,6 +168,30 @@ func TestMembers(t *testing.T) {
 		for _, h := range []*lab.Host{n1, n4} {
 			c.awaitAccount(t, h, "a word about the secret", func(a account) bool { return a.complains("does not know this node's join secret") })
 		}
+	})
+}
+
+// everywhere waits until the DaemonSet of that name has a ready pod on each of the first n
+// hosts, no other pod, and says so.
+func (c *cluster) everywhere(t *testing.T, client kubernetes.Interface, n int) {
+	t.Helper()
+	var on []string
+	for _, node := range c.waitFor(t, client, "app=everywhere", n) {
+		on = append(on, node)
+	}
+	slices.Sort(on)
+	if want := names(c.Hosts()[:n]); !slices.Equal(on, want) {
+		t.Errorf("its pods are on %v, want %v", on, want)
+	}
+	c.eventually(t, fmt.Sprintf("a status that tells of %d pods", n), func(ctx context.Context) error {
+		d, err := client.AppsV1().DaemonSets("default").Get(ctx, "everywhere", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if s := d.Status; int(s.DesiredNumberScheduled) != n || int(s.NumberReady) != n || s.NumberMisscheduled != 0 {
+			return fmt.Errorf("its status is %+v", s)
+		}
+		return nil
 	})
 }
 
