@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"reflect"
 	"testing"
 )
 
@@ -144,6 +145,21 @@ func TestJudge(t *testing.T) {
 		}
 		if wrong != c.wrong || v.unclear != c.unclear {
 			t.Errorf("%s: wrong %q, unclear %v; want %q, %v", name, wrong, v.unclear, c.wrong, c.unclear)
+		}
+	}
+}
+
+// Who adds a field to what is replicated has to decide whether it belongs into the digest, and
+// into scrub, snapshots and begin.
+func TestDigestKnowsAllFields(t *testing.T) {
+	for _, c := range []struct {
+		of   reflect.Type
+		want int
+	}{
+		{reflect.TypeFor[KV](), 6}, {reflect.TypeFor[session](), 4}, {reflect.TypeFor[result](), 3}, {reflect.TypeFor[TxnResult](), 4},
+	} {
+		if n := c.of.NumField(); n != c.want {
+			t.Errorf("%v has %d fields, and digest.go was written for %d: hash what the next entry's outcome depends on, then count anew here", c.of, n, c.want)
 		}
 	}
 }
