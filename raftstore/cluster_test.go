@@ -12,6 +12,7 @@ import (
 )
 
 func TestForwardedWritesAreReadEverywhere(t *testing.T) {
+	t.Parallel()
 	c := raftstoretest.NewCluster(t, 3)
 	for i, s := range c.Stores {
 		key := fmt.Sprintf("k%d", i)
@@ -31,6 +32,7 @@ func TestForwardedWritesAreReadEverywhere(t *testing.T) {
 // Writers on the surviving nodes see a killed leader as latency, not as errors,
 // and each of their increments happens exactly once.
 func TestLeaderKilledUnderWriters(t *testing.T) {
+	t.Parallel()
 	c := raftstoretest.NewCluster(t, 3)
 	leader := c.Leader()
 	const writes = 150
@@ -104,6 +106,7 @@ func increment(ctx context.Context, s *raftstore.Store, key string, times int, p
 }
 
 func TestOrderlyStopHandsLeadershipOver(t *testing.T) {
+	t.Parallel()
 	c := raftstoretest.NewCluster(t, 3)
 	leader := c.Leader()
 	term := c.Stores[leader].Leadership().Term
@@ -116,6 +119,7 @@ func TestOrderlyStopHandsLeadershipOver(t *testing.T) {
 }
 
 func TestHandOverLeavesTheStoreOpen(t *testing.T) {
+	t.Parallel()
 	c := raftstoretest.NewCluster(t, 3)
 	old := c.Stores[c.Leader()]
 	term := old.Leadership().Term
@@ -160,6 +164,7 @@ func TestMembersTellWhatTheyHold(t *testing.T) {
 }
 
 func TestMinorityRefusesLinearizableReads(t *testing.T) {
+	t.Parallel()
 	c := raftstoretest.NewCluster(t, 3)
 	old := c.Leader()
 	mustApply(t, c.Stores[old], put("k", "old"))
@@ -205,6 +210,7 @@ func TestFencedByTerm(t *testing.T) {
 }
 
 func TestMembers(t *testing.T) {
+	t.Parallel()
 	c := raftstoretest.NewCluster(t, 3)
 	follower := c.Stores[(c.Leader()+1)%3]
 	i := c.Add()
@@ -248,6 +254,7 @@ func TestMembers(t *testing.T) {
 
 // The candidate with the shorter log cannot win, and does not keep the other one from it.
 func TestFailOverToTheLongerLog(t *testing.T) {
+	t.Parallel()
 	c := raftstoretest.NewCluster(t, 3)
 	for range 3 {
 		leader := c.Leader()

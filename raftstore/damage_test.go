@@ -38,6 +38,7 @@ func damaged(t *testing.T, c *raftstoretest.Cluster, file string, change func([]
 // Whatever bytes of the log's file are damaged: the store says so and does not
 // start, or it shows all that was acknowledged.
 func TestDamagedLog(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -108,6 +109,7 @@ func TestDamagedLogIsNamed(t *testing.T) {
 // The log in segment files takes a damaged frame for its end. What was committed beyond
 // it is not passed over in silence.
 func TestDamagedTailOfTheWAL(t *testing.T) {
+	t.Parallel()
 	c := raftstoretest.NewCluster(t, 1, func(cfg *raftstore.Config) { cfg.Log = raftstore.LogWAL })
 	for i := range 20 {
 		mustApply(t, c.Stores[0], put(fmt.Sprintf("k%d", i), "the value"))
@@ -139,6 +141,7 @@ func TestDamagedTailOfTheWAL(t *testing.T) {
 
 // A damaged snapshot is named; the one before it and the log are used if they reach.
 func TestDamagedSnapshot(t *testing.T) {
+	t.Parallel()
 	c := raftstoretest.NewCluster(t, 1, func(cfg *raftstore.Config) { cfg.TrailingLogs = 1 })
 	snapshot := func(from, to int) string {
 		for i := from; i < to; i++ {

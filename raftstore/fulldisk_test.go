@@ -22,6 +22,7 @@ import (
 // when there is room. The small file system is mounted in a mount namespace of a
 // child process, so that it is gone with it.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	const inside = "KONTIKI_TEST_FULL_DISK"
 	if os.Getuid() != 0 {
 		t.Skip("needs root")

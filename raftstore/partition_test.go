@@ -58,6 +58,7 @@ func readers(t *testing.T, c *raftstoretest.Cluster, seen *observed, stop <-chan
 // The leader is cut off and comes back, again and again, with writers and
 // readers on every node, the cut-off one included.
 func TestPartitionedLeaderUnderWritersAndReaders(t *testing.T) {
+	t.Parallel()
 	c := raftstoretest.NewCluster(t, 3)
 	const writes, rounds = 150, 3
 	var seen observed
@@ -140,6 +141,7 @@ func (c *flakyConn) Read(b []byte) (int, error) {
 
 // An answer that is lost makes the proposer try again what has happened already.
 func TestRetriedWritesHappenOnce(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	c := raftstoretest.NewCluster(t, 3, func(cfg *raftstore.Config) {

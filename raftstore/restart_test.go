@@ -22,7 +22,10 @@ func eachLog(t *testing.T, test func(*testing.T, func(*raftstore.Config))) {
 
 // A rebooted node that reaches nobody stands where it stood: its commit index is
 // on disk, either with the last entries or as a marker.
-func TestOfflineStartShowsWhatWasCommitted(t *testing.T) { eachLog(t, offlineStart) }
+func TestOfflineStartShowsWhatWasCommitted(t *testing.T) {
+	t.Parallel()
+	eachLog(t, offlineStart)
+}
 
 func offlineStart(t *testing.T, log func(*raftstore.Config)) {
 	c := raftstoretest.NewCluster(t, 3, log)
@@ -55,7 +58,10 @@ func offlineStart(t *testing.T, log func(*raftstore.Config)) {
 }
 
 // A log with a snapshot in its middle, taken while writers go on.
-func TestRestartAfterSnapshotUnderWrites(t *testing.T) { eachLog(t, restartAfterSnapshot) }
+func TestRestartAfterSnapshotUnderWrites(t *testing.T) {
+	t.Parallel()
+	eachLog(t, restartAfterSnapshot)
+}
 
 func restartAfterSnapshot(t *testing.T, log func(*raftstore.Config)) {
 	c := raftstoretest.NewCluster(t, 1, log)
@@ -91,7 +97,10 @@ func restartAfterSnapshot(t *testing.T, log func(*raftstore.Config)) {
 	mustApply(t, s, put("more", "v"))
 }
 
-func TestLaggingFollowerCatchesUpBySnapshot(t *testing.T) { eachLog(t, laggingFollower) }
+func TestLaggingFollowerCatchesUpBySnapshot(t *testing.T) {
+	t.Parallel()
+	eachLog(t, laggingFollower)
+}
 
 func laggingFollower(t *testing.T, log func(*raftstore.Config)) {
 	c := raftstoretest.NewCluster(t, 3, log, func(cfg *raftstore.Config) { cfg.TrailingLogs = 1 })
@@ -146,7 +155,10 @@ func laggingFollower(t *testing.T, log func(*raftstore.Config)) {
 	}
 }
 
-func TestForeignDirectoryIsRefused(t *testing.T) { eachLog(t, foreignDirectory) }
+func TestForeignDirectoryIsRefused(t *testing.T) {
+	t.Parallel()
+	eachLog(t, foreignDirectory)
+}
 
 func foreignDirectory(t *testing.T, log func(*raftstore.Config)) {
 	c := raftstoretest.NewCluster(t, 1, log)
@@ -185,6 +197,7 @@ func foreignDirectory(t *testing.T, log func(*raftstore.Config)) {
 // A command of a version that this program does not know halts the replica, now
 // and at every start, and says why.
 func TestNewerCommandHalts(t *testing.T) {
+	t.Parallel()
 	c := raftstoretest.NewCluster(t, 1)
 	s := c.Stores[0]
 	mustApply(t, s, put("k", "v"))
@@ -208,6 +221,7 @@ func TestNewerCommandHalts(t *testing.T) {
 }
 
 func TestKeysExpire(t *testing.T) {
+	t.Parallel()
 	c := raftstoretest.NewCluster(t, 3)
 	s := c.Stores[(c.Leader()+1)%3]
 	w, err := s.Watch("lease/", 0)
@@ -240,6 +254,7 @@ func TestKeysExpire(t *testing.T) {
 // History is compacted by age while there are writes and once after they have
 // stopped; then nothing is written any more.
 func TestIdleIsSilent(t *testing.T) {
+	t.Parallel()
 	s := raftstoretest.New(t, func(cfg *raftstore.Config) { cfg.EventAge = 200 * time.Millisecond })
 	for i := range 50 {
 		mustApply(t, s, put(fmt.Sprintf("k%d", i%7), "v"))

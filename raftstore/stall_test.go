@@ -66,6 +66,7 @@ func (d *disks) stop(id string) (resume func()) {
 
 // A leader whose disk hangs gives way, though Raft's loop hangs with it.
 func TestLeaderThatCannotWriteGivesWay(t *testing.T) {
+	t.Parallel()
 	d := newDisks()
 	c := raftstoretest.NewCluster(t, 3, d.attach, func(cfg *raftstore.Config) { cfg.Timers.DiskStall = 300 * time.Millisecond })
 	leader := c.Leader()
@@ -95,6 +96,7 @@ func TestLeaderThatCannotWriteGivesWay(t *testing.T) {
 
 // The only voter keeps its office: nobody could take it.
 func TestLoneVoterWaitsForItsDisk(t *testing.T) {
+	t.Parallel()
 	d := newDisks()
 	c := raftstoretest.NewCluster(t, 1, d.attach, func(cfg *raftstore.Config) { cfg.Timers.DiskStall = 50 * time.Millisecond })
 	i := c.Add()
@@ -123,6 +125,7 @@ func TestLoneVoterWaitsForItsDisk(t *testing.T) {
 // A leader whose disk is full gives way and does not come back before it has room.
 // Without a majority that can write, nothing is acknowledged; with room, all goes on.
 func TestFullDisksInAGroup(t *testing.T) {
+	t.Parallel()
 	d := newDisks()
 	c := raftstoretest.NewCluster(t, 3, d.attach)
 	leader := c.Leader()
