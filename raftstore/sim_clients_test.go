@@ -12,8 +12,8 @@ const (
 	simRegisters = 5
 	simAccounts  = 6
 	simLeases    = 4
-	simTTLMost   = 2 * time.Second
-	simTTLGrace  = 3 * time.Second // that a leader may take to see that a key's time is over
+	simTTLMost   = time.Second
+	simTTLGrace  = 2 * time.Second // that a leader may take to see that a key's time is over
 )
 
 // simClient does one operation after the other, on whatever node it turns to.

@@ -190,17 +190,17 @@ func (c *simCluster) compact(behind int) {
 // have: the file that says whose it is is written in steps.
 func (c *simCluster) founding(n *simNode, i int) {
 	r := rand.New(rand.NewPCG(c.plan.Seed, uint64(1000+i)))
-	identity := fmt.Sprintf(`{"format": 1, "nodeID": %q, "clusterID": "simulated"}`, n.id)
 	var err error
 	switch r.IntN(6) {
 	case 0: // the new file was begun
-		if err = os.MkdirAll(n.dir, 0o700); err == nil {
-			err = os.WriteFile(filepath.Join(n.dir, identityFile+".new"), []byte(identity[:r.IntN(len(identity))]), 0o600)
+		if err = c.claim(n); err == nil {
+			path := filepath.Join(n.dir, identityFile)
+			if err = os.Rename(path, path+".new"); err == nil {
+				err = os.Truncate(path+".new", int64(r.IntN(20)))
+			}
 		}
 	case 1: // it has its name, and there is no log
-		if err = os.MkdirAll(n.dir, 0o700); err == nil {
-			err = os.WriteFile(filepath.Join(n.dir, identityFile), []byte(identity), 0o600)
-		}
+		err = c.claim(n)
 	case 2: // the log was begun
 		c.arm(n, "fault: crash at the first start", simTrap{what: "any", after: 1 + r.IntN(3), power: true,
 			when: []string{"before", "torn", "after"}[r.IntN(3)]}, 10*time.Millisecond)
@@ -212,6 +212,11 @@ func (c *simCluster) founding(n *simNode, i int) {
 		c.found("does not start", "%s: %v", n.id, err)
 	}
 	c.count("fault: crash while founding", 1)
+}
+
+func (c *simCluster) claim(n *simNode) error {
+	_, err := claimDir(n.dir, identity{NodeID: n.id, ClusterID: "simulated"})
+	return err
 }
 
 func (d *simDisk) arm(t *simTrap) {

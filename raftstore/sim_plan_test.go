@@ -55,10 +55,10 @@ func newSimPlan(seed uint64) *simPlan {
 	p := &simPlan{
 		Seed: seed, Voters: 3, Nonvoters: r.IntN(2), Spares: r.IntN(2),
 		Trailing: 1 + r.IntN(30), EventBytes: 15_000 << r.IntN(4), EventAge: []time.Duration{time.Second, 3 * time.Second, time.Minute}[r.IntN(3)],
-		Clients: 8, Pause: 70 * time.Millisecond, Length: 8 * time.Second,
+		Clients: 8, Pause: 80 * time.Millisecond, Length: 7 * time.Second,
 	}
 	if r.IntN(3) == 0 {
-		p.Voters, p.Length = 5, 6*time.Second
+		p.Voters, p.Length = 5, 5*time.Second
 	}
 	if r.IntN(3) == 0 {
 		p.Stopped = simNodeID(r.IntN(p.Voters))
@@ -222,7 +222,7 @@ func (d *simDraw) clock(at time.Duration) {
 }
 
 // simClockMost is by how many milliseconds a clock is wrong at most.
-const simClockMost = 3000
+const simClockMost = 1500
 
 func (d *simDraw) disk(at time.Duration) {
 	d.add(at, simStep{Do: "disk", Node: d.oneOf("all", d.node(), d.node()), How: d.oneOf("slow", "full", "hang")})
@@ -251,10 +251,10 @@ func (d *simDraw) stop(at time.Duration) {
 	d.add(at+d.span(50, 800), simStep{Do: "start", Node: "all"})
 }
 
-// votes has a node crash when it has voted, and be back before the winner is known;
-// the others do not hear each other.
+// votes has a voter crash when it has voted, and be back before it knows of the winner,
+// or after that one has given up; the others are two halves that do not hear each other.
 func (d *simDraw) votes(at time.Duration) {
-	ids := d.shuffled()
+	ids := slices.DeleteFunc(d.shuffled(), func(id string) bool { return !slices.Contains(d.p.nodes()[:d.p.Voters], id) })
 	voter := ids[0]
 	half := 1 + (len(ids)-1)/2
 	for _, s := range [][2][]string{{ids[1:half], ids[half:]}, {ids[half:], ids[1:half]}} {
@@ -263,7 +263,11 @@ func (d *simDraw) votes(at time.Duration) {
 	for range 2 {
 		d.add(at, simStep{Do: "crash", Node: voter, How: "kill"})
 		at += d.span(200, 350)
-		d.add(at, simStep{Do: "trap", Node: voter, How: "vote-told", Count: 1, For: d.span(2, 600)})
+		away := d.span(2, 30)
+		if d.IntN(4) > 0 {
+			away = d.span(220, 600)
+		}
+		d.add(at, simStep{Do: "trap", Node: voter, How: "vote-told", Count: 1, For: away})
 		d.add(at, simStep{Do: "start", Node: voter})
 		at += d.span(600, 1200)
 	}

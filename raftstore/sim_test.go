@@ -5,7 +5,9 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -74,6 +76,7 @@ type campaign struct {
 // run runs schedules until n are done or, with stop, one shows an anomaly.
 func (c *campaign) run(t *testing.T, n int, stop bool) {
 	c.began, c.counts, c.in = time.Now(), make(map[string]int), make(map[string]int)
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // a schedule leaves much behind, at once
 	var workers sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
@@ -170,22 +173,41 @@ func TestSchedules(t *testing.T) {
 		t.Skip("needs a build without a seeded error")
 	}
 	if file := os.Getenv("KONTIKI_SCHEDULE"); file != "" {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		plan, err := parseSimPlan(string(text))
-		if err != nil {
-			t.Fatalf("%s: %v", file, err)
-		}
-		if h, anomalies := runSimPlan(t, plan); len(anomalies) > 0 {
-			reportSimPlan(t, plan, h, anomalies)
-		}
+		playSimFile(t, file)
 		return
 	}
 	c := campaign{seed: fromEnvironment(t, "KONTIKI_SEED", rand.Uint64()>>16)}
 	c.run(t, int(fromEnvironment(t, "SCHEDULES", 50)), false)
 	t.Logf("%v", &c)
+}
+
+func playSimFile(t *testing.T, file string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := parseSimPlan(string(text))
+	if err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+	if h, anomalies := runSimPlan(t, plan); len(anomalies) > 0 {
+		reportSimPlan(t, plan, h, anomalies)
+	}
+}
+
+// TestKnownSchedules plays what has shown an anomaly once.
+func TestKnownSchedules(t *testing.T) {
+	if seeded.Error != seeded.Nothing {
+		t.Skip("needs a build without a seeded error")
+	}
+	files, err := filepath.Glob("testdata/schedules/*")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no schedules in testdata: %v", err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) { playSimFile(t, file) })
+	}
 }
 
 // TestSeededError shows that schedules find the error that this build has on purpose.
