@@ -81,7 +81,7 @@ func (s *Store) stepAside() error {
 	if !leads {
 		return errors.New("another node begins to lead")
 	}
-	if err := s.raft.LeadershipTransfer().Error(); err != nil {
+	if err := s.transferLeadership(s.raft.LeadershipTransfer); err != nil {
 		s.transport.silent.Store(term) // the others elect a leader
 		return fmt.Errorf("hand leadership over: %w", err)
 	}
