@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,6 +24,7 @@ type Engine struct {
 	Name string
 
 	dir    string   // all that it keeps
+	extra  []string // directories that its programs make elsewhere, and that were not there before
 	client []string // program and options of every command
 	env    []string
 	image  string // as the engine names it
@@ -116,6 +118,11 @@ func newEngine(name string) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{Name: name, dir: dir}
+	for _, d := range []string{"/run/containerd", "/run/runc", "/run/libpod", "/run/containers"} {
+		if _, err := os.Stat(d); errors.Is(err, fs.ErrNotExist) {
+			e.extra = append(e.extra, d)
+		}
+	}
 	err = unix.Mount(dir, dir, "", unix.MS_BIND, "")
 	if err == nil {
 		err = unix.Mount("", dir, "", unix.MS_PRIVATE, "")
@@ -239,30 +246,39 @@ func (e *Engine) Close() error {
 	if err := unix.Unmount(e.dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 		errs = append(errs, fmt.Errorf("unmount %s: %w", e.dir, err))
 	}
-	return errors.Join(append(errs, os.RemoveAll(e.dir), removeCgroups())...)
+	errs = append(errs, os.RemoveAll(e.dir), removeCgroups())
+	for _, d := range e.extra {
+		errs = append(errs, removeFolders(d))
+	}
+	return errors.Join(errs...)
 }
 
 // removeCgroups removes what engines leave empty, and tells of processes in it.
 func removeCgroups() error {
-	var errs []error
 	roots, err := filepath.Glob("/sys/fs/cgroup/*/" + engineCgroup)
-	errs = append(errs, err)
+	errs := []error{err}
 	for _, root := range append(roots, "/sys/fs/cgroup/"+engineCgroup) {
-		var dirs []string
-		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			if err == nil && d.IsDir() {
-				dirs = append(dirs, path)
-			}
-			return err
-		})
-		errs = append(errs, err)
-		for i := len(dirs) - 1; i >= 0; i-- { // the innermost first
-			if err := os.Remove(dirs[i]); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
-			}
+		errs = append(errs, removeFolders(root))
+	}
+	return errors.Join(errs...)
+}
+
+// removeFolders removes a tree of empty directories; what is in them is an error, and stays.
+func removeFolders(root string) error {
+	var dirs []string
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return err
+	})
+	errs := []error{err}
+	for _, dir := range slices.Backward(dirs) { // the innermost first
+		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
