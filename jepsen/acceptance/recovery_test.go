@@ -1,8 +1,10 @@
 package acceptance
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -100,6 +102,14 @@ func TestSnapshot(t *testing.T) {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v", path, info, err)
 		}
+	}
+	var streamed bytes.Buffer
+	if err := n1.Exec(t.Context(), nil, &streamed, io.Discard, "kontiki", "snapshot", "save", "-"); err != nil {
+		t.Fatal(err)
+	}
+	var seen bytes.Buffer
+	if err := n1.Exec(t.Context(), &streamed, &seen, &seen, "kontiki", "snapshot", "inspect", "-"); err != nil || !strings.Contains(seen.String(), "whole") {
+		t.Errorf("a snapshot that was piped: %v\n%s", err, seen.String())
 	}
 	inspected := c.command(t, n1, "snapshot", "inspect", file)
 	if !strings.Contains(inspected, "/registry/configmaps/") || !strings.Contains(inspected, c.account(t, n1).Cluster) {
