@@ -162,9 +162,6 @@ func Recover(dataDir string, log *slog.Logger, now func() time.Time, confirm fun
 	if err != nil {
 		return RecoveryPlan{}, err
 	}
-	if err := sweepReplicas(dataDir, c.Epoch); err != nil {
-		return RecoveryPlan{}, err
-	}
 	plan, err := planRecovery(dataDir, c, log, now())
 	if err != nil {
 		return plan, err
@@ -196,6 +193,9 @@ func planRecovery(dataDir string, c charter, log *slog.Logger, now time.Time) (R
 
 // carryOut writes the new replica, and then the charter.
 func carryOut(dataDir string, c charter, p RecoveryPlan, log *slog.Logger) error {
+	if err := sweepReplicas(dataDir, c.Epoch); err != nil {
+		return err
+	}
 	err := p.holding.Begin(raftDir(dataDir, p.Next), raftstore.Beginning{
 		NodeID: p.Held.ID, ClusterID: p.Cluster, Epoch: p.Next, Log: p.holding.Log, Revision: p.NextRevision,
 		Index: p.holding.LogIndex, Term: p.holding.LogTerm,
