@@ -18,7 +18,7 @@ type simPlan struct {
 	Voters     int
 	Nonvoters  int
 	Spares     int // nodes that run and are no members
-	Trailing   int // log entries kept behind a snapshot
+	Trailing   int // log entries kept behind a snapshot; more than can be uncommitted, see DESIGN.md
 	EventBytes int
 	EventAge   time.Duration
 	Stopped    string // the node whose clock hardly runs: it believes its leader, or itself, for long
@@ -54,7 +54,7 @@ func newSimPlan(seed uint64) *simPlan {
 	r := rand.New(rand.NewPCG(seed, 0x6b6f6e74696b69))
 	p := &simPlan{
 		Seed: seed, Voters: 3, Nonvoters: r.IntN(2), Spares: r.IntN(2),
-		Trailing: 1 + r.IntN(30), EventBytes: 15_000 << r.IntN(4), EventAge: []time.Duration{time.Second, 3 * time.Second, time.Minute}[r.IntN(3)],
+		Trailing: 20 + r.IntN(30), EventBytes: 15_000 << r.IntN(4), EventAge: []time.Duration{time.Second, 3 * time.Second, time.Minute}[r.IntN(3)],
 		Clients: 8, Pause: 80 * time.Millisecond, Length: 7 * time.Second,
 	}
 	if r.IntN(3) == 0 {

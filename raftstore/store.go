@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 
 	"kontiki/raftstore/internal/seeded"
 )
@@ -186,8 +187,14 @@ func (s *Store) bootstrap(snapshots raft.SnapshotStore) error {
 		return nil
 	}
 	held, err := raft.HasExistingState(s.logs, s.disk, snapshots)
-	if err != nil || held {
+	if err != nil {
 		return err
+	}
+	var begun bool
+	if held {
+		if begun, err = s.bootstrapBegun(snapshots); err != nil || !begun {
+			return err
+		}
 	}
 	var c raft.Configuration
 	for _, id := range s.cfg.Founders {
@@ -196,11 +203,35 @@ func (s *Store) bootstrap(snapshots raft.SnapshotStore) error {
 	for _, id := range s.cfg.Nonvoters {
 		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Nonvoter, ID: raft.ServerID(id), Address: raft.ServerAddress(id)})
 	}
-	log := newRaftLogger(s.log)
-	if err := raft.BootstrapCluster(s.raftConfig(log), s.logs, s.disk, snapshots, s.transport, c); err != nil {
+	if begun {
+		err = s.logs.StoreLog(&raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(c)})
+	} else {
+		err = raft.BootstrapCluster(s.raftConfig(newRaftLogger(s.log)), s.logs, s.disk, snapshots, s.transport, c)
+	}
+	if err != nil {
 		return fmt.Errorf("raftstore: write the founders' configuration: %w", err)
 	}
 	return nil
+}
+
+// bootstrapBegun tells whether a crash came between the two writes of Raft's
+// BootstrapCluster: the term, and the configuration as the first entry. Raft takes what
+// that leaves for a store with a state, so that a founder would wait for a leader for
+// ever, and so would all of them after a loss of power.
+func (s *Store) bootstrapBegun(snapshots raft.SnapshotStore) (bool, error) {
+	term, err := s.disk.GetUint64([]byte("CurrentTerm"))
+	if err != nil && !errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		return false, fmt.Errorf("raftstore: read the term: %w", err)
+	}
+	last, err := s.logs.LastIndex()
+	if err != nil {
+		return false, fmt.Errorf("raftstore: read the end of the log: %w", err)
+	}
+	list, err := snapshots.List()
+	if err != nil {
+		return false, fmt.Errorf("raftstore: list snapshots: %w", err)
+	}
+	return term == 1 && last == 0 && len(list) == 0, nil
 }
 
 // err says why the store does not work any more.
