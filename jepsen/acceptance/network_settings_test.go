@@ -94,8 +94,32 @@ func TestSettingsAreRefused(t *testing.T) {
 	c.refusesToStart(t, h, `there is no backend "ipip"`, "--pod-network", "ipip")
 	startNodes(t, c.Hosts())
 	c.waitFormed(t)
+	c.otherSettingsStayOut(t, h, file("clusterCIDR: 10.50.0.0/16\n"))
 	if err := h.Signal(t.Context(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	c.refusesToStart(t, h, "clusterCIDR is 10.42.0.0/16 in this cluster, and this node was given 10.50.0.0/16", "--cluster-config", file("clusterCIDR: 10.50.0.0/16\n"))
+}
+
+// otherSettingsStayOut has a blank node come that was given settings which are not the
+// cluster's. It is no member, however long it asks, and both ends say why; without them
+// it is let in.
+func (c *cluster) otherSettingsStayOut(t *testing.T, member *lab.Host, settings string) {
+	t.Helper()
+	n2, err := c.Add()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.start(t, n2, "--expect", "3", "--cluster-config", settings)
+	const why = "clusterCIDR is 10.42.0.0/16 in this cluster, and this node was given 10.50.0.0/16"
+	for _, h := range []*lab.Host{n2, member} {
+		c.awaitAccount(t, h, "the settings to be refused", func(a account) bool { return a.complains(why) })
+	}
+	if role := c.account(t, member).role(n2.Name); role != "" {
+		t.Errorf("a node that refuses the cluster's settings is a member, %s", role)
+	}
+	c.stop(t, n2)
+	c.start(t, n2, "--expect", "3")
+	c.awaitAccount(t, member, n2.Name+" to be let in", func(a account) bool { return a.role(n2.Name) == "non-voter" && !a.complains(why) })
+	c.stop(t, n2)
 }
