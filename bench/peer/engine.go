@@ -133,8 +133,14 @@ func newEngine(name string) (*Engine, error) {
 	return e, nil
 }
 
-// command runs one; it is not in the terminal's process group, since an interrupt is for the bench.
+// command runs one; it is not in the terminal's process group, since an interrupt is for the bench. One
+// that has begun runs to its end: half a container is nobody's to remove.
 func (e *Engine) command(ctx context.Context, args ...string) (string, error) {
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), Patience)
+	defer cancel()
 	all := append(append([]string{}, e.client...), args...)
 	cmd := exec.CommandContext(ctx, all[0], all[1:]...)
 	cmd.Env = append(os.Environ(), e.env...)
@@ -236,13 +242,7 @@ func (e *Engine) Close() error {
 	if e.daemon != nil {
 		e.daemon.Kill()
 	}
-	left, err := e.Own() // what a command that was cut off has left behind
-	errs = append(errs, err)
-	for _, pid := range left {
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-			errs = append(errs, fmt.Errorf("end process %d of %s: %w", pid, e.Name, err))
-		}
-	}
+	errs = append(errs, e.endAll(ctx))
 	if err := unix.Unmount(e.dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 		errs = append(errs, fmt.Errorf("unmount %s: %w", e.dir, err))
 	}
@@ -251,6 +251,32 @@ func (e *Engine) Close() error {
 		errs = append(errs, removeFolders(d))
 	}
 	return errors.Join(errs...)
+}
+
+// endAll ends what commands that failed have left behind, in containers and beside them.
+func (e *Engine) endAll(ctx context.Context) error {
+	return Wait(ctx, "the processes of "+e.Name+" to end", func() (bool, error) {
+		own, err := e.Own()
+		if err != nil {
+			return false, err
+		}
+		v1, _ := filepath.Glob("/sys/fs/cgroup/*/" + engineCgroup + "/*/cgroup.procs")
+		v2, _ := filepath.Glob("/sys/fs/cgroup/" + engineCgroup + "/*/cgroup.procs")
+		for _, list := range append(v1, v2...) {
+			text, _ := os.ReadFile(list) // gone meanwhile
+			for field := range strings.FieldsSeq(string(text)) {
+				if pid, err := strconv.Atoi(field); err == nil {
+					own = append(own, pid)
+				}
+			}
+		}
+		for _, pid := range own {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+				return false, fmt.Errorf("end process %d: %w", pid, err)
+			}
+		}
+		return len(own) == 0, nil
+	})
 }
 
 // removeCgroups removes what engines leave empty, and tells of processes in it.
