@@ -128,6 +128,34 @@ func (f *faulty) Apply(ctx context.Context, txn raftstore.Txn) (raftstore.TxnRes
 	return f.store.Apply(ctx, txn)
 }
 
+func (f *faulty) Err() error { return f.failure() }
+
+// A node whose replica is damaged answers nothing from it, not even what is read without a
+// quorum, and does not have clients wait.
+func TestDamagedReplica(t *testing.T) {
+	backend := &faulty{store: newStore(t)}
+	f := newFixture(t, backend)
+	mustCreate(t, f)
+	backend.fail(fmt.Errorf("%w: a bit has flipped", raftstore.ErrDiffers))
+	local := storage.ListOptions{ResourceVersion: "0", Recursive: true, Predicate: storage.Everything}
+	_, watchErr := f.Watch(t.Context(), "/pods/", local)
+	for name, err := range map[string]error{
+		"get":        f.Get(t.Context(), podKey, storage.GetOptions{}, &example.Pod{}),
+		"get at 0":   f.Get(t.Context(), podKey, storage.GetOptions{ResourceVersion: "0"}, &example.Pod{}),
+		"list at 0":  f.GetList(t.Context(), "/pods/", local, &example.PodList{}),
+		"create":     f.Create(t.Context(), "/pods/ns/b", newPod(nil), nil, 0),
+		"watch at 0": watchErr,
+	} {
+		if _, repeated := apierrors.SuggestsClientDelay(err); !apierrors.IsServiceUnavailable(err) || repeated {
+			t.Errorf("%s of a damaged replica: %v (repeated by client-go: %v)", name, err, repeated)
+		}
+	}
+	backend.fail(nil)
+	if err := f.Get(t.Context(), podKey, storage.GetOptions{ResourceVersion: "0"}, &example.Pod{}); err != nil {
+		t.Errorf("once it is refilled: %v", err)
+	}
+}
+
 // TestWithoutQuorum: what a cut-off node still answers, and how it refuses the rest.
 func TestWithoutQuorum(t *testing.T) {
 	backend := &faulty{store: newStore(t)}
