@@ -17,7 +17,8 @@ const digestVersion = 1
 // against machines that err, not against somebody who looks for two such states.
 //
 // It is made of what is written, not of what lies in memory afterwards: that a value
-// in memory has changed by itself is seen by scrub, which hashes all anew.
+// in memory has changed by itself is seen by scrub, which hashes all anew. A key keeps its
+// hash, so that a change of it costs the hash of its new value alone.
 type contents uint64
 
 // Seeds keep the kinds of entries apart.
@@ -123,7 +124,11 @@ func (s *state) scrub(pace func(bytes int) error) error {
 		if found, ok := s.keys.Get(k); !ok || found != kv || string(k) != kv.Key {
 			return lost("key", k)
 		}
-		sum += hashKV(kv)
+		if hashKV(kv) != kv.hash {
+			err = fmt.Errorf("key %q is not what was written", k)
+			return true
+		}
+		sum += kv.hash
 		err = pace(len(k) + len(kv.Value))
 		return err != nil
 	})

@@ -76,7 +76,10 @@ func (s *Store) FlipMemory(key string) { s.fsm.tamper(key, func(st *state, was, 
 
 // Diverge changes a key's value in this replica alone as if it had been written so.
 func (s *Store) Diverge(key string) {
-	s.fsm.tamper(key, func(st *state, was, is *KV) { st.contents += hashKV(is) - hashKV(was) })
+	s.fsm.tamper(key, func(st *state, was, is *KV) {
+		is.hash = hashKV(is)
+		st.contents += is.hash - was.hash
+	})
 }
 
 // Scrub looks at all that lies in memory now.

@@ -12,7 +12,8 @@ import "slices"
 func (s *Store) BreakMemory(key string, diverge bool) {
 	s.fsm.tamper(key, func(st *state, was, is *KV) {
 		if diverge {
-			st.contents += hashKV(is) - hashKV(was)
+			is.hash = hashKV(is)
+			st.contents += is.hash - was.hash
 		}
 	})
 }

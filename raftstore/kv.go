@@ -59,6 +59,8 @@ type KV struct {
 	// ExpiresUnix is the second (Unix time, the proposer's clock) after which the
 	// leader proposes the key's removal; 0 means never.
 	ExpiresUnix int64
+
+	hash contents // of the fields above, as they were written
 }
 
 // Compare is one condition of a transaction: the key's mod revision equals

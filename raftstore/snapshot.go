@@ -177,8 +177,9 @@ func readKeys(dec *codec.Decoder, s *state, n int) error {
 		if err := dec.Decode(kv); err != nil {
 			return fmt.Errorf("raftstore: snapshot, key %d of %d: %w", i, n, err)
 		}
+		kv.hash = hashKV(kv)
 		keys.Insert([]byte(kv.Key), kv)
-		s.contents += hashKV(kv)
+		s.contents += kv.hash
 		if kv.ExpiresUnix != 0 {
 			at := expiryKey(kv.ExpiresUnix, kv.Key)
 			expiry.Insert(at, kv.Key)

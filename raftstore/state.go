@@ -228,7 +228,7 @@ func (t *transition) op(o *operation) uint64 {
 	kv := KV{Key: o.Key, CreateRevision: t.next.revision, ModRevision: t.next.revision, Version: 1}
 	if exists {
 		kv.CreateRevision, kv.Version = prev.CreateRevision, prev.Version+1
-		t.next.contents -= hashKV(prev)
+		t.next.contents -= prev.hash
 		if prev.ExpiresUnix != 0 {
 			at := expiryKey(prev.ExpiresUnix, o.Key)
 			t.expiry.Delete(at)
@@ -246,8 +246,9 @@ func (t *transition) op(o *operation) uint64 {
 		t.expiry.Insert(at, o.Key)
 		t.next.contents += hashExpiry(at, o.Key)
 	}
+	kv.hash = hashKV(&kv)
 	t.keys.Insert(key, &kv)
-	t.next.contents += hashKV(&kv)
+	t.next.contents += kv.hash
 	t.events = append(t.events, Event{KV: kv, Prev: prev})
 	return kv.ModRevision
 }
