@@ -93,7 +93,8 @@ var simEpisodes = []simEpisode{
 	{"crash at a write", (*simDraw).crashAtWrite}, {"pause", (*simDraw).pause}, {"members", (*simDraw).members},
 	{"snapshots", (*simDraw).snapshots}, {"compaction", (*simDraw).compaction}, {"clock", (*simDraw).clock},
 	{"disk", (*simDraw).disk}, {"flaky streams", (*simDraw).flaky}, {"transfer", (*simDraw).transfer},
-	{"stop", (*simDraw).stop}, {"votes", (*simDraw).votes}, {"slow network", (*simDraw).far},
+	{"stop", (*simDraw).stop}, {"slow network", (*simDraw).far},
+	{"votes", (*simDraw).votes}, {"votes", (*simDraw).votes}, // what they find is hard to find
 }
 
 // span is a time of so many milliseconds.

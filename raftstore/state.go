@@ -128,11 +128,17 @@ func (t *transition) expireSessions(node, exceptIncarnation string) {
 	for _, s := range gone {
 		t.next.contents -= hashSession(s)
 		t.open.Delete(sessionKey(s.ID))
+		// Not by DeletePrefix (go-immutable-radix v2.1.0): after an insert in the same Txn it
+		// miscounts, and a snapshot would promise results that are not in it.
+		var keys [][]byte
 		t.results.Root().WalkPrefix(sessionKey(s.ID), func(k []byte, r result) bool {
 			t.next.contents -= hashResult(k, r)
+			keys = append(keys, k)
 			return false
 		})
-		t.results.DeletePrefix(sessionKey(s.ID))
+		for _, k := range keys {
+			t.results.Delete(k)
+		}
 	}
 }
 
