@@ -73,15 +73,9 @@ func (s *Store) Barrier(ctx context.Context) (term uint64, err error) {
 	if !leads {
 		return 0, ErrNotLeader
 	}
-	done := make(chan error, 1)
-	f := s.raft.Barrier(barrierTimeout)
-	go func() { done <- f.Error() }()
-	select {
-	case err = <-done:
-	case <-ctx.Done():
+	if err := await(ctx, s.raft.Barrier(barrierTimeout)); ctx.Err() != nil {
 		return 0, context.Cause(ctx)
-	}
-	if err != nil {
+	} else if err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrNotLeader, err)
 	}
 	if after, leads := s.leadsIn(); !leads || after != before {
@@ -91,6 +85,19 @@ func (s *Store) Barrier(ctx context.Context) (term uint64, err error) {
 }
 
 const barrierTimeout = 10 * time.Second
+
+// await waits for the answer to a future, until ctx ends. Raft v1.8.0 leaves some futures
+// without one when it is shut down; who asked must not wait with them for ever.
+func await(ctx context.Context, f raft.Future) error {
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
 
 // leadsIn returns the term in which this node leads. Raft steps down before it
 // raises its term, so a term that is the same around "I lead" is the leader's.

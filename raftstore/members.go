@@ -185,7 +185,7 @@ func (s *Store) changeServer(ctx context.Context, change memberChange, is *raft.
 	default:
 		f = barrierFuture{s.raft.Barrier(timeout)} // as wished already; an earlier try may not be committed yet
 	}
-	if err := f.Error(); err != nil {
+	if err := await(ctx, f); err != nil {
 		return fmt.Errorf("change of member %s: %w", change.ID, err)
 	}
 	return nil
