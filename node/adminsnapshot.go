@@ -60,6 +60,9 @@ func (n *node) answerSnapshot(w http.ResponseWriter, r *http.Request) {
 // returns the id of the key that a restore needs.
 func (n *node) snapshotKey(ctx context.Context, local bool) (string, error) {
 	if local {
+		if err := n.store.Err(); err != nil {
+			return "", err // before the first byte, so that it is told
+		}
 		return SnapshotKey(n.store.View())
 	}
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)

@@ -43,9 +43,15 @@ func (n *node) join(ctx context.Context, clusterID string) (charter, error) {
 // fellowsOf are the members of a cluster that can let this node in: those of its latest
 // epoch in sight.
 func (n *node) fellowsOf(clusterID string) []gossip.Member {
-	return gossip.LatestEpoch(slices.DeleteFunc(n.ring.Members(), func(m gossip.Member) bool {
+	all := slices.DeleteFunc(n.ring.Members(), func(m gossip.Member) bool {
 		return m.Self || m.ClusterID != clusterID
-	}))
+	})
+	// As formation sees it: who is gone does not tell which epoch is the latest, unless nobody else is there.
+	living := slices.DeleteFunc(slices.Clone(all), func(m gossip.Member) bool { return m.State != gossip.StateAlive })
+	if len(living) > 0 {
+		return gossip.LatestEpoch(living)
+	}
+	return gossip.LatestEpoch(all)
 }
 
 func (n *node) askToJoin(ctx context.Context, addr, clusterID, epoch string) (json.RawMessage, error) {

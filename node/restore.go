@@ -148,10 +148,13 @@ func ResetMembership(dataDir string, confirm func(cluster string, epoch raftstor
 		if err := confirm(c.ClusterID, c.Epoch); err != nil {
 			return err
 		}
-	case !errors.Is(err, errBlank):
-		if err := confirm("unknown", ""); err != nil { // damaged files are one reason to do this
+	default: // damaged files, or a reset that was cut off: there may be a promise, or a replica
+		if err := confirm("unknown", ""); err != nil {
 			return err
 		}
+	}
+	if err := gossip.ResetFormation(ringDir(dataDir)); err != nil { // a founder without keys would not start
+		return err
 	}
 	if err := pki.RemoveTrust(dataDir); err != nil { // from here on the node is blank
 		return err

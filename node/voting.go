@@ -123,6 +123,9 @@ func (n *node) demote(ctx context.Context, ref string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if !slices.ContainsFunc(n.store.Members(), func(m raftstore.Member) bool { return m.ID == id }) {
+		return "", fmt.Errorf("%s is away, and was taken out of the Raft group until it is back: it has no vote", ref)
+	}
 	ids := votersOf(n.store.Members(), id)
 	if err := checkVotes("taking the vote of "+ref, ids, n.alive); err != nil {
 		return "", err

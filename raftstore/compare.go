@@ -125,14 +125,19 @@ func (s *Store) compare(term uint64, agreed map[string]uint64) {
 	}
 	switch {
 	case v.unclear:
-		s.tellUnclear(ctx, st.index, digests)
+		s.tellUnclear(st.index, digests)
 		return
 	case len(v.wrong) > 0:
 		s.log.Error("replicas differ from the majority and are told to refill themselves", "index", st.index, "members", v.wrong)
 	}
 	s.unclear.Store(nil)
+	if slices.Contains(v.wrong, s.cfg.NodeID) { // first: nobody is to refill itself from this one
+		s.hearObjection(objection{st.index, v.right})
+	}
+	tell, told := context.WithTimeout(s.life, attemptTime) // asking may have used up its time
+	defer told()
 	for _, id := range v.wrong {
-		if err := s.object(ctx, id, objection{st.index, v.right}); err != nil {
+		if err := s.object(tell, id, objection{st.index, v.right}); err != nil {
 			s.log.Warn("a replica that differs does not hear of it; it is told again", "member", id, "error", err)
 		}
 	}
@@ -155,7 +160,9 @@ func (s *Store) hearObjection(o objection) {
 
 // tellUnclear says that nobody knows who is right. A replica whose memory was changed
 // can find that out by itself: all are asked to look now.
-func (s *Store) tellUnclear(ctx context.Context, index uint64, digests map[string]uint64) {
+func (s *Store) tellUnclear(index uint64, digests map[string]uint64) {
+	ctx, cancel := context.WithTimeout(s.life, attemptTime)
+	defer cancel()
 	groups := map[uint64][]string{}
 	for _, id := range slices.Sorted(maps.Keys(digests)) {
 		groups[digests[id]] = append(groups[digests[id]], id)

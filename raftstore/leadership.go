@@ -239,7 +239,8 @@ func (s *Store) noteLeadership() {
 // becomeReady passes a barrier in the term and says so. It gives up when the term is over.
 func (s *Store) becomeReady(term uint64) {
 	for {
-		if now, leads := s.leadsIn(); !leads || now != term || s.err() != nil {
+		// In doubt it goes on: once refilled, this node may still lead in the term.
+		if now, leads := s.leadsIn(); !leads || now != term || s.fsm.failed() != nil {
 			return
 		}
 		if got, err := s.Barrier(s.life); err == nil && got == term {

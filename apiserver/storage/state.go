@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"reflect"
 	"time"
 
@@ -40,7 +41,13 @@ type stateReader struct {
 // saves a read-index round for each write, or else the current state. The
 // suggestion is used where it is what the replica holds, to save decoding.
 func (r *stateReader) first(ctx context.Context, suggestion runtime.Object) (*objectState, error) {
-	if kv, ok := r.s.store.View().Get(r.key); ok && !r.expectCorrupt {
+	view := r.s.store.View()
+	// A replica that may be damaged is no ground for a guess: a compare by revision would
+	// pass once it has refilled, and what was damaged would be written for all.
+	if errors.Is(r.s.store.Err(), raftstore.ErrDiffers) {
+		return r.current(ctx)
+	}
+	if kv, ok := view.Get(r.key); ok && !r.expectCorrupt {
 		state, err := r.suggested(ctx, kv, suggestion)
 		if err != nil {
 			return nil, err

@@ -139,7 +139,12 @@ func TestDamagedReplica(t *testing.T) {
 	backend.fail(fmt.Errorf("%w: a bit has flipped", raftstore.ErrDiffers))
 	local := storage.ListOptions{ResourceVersion: "0", Recursive: true, Predicate: storage.Everything}
 	_, watchErr := f.Watch(t.Context(), "/pods/", local)
+	begun := false // with the damaged object: its change would be right for the store once it has refilled
+	update := storage.SimpleUpdate(func(obj runtime.Object) (runtime.Object, error) { begun = true; return obj, nil })
+	remove := func(context.Context, runtime.Object) error { begun = true; return nil }
 	for name, err := range map[string]error{
+		"update":     f.GuaranteedUpdate(t.Context(), podKey, &example.Pod{}, false, nil, update, nil),
+		"delete":     f.Delete(t.Context(), podKey, &example.Pod{}, nil, remove, nil, storage.DeleteOptions{}),
 		"get":        f.Get(t.Context(), podKey, storage.GetOptions{}, &example.Pod{}),
 		"get at 0":   f.Get(t.Context(), podKey, storage.GetOptions{ResourceVersion: "0"}, &example.Pod{}),
 		"list at 0":  f.GetList(t.Context(), "/pods/", local, &example.PodList{}),
@@ -149,6 +154,9 @@ func TestDamagedReplica(t *testing.T) {
 		if _, repeated := apierrors.SuggestsClientDelay(err); !apierrors.IsServiceUnavailable(err) || repeated {
 			t.Errorf("%s of a damaged replica: %v (repeated by client-go: %v)", name, err, repeated)
 		}
+	}
+	if begun {
+		t.Error("a write was worked out on a damaged object")
 	}
 	backend.fail(nil)
 	if err := f.Get(t.Context(), podKey, storage.GetOptions{ResourceVersion: "0"}, &example.Pod{}); err != nil {

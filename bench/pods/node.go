@@ -153,6 +153,9 @@ func (w *watched) watch(ctx context.Context, client kubernetes.Interface) error 
 	w.factory = informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace("default"))
 	see := func(obj any) {
 		p, now := obj.(*corev1.Pod), time.Now()
+		if p.DeletionTimestamp != nil {
+			return // of the round before
+		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		s := w.seen[p.Name]

@@ -103,6 +103,7 @@ func leftAddresses(before, after *corev1.Pod) bool {
 }
 
 func (c *Controller) sync(ctx context.Context, _ string) error {
+	c.waiting.Store(true) // until it is known: what a pod leaves while this looks has it look again
 	nodes, err := c.nodes.List(labels.Everything())
 	if err != nil {
 		return err

@@ -146,6 +146,9 @@ func (c *nodeCache) knows(uid types.UID) bool {
 	return ok
 }
 
+// maxDomains is how many labels' domains are kept from round to round, some bytes a node each.
+const maxDomains = 64
+
 // infos are the nodes as they are now, by name, and the domains of their labels that are
 // known, for one goroutine that plans.
 func (c *nodeCache) infos() ([]*nodeInfo, map[string]*domains) {
@@ -165,7 +168,8 @@ func (c *nodeCache) infos() ([]*nodeInfo, map[string]*domains) {
 	for i, name := range c.names {
 		infos[i] = c.nodes[name]
 	}
-	if c.domains == nil {
+	// Only who plans adds to it, between calls of this. Users choose the keys.
+	if c.domains == nil || len(c.domains) > maxDomains {
 		c.domains = map[string]*domains{}
 	}
 	return infos, c.domains

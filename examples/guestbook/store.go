@@ -122,7 +122,7 @@ func (s *store) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(s.all()) // an error is the client's having gone
 	case "POST /entries":
 		var e entry
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 8*maxText)).Decode(&e); err != nil {
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 16*maxText)).Decode(&e); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}

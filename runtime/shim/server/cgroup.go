@@ -148,8 +148,8 @@ func enterOwnCgroup(t tree) error {
 // after a while waits for all CPUs (a grace period of RCU, 10 ms on an idle machine), those that follow
 // soon do not. A move of this process to where it is begins that wait beside what else a pod waits for.
 func (s *Server) expectMove() {
-	if !s.expecting.CompareAndSwap(false, true) {
-		return // one is under way
+	if s.ownGroup == "" || !s.expecting.CompareAndSwap(false, true) {
+		return // not known, or one is under way
 	}
 	s.tasks.Go(func() {
 		defer s.expecting.Store(false)

@@ -83,7 +83,7 @@ func (s *Server) oomKilled(c *container, e ending) bool {
 	}
 	news := all > sb.oomKills
 	if there {
-		sb.oomKills += own
+		sb.oomKills = min(sb.oomKills+own, all) // some may have been counted with another's end
 		return own > 0
 	}
 	sb.oomKills = all

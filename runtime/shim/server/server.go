@@ -87,7 +87,8 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	if s.ownGroup, err = ownGroup(); err != nil {
-		return nil, fmt.Errorf("find the cgroup of this process: %w", err)
+		s.ownGroup = ""
+		s.log.Debug("moves into cgroups are not prepared; the first after a while takes longer", "error", err)
 	}
 	if s.oomFloor, err = lowestOOMScore(); err != nil {
 		return nil, err
