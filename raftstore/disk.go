@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,6 +35,8 @@ const (
 var (
 	keyCommit = []byte("kontiki-commit")
 	keyProbe  = []byte("kontiki-probe")
+
+	keyCurrentTerm = []byte("CurrentTerm") // Raft's
 )
 
 const probeSize = 256 << 10
@@ -136,6 +140,7 @@ type disk struct {
 	marked    uint64        // what markCommitted wrote last; its caller's
 	closing   chan struct{}
 	full      atomic.Bool // the last write failed
+	terms     sync.Mutex  // held from the look at the term to its write
 
 	around     func(write func() error) error
 	stallAfter time.Duration
@@ -183,9 +188,19 @@ func (d *disk) Set(k, v []byte) error {
 	return d.persist(func() error { return d.store(k, v) })
 }
 
-// SetUint64 is Set for numbers.
+// SetUint64 is Set for numbers. A term does not go back: a later one may have been written
+// while this one waited.
 func (d *disk) SetUint64(k []byte, v uint64) error {
-	return d.persist(func() error { return d.storeUint64(k, v) })
+	return d.persist(func() error {
+		d.terms.Lock()
+		defer d.terms.Unlock()
+		if bytes.Equal(k, keyCurrentTerm) {
+			if now, err := d.GetUint64(k); err == nil && now > v {
+				return nil
+			}
+		}
+		return d.storeUint64(k, v)
+	})
 }
 
 func (d *disk) persist(write func() error) error {
