@@ -58,7 +58,11 @@ func Restore(archive io.Reader, cfg RestoreConfig) (Restored, error) {
 	if err != nil {
 		return Restored{}, err
 	}
-	c, err := charterIn(a, cfg.Key)
+	now := cfg.Now()
+	if now.Before(a.Taken.Add(-clockSlack)) {
+		return Restored{}, fmt.Errorf("this machine's clock says %s, and the snapshot is of %s: set the clock, by which the epoch and the first revision are chosen beyond all that may have been since", now.UTC().Format(time.RFC3339), a.Taken.UTC().Format(time.RFC3339))
+	}
+	c, err := charterIn(a, cfg.Key, now)
 	if err != nil {
 		return Restored{}, err
 	}
@@ -69,7 +73,7 @@ func Restore(archive io.Reader, cfg RestoreConfig) (Restored, error) {
 	if err != nil {
 		return Restored{}, err
 	}
-	out := Restored{Cluster: c.ClusterID, Epoch: c.Epoch, NodeID: id.ID, Revision: raftstore.LiftedRevision(a.Revision, cfg.Now())}
+	out := Restored{Cluster: c.ClusterID, Epoch: c.Epoch, NodeID: id.ID, Revision: raftstore.LiftedRevision(a.Revision, now)}
 	err = a.Begin(raftDir(cfg.DataDir, c.Epoch), raftstore.Beginning{
 		NodeID: id.ID, ClusterID: c.ClusterID, Epoch: c.Epoch, Log: cfg.LogStore, Revision: out.Revision,
 		Without: namesPrefix, // all nodes of this epoch are new ones, and may have the names of old ones
@@ -82,6 +86,9 @@ func Restore(archive io.Reader, cfg RestoreConfig) (Restored, error) {
 	}
 	return out, c.trust.Write(cfg.DataDir)
 }
+
+// clockSlack is how far clocks may differ: raftstore.LiftedRevision leaves room for an hour's writes.
+const clockSlack = time.Hour
 
 // mustBeBlank refuses a directory of a node that belongs to a cluster, or may be about to.
 func mustBeBlank(dataDir string) error {
@@ -104,7 +111,7 @@ func mustBeBlank(dataDir string) error {
 }
 
 // charterIn makes the charter of the epoch that begins with an archive.
-func charterIn(a *raftstore.Archive, key string) (charter, error) {
+func charterIn(a *raftstore.Archive, key string, now time.Time) (charter, error) {
 	view := a.View()
 	sealed, found := view.Get(trustKey)
 	if !found {
@@ -121,7 +128,7 @@ func charterIn(a *raftstore.Archive, key string) (charter, error) {
 	if !found {
 		return charter{}, errors.New("the snapshot holds no settings of a cluster: nothing can be restored from it")
 	}
-	c := charter{ClusterID: a.ClusterID, Epoch: a.Epoch.Next(), trust: trust}
+	c := charter{ClusterID: a.ClusterID, Epoch: a.Epoch.NextAt(now), trust: trust}
 	if c.Settings, err = decodeSettings(settings.Value); err != nil {
 		return charter{}, err
 	}

@@ -96,7 +96,12 @@ func TestEpochs(t *testing.T) {
 	if first.Number() != 1 || second.Number() != 2 || third.Number() != 3 || second == again {
 		t.Errorf("%q, %q or %q, %q", first, second, again, third)
 	}
-	for _, e := range []Epoch{first, second, third} {
+	now := time.Now()
+	restored := second.NextAt(now)
+	if restored.Number() <= third.Number() || restored.NextAt(now).Number() <= restored.Number() || second.NextAt(time.Unix(0, 0)).Number() != 3 {
+		t.Errorf("%q comes after %q", restored, third)
+	}
+	for _, e := range []Epoch{first, second, third, restored} {
 		if err := e.Valid(); err != nil {
 			t.Error(err)
 		}

@@ -168,6 +168,10 @@ func (k *keeper) make(ctx context.Context, c voters.Change, servers []raft.Serve
 	if err := s.changeServer(ctx, change, is, prev); err != nil {
 		return err
 	}
+	if _, belongs := k.voting.Peers()[c.ID]; c.Action == voters.Add && !belongs {
+		// An operator has removed it for good since it was decided on. One who does so from now on finds a member.
+		return s.changeServer(ctx, memberChange{Action: memberRemove, ID: c.ID}, &raft.Server{ID: raft.ServerID(c.ID)}, 0)
+	}
 	if c.Action == voters.Remove {
 		return s.expireSessions(ctx, c.ID)
 	}

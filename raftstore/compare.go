@@ -187,12 +187,6 @@ func (s *Store) tellUnclear(index uint64, digests map[string]uint64) {
 	}
 }
 
-func (s *Store) scrubNow() {
-	if err := s.scrub(s.life); err != nil && s.life.Err() == nil {
-		s.fsm.distrust(err)
-	}
-}
-
 // askDigests asks all members at once, this one included. Who does not answer in time,
 // has forgotten, or hashes otherwise, has no digest.
 func (s *Store) askDigests(ctx context.Context, members []Member, index uint64) map[string]uint64 {

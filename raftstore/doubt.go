@@ -113,11 +113,25 @@ func (s *Store) runScrub() {
 		case <-s.closing:
 			return
 		}
-		if err := s.scrub(s.life); err != nil && s.life.Err() == nil {
-			s.fsm.distrust(err)
-		}
+		s.scrubNow()
 		timer.Reset(s.cfg.ScrubEvery)
 	}
+}
+
+// scrubNow scrubs once, and puts the replica in doubt for what it finds; unless it was
+// in doubt meanwhile: what was looked at is gone then.
+func (s *Store) scrubNow() {
+	trials := s.fsm.tried()
+	if err := s.scrub(s.life); err != nil && s.life.Err() == nil && s.fsm.tried() == trials {
+		s.fsm.distrust(err)
+	}
+}
+
+// tried counts how often the replica has come into doubt.
+func (f *fsm) tried() uint64 {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.trials
 }
 
 // scrub looks at the present state, at its pace. The error is what was found, or that ctx

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Epoch names one continuous history of a cluster. Empty is the one that began with
@@ -35,10 +36,18 @@ func (e Epoch) Number() uint64 {
 }
 
 // Next makes an epoch that follows this one.
-func (e Epoch) Next() Epoch {
+func (e Epoch) Next() Epoch { return newEpoch(e.Number() + 1) }
+
+// NextAt makes an epoch that follows this one and all that may have come after it until
+// now: a snapshot does not know of the epochs since it was taken.
+func (e Epoch) NextAt(now time.Time) Epoch {
+	return newEpoch(max(e.Number()+1, uint64(max(now.Unix(), 0))))
+}
+
+func newEpoch(number uint64) Epoch {
 	var raw [8]byte
 	rand.Read(raw[:])
-	return Epoch(fmt.Sprintf("%d-%s", e.Number()+1, epochWord.EncodeToString(raw[:])))
+	return Epoch(fmt.Sprintf("%d-%s", number, epochWord.EncodeToString(raw[:])))
 }
 
 // String is the epoch for people: "1" for the first.

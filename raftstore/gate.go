@@ -88,6 +88,10 @@ func (s *Store) tryGate(term uint64) error {
 		return err
 	}
 	defer done()
+	// A change of members whose caller has gone may still be in Raft's hands.
+	if _, err := s.Barrier(ctx); err != nil {
+		return err
+	}
 	if !slices.Equal(asked, s.servers()) {
 		return errors.New("the members have changed since they were asked")
 	}

@@ -70,7 +70,7 @@ func (g *greeter) dial(ctx context.Context, to string) (net.Conn, error) {
 	}
 	if err == nil && reply.Refusal != "" {
 		if err = errors.New(reply.Refusal); reply.Epoch != g.epoch {
-			err = g.otherEpoch(to, reply.Epoch)
+			err = fmt.Errorf("%w (it says: %s)", g.otherEpoch(to, reply.Epoch), reply.Refusal)
 		}
 	}
 	if err == nil && !stop() {
