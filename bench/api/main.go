@@ -7,13 +7,10 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"kontiki/bench/report"
+	"kontiki/bench/section"
 )
 
 // options are the command line.
@@ -41,24 +38,12 @@ var extents = map[string]extent{
 
 func main() {
 	var o options
-	var length string
-	var machine bool
 	flag.StringVar(&o.bin, "bin", "bin", "directory with the program kontiki")
-	flag.StringVar(&length, "length", "normal", "quick, normal or long")
 	flag.BoolVar(&o.peer, "peer", true, "measure upstream's kube-apiserver, too; it is built when it is missing")
-	flag.BoolVar(&machine, "json", false, "write rows for the driver of the bench")
-	flag.Parse()
-	var ok bool
-	if o.extent, ok = extents[length]; !ok {
-		fmt.Fprintf(os.Stderr, "bench: -length %s: use quick, normal or long\n", length)
-		os.Exit(2)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, o, report.New(os.Stdout, machine)); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	section.Main(extents, func(ctx context.Context, e extent, out *report.Report) error {
+		o.extent = e
+		return run(ctx, o, out)
+	})
 }
 
 func run(ctx context.Context, o options, out *report.Report) error {

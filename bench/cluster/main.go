@@ -8,14 +8,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"os/signal"
 	"slices"
-	"syscall"
 	"time"
 
 	"kontiki/bench/lab"
 	"kontiki/bench/report"
+	"kontiki/bench/section"
 )
 
 // extent is how much is measured.
@@ -34,23 +32,8 @@ var extents = map[string]extent{
 const nodes = 3
 
 func main() {
-	var bin, length string
-	var machine bool
-	flag.StringVar(&bin, "bin", "bin", "directory with the program kontiki")
-	flag.StringVar(&length, "length", "normal", "quick, normal or long")
-	flag.BoolVar(&machine, "json", false, "write rows for the driver of the bench")
-	flag.Parse()
-	e, ok := extents[length]
-	if !ok {
-		fmt.Fprintf(os.Stderr, "bench: -length %s: use quick, normal or long\n", length)
-		os.Exit(2)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, bin, e, report.New(os.Stdout, machine)); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	bin := flag.String("bin", "bin", "directory with the program kontiki")
+	section.Main(extents, func(ctx context.Context, e extent, out *report.Report) error { return run(ctx, *bin, e, out) })
 }
 
 func run(ctx context.Context, bin string, e extent, out *report.Report) (err error) {
@@ -96,7 +79,7 @@ func measureIdle(ctx context.Context, l *lab.Lab, e extent, out *report.Report) 
 	if err != nil {
 		return err
 	}
-	if err := pause(ctx, e.settle); err != nil {
+	if err := section.Pause(ctx, e.settle); err != nil {
 		return err
 	}
 	before, began := map[string]lab.Use{}, time.Now()
@@ -105,7 +88,7 @@ func measureIdle(ctx context.Context, l *lab.Lab, e extent, out *report.Report) 
 			return err
 		}
 	}
-	if err := pause(ctx, e.idle); err != nil {
+	if err := section.Pause(ctx, e.idle); err != nil {
 		return err
 	}
 	took := time.Since(began)
@@ -143,13 +126,4 @@ func measureIdle(ctx context.Context, l *lab.Lab, e extent, out *report.Report) 
 		out.Add(report.Row{What: "resident memory of an idle node, all its processes", Value: largest.Memory.RSS, Unit: "MB", Target: "≤ 180 MB"}),
 		out.Add(report.Row{What: "anonymous memory of an idle node, all its processes", Value: largest.Memory.Anonymous, Unit: "MB", Target: "≤ 100 MB"}),
 	)
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -8,12 +8,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,6 +19,7 @@ import (
 
 	"kontiki/bench/lab"
 	"kontiki/bench/report"
+	"kontiki/bench/section"
 )
 
 // extent is how much is measured.
@@ -37,37 +35,22 @@ var extents = map[string]extent{
 }
 
 func main() {
-	var bin, length, some, traces string
-	var machine bool
-	var hosts int
-	flag.StringVar(&bin, "bin", "bin", "directory with the program kontiki")
-	flag.StringVar(&length, "length", "normal", "quick, normal or long")
-	flag.StringVar(&some, "only", "", "measure only these, of "+strings.Join(names(), ","))
-	flag.StringVar(&traces, "profile", "", "directory for CPU profiles of the nodes while pods are bound")
-	flag.IntVar(&hosts, "hosts", 3, "nodes of the cluster")
-	flag.BoolVar(&machine, "json", false, "write rows for the driver of the bench")
-	flag.Parse()
-	e, ok := extents[length]
-	if !ok {
-		fmt.Fprintf(os.Stderr, "bench: -length %s: use quick, normal or long\n", length)
-		os.Exit(2)
-	}
-	var only []string
-	if some != "" {
-		only = strings.Split(some, ",")
-	}
-	for _, name := range only {
-		if !slices.Contains(names(), name) {
-			fmt.Fprintf(os.Stderr, "bench: -only %s: there are %s\n", name, strings.Join(names(), ", "))
-			os.Exit(2)
+	bin := flag.String("bin", "bin", "directory with the program kontiki")
+	some := flag.String("only", "", "measure only these, of "+strings.Join(names(), ","))
+	traces := flag.String("profile", "", "directory for CPU profiles of the nodes while pods are bound")
+	hosts := flag.Int("hosts", 3, "nodes of the cluster")
+	section.Main(extents, func(ctx context.Context, e extent, out *report.Report) error {
+		var only []string
+		if *some != "" {
+			only = strings.Split(*some, ",")
 		}
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, bin, traces, hosts, only, e, report.New(os.Stdout, machine)); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+		for _, name := range only {
+			if !slices.Contains(names(), name) {
+				return fmt.Errorf("-only %s: there are %s", name, strings.Join(names(), ", "))
+			}
+		}
+		return run(ctx, *bin, *traces, *hosts, only, e, out)
+	})
 }
 
 // part is one measurement; they follow each other in this order.

@@ -18,6 +18,7 @@ import (
 	"kontiki/bench/peer"
 	"kontiki/bench/proc"
 	"kontiki/bench/report"
+	"kontiki/bench/section"
 )
 
 // bench measures the node beside the engines.
@@ -46,7 +47,7 @@ func (b *bench) rows(row report.Row, peers []report.Peer) error {
 
 // oneAfterTheOther starts pods and containers in turns, when nothing else happens.
 func (b *bench) oneAfterTheOther(ctx context.Context) error {
-	if err := pause(ctx, b.settle); err != nil {
+	if err := section.Pause(ctx, b.settle); err != nil {
 		return err
 	}
 	var err error
@@ -152,7 +153,7 @@ func (b *bench) besideEachOther(ctx context.Context) error {
 	if _, _, err := b.node.pods.wait(ctx, b.crowd); err != nil {
 		return err
 	}
-	if err := pause(ctx, b.settle); err != nil {
+	if err := section.Pause(ctx, b.settle); err != nil {
 		return err
 	}
 	run, err := b.node.healthy(ctx) // after they have been beside each other for a while
@@ -366,13 +367,4 @@ func beside(ctx context.Context, count int, do func(context.Context, int) error)
 func median(all []float64) float64 {
 	slices.Sort(all)
 	return all[len(all)/2]
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
