@@ -9,6 +9,7 @@ package apidocs
 
 import (
 	"bytes"
+	"fmt"
 	"maps"
 	"net/http"
 	"sync"
@@ -18,7 +19,10 @@ import (
 	"k8s.io/apiserver/pkg/server/mux"
 	"k8s.io/apiserver/pkg/server/routes"
 	"k8s.io/apiserver/pkg/util/responsewriter"
+	"k8s.io/kube-openapi/pkg/builder"
 	"k8s.io/kube-openapi/pkg/common"
+	"k8s.io/kube-openapi/pkg/common/restfuladapter"
+	"k8s.io/kube-openapi/pkg/handler"
 )
 
 // keep is how long documents stay that nobody asks for: a client reads several.
@@ -34,10 +38,23 @@ const (
 // container must have its routes by the first request. V2 and v3 make configurations, since
 // what they hold of definitions is to be given up with the documents.
 func Install(container *restful.Container, mux *mux.PathRecorderMux, v2 func() *common.Config, v3 func() *common.OpenAPIV3Config) {
-	mux.Handle(v2Path, newLate(func(m *muxOf) { routes.OpenAPI{Config: v2()}.InstallV2(container, m) }))
+	mux.Handle(v2Path, newLate(func(m *muxOf) { installV2(container, m, v2()) }))
 	documents := newLate(func(m *muxOf) { routes.OpenAPI{V3Config: v3()}.InstallV3(container, m) })
 	mux.Handle(v3Path, &list{from: documents})
 	mux.HandlePrefix(v3Path+"/", documents)
+}
+
+// installV2 is the library's InstallV2, which ends the process if the document cannot be built.
+func installV2(container *restful.Container, m *muxOf, config *common.Config) {
+	document, err := builder.BuildOpenAPISpecFromRoutes(restfuladapter.AdaptWebServices(container.RegisteredWebServices()), config)
+	if err != nil {
+		m.Handle(v2Path, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, fmt.Sprintf("the OpenAPI document cannot be built: %v", err), http.StatusInternalServerError)
+		}))
+		return
+	}
+	document.Definitions = handler.PruneDefaults(document.Definitions)
+	handler.NewOpenAPIService(document).RegisterOpenAPIVersionedService(v2Path, m)
 }
 
 // muxOf is what the library puts its handlers into.
