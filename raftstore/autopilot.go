@@ -168,12 +168,14 @@ func (k *keeper) make(ctx context.Context, c voters.Change, servers []raft.Serve
 	if err := s.changeServer(ctx, change, is, prev); err != nil {
 		return err
 	}
-	if _, belongs := k.voting.Peers()[c.ID]; c.Action == voters.Add && !belongs {
-		// An operator has removed it for good since it was decided on. One who does so from now on finds a member.
-		return s.changeServer(ctx, memberChange{Action: memberRemove, ID: c.ID}, &raft.Server{ID: raft.ServerID(c.ID)}, 0)
-	}
-	if c.Action == voters.Remove {
+	switch c.Action {
+	case voters.Remove:
 		return s.expireSessions(ctx, c.ID)
+	case voters.Add:
+		// An operator may have removed it for good since it was decided on. One who does so from now on finds a member.
+		if _, belongs := k.voting.Peers()[c.ID]; !belongs {
+			return s.changeServer(ctx, memberChange{Action: memberRemove, ID: c.ID}, &raft.Server{ID: raft.ServerID(c.ID)}, 0)
+		}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package raftstore_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -189,6 +190,23 @@ func TestChangesAreFenced(t *testing.T) {
 	}
 	if err := s.ChangeAt(bounded(t), term, configurationIndex(t, s), voters.Change{Action: voters.Demote, ID: other}); err != nil {
 		t.Errorf("a change in its time: %v", err)
+	}
+}
+
+// A node that an operator removes while it is let in again stays out.
+func TestRemovedWhileLetInAgain(t *testing.T) {
+	c := raftstoretest.NewCluster(t, 1)
+	s, id := c.Stores[0], raftstoretest.NodeID(c.Add())
+	c.Leader()
+	for _, belong := range [][]string{nil, {id}} {
+		add := voters.Change{Action: voters.Add, ID: id}
+		if err := s.ChangeAt(bounded(t), s.Leadership().Term, configurationIndex(t, s), add, belong...); err != nil {
+			t.Fatal(err)
+		}
+		in := slices.ContainsFunc(s.Members(), func(m raftstore.Member) bool { return m.ID == id })
+		if in != (belong != nil) {
+			t.Errorf("a member: %v, of those that belong to the cluster: %v", in, belong)
+		}
 	}
 }
 

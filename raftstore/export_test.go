@@ -101,8 +101,13 @@ func checksumOf(b []byte) []byte {
 // ConfigurationIndex is that of the latest configuration.
 func (s *Store) ConfigurationIndex() (uint64, error) { return s.configurationIndex() }
 
-// ChangeAt makes a change that the leader of a term has decided on a configuration.
-func (s *Store) ChangeAt(ctx context.Context, term, configuration uint64, c voters.Change) error {
-	k := &keeper{store: s, term: term, refused: map[string]refusal{}}
+// ChangeAt makes a change that the leader of a term has decided on a configuration. Belong are
+// the nodes that belong to the cluster by then.
+func (s *Store) ChangeAt(ctx context.Context, term, configuration uint64, c voters.Change, belong ...string) error {
+	peers := map[string]Peer{}
+	for _, id := range belong {
+		peers[id] = Peer{State: PeerAlive}
+	}
+	k := &keeper{store: s, term: term, voting: Voting{Peers: func() map[string]Peer { return peers }}, refused: map[string]refusal{}}
 	return k.make(ctx, c, s.servers(), configuration)
 }

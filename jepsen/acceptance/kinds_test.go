@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -117,10 +118,17 @@ func (k kindClient) of(t *testing.T, sample *unstructured.Unstructured) dynamic.
 	return k.Resource(m.Resource).Namespace(sample.GetNamespace())
 }
 
+// adoptable kinds are taken by controllers' objects next to them, by their labels, and deleted with those.
+var adoptable = []string{"Pod", "ReplicaSet", "ControllerRevision"}
+
 // everyKind runs one host's round. What bounds pods lives in a namespace of its own, and
-// so does the bare pod: controllers next to it would adopt it by its label, and delete it.
+// so does each kind that could be adopted.
 func (c *cluster) everyKind(t *testing.T, round string, samples []*unstructured.Unstructured, at, watcher *lab.Host) {
-	for _, ns := range []string{round, round + "-bounds", round + "-bare"} {
+	namespaces := []string{round, round + "-bounds"}
+	for _, kind := range adoptable {
+		namespaces = append(namespaces, round+"-"+strings.ToLower(kind))
+	}
+	for _, ns := range namespaces {
 		c.eventually(t, "namespace "+ns, func(ctx context.Context) error {
 			_, err := c.client(t, at).CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{})
 			if apierrors.IsAlreadyExists(err) {
@@ -135,11 +143,11 @@ func (c *cluster) everyKind(t *testing.T, round string, samples []*unstructured.
 		t.Run("kinds", func(t *testing.T) {
 			for _, sample := range samples {
 				sample = sample.DeepCopy()
-				switch sample.GetKind() {
-				case "ResourceQuota", "LimitRange":
+				switch kind := sample.GetKind(); {
+				case kind == "ResourceQuota", kind == "LimitRange":
 					sample.SetNamespace(round + "-bounds")
-				case "Pod":
-					sample.SetNamespace(round + "-bare")
+				case slices.Contains(adoptable, kind):
+					sample.SetNamespace(round + "-" + strings.ToLower(kind))
 				default:
 					sample.SetNamespace(round)
 				}
