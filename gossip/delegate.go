@@ -173,6 +173,30 @@ func (b *leaseBroadcast) Invalidates(o memberlist.Broadcast) bool {
 	return ok && ob.node == b.node
 }
 
+// newQueue is a queue of leases for a ring of nodes() nodes.
+func newQueue(nodes func() int) *memberlist.TransmitLimitedQueue {
+	q := &memberlist.TransmitLimitedQueue{RetransmitMult: retransmitMult, NumNodes: nodes}
+	q.QueueBroadcast(ballast{})
+	return q
+}
+
+// ballast lies in a queue for ever, too large for any datagram. A queue begins to number
+// its broadcasts anew whenever it holds none for a moment, which it also does on the way
+// of putting one in; of two of one length and number it keeps one. With ballast it is
+// never empty. (memberlist v0.7.0)
+type ballast struct{}
+
+var (
+	_ memberlist.UniqueBroadcast = ballast{}
+
+	ballastMessage = make([]byte, 1<<16)
+)
+
+func (ballast) Message() []byte                       { return ballastMessage }
+func (ballast) Invalidates(memberlist.Broadcast) bool { return false }
+func (ballast) Finished()                             {}
+func (ballast) UniqueBroadcast()                      {}
+
 // admit is the gate for every alive message.
 func (r *Ring) admit(life uint64, s sighting) error {
 	kind, err := r.judge(life, s)

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -126,4 +127,27 @@ func TestPrefixSetAgainstPlain(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestQueueKeepsAllOfOneLength: a node's second lease takes the place of its first, and
+// of no other.
+func TestQueueKeepsAllOfOneLength(t *testing.T) {
+	q := newQueue(func() int { return 5 })
+	for i, node := range []string{"a", "a", "b", "c"} {
+		q.QueueBroadcast(&leaseBroadcast{node: node, msg: fmt.Appendf(nil, "%s%d", node, i)})
+	}
+	var got []string
+	for _, b := range q.GetBroadcasts(0, 1000) {
+		got = append(got, string(b))
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, []string{"a1", "b2", "c3"}) {
+		t.Errorf("sent %q", got)
+	}
+	for range 100 {
+		q.GetBroadcasts(0, 1000)
+	}
+	if left := q.NumQueued(); left != 1 {
+		t.Errorf("%d lie in the queue after all were sent, want only what keeps it from being empty", left)
+	}
 }

@@ -165,7 +165,7 @@ func (r *Ring) liveOnce(ctx context.Context, addr netip.Addr, floor uint64) (exc
 	d := &delegate{r: r, life: life}
 	t := newTransport(r.wire, addr, r.clusterPort)
 	r.begin(life, addr)
-	d.queue = &memberlist.TransmitLimitedQueue{RetransmitMult: retransmitMult, NumNodes: func() int { return int(r.size.Load()) }}
+	d.queue = newQueue(func() int { return int(r.size.Load()) })
 	keys, err := r.takeKeyring()
 	if err != nil {
 		return 0, fmt.Errorf("gossip: %w", err)
@@ -197,7 +197,9 @@ func (r *Ring) during(ctx context.Context, ml *memberlist.Memberlist, addr netip
 			r.leave(ml)
 			return 0
 		case <-r.announce:
-			ml.UpdateNode(announceTimeout) // an error means that it takes longer: push-pull carries it, too
+			if ml.UpdateNode(announceTicks*r.cfg.Tuning.GossipInterval) != nil {
+				poke(r.announce) // see announceTicks
+			}
 		case exceed := <-r.rebirth:
 			if !sleep(ctx, rebirthPause) { // two processes with one id must not race each other
 				continue

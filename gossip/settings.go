@@ -14,12 +14,19 @@ import (
 
 const (
 	addressInterval = 500 * time.Millisecond // how often Advertise is asked
-	announceTimeout = 2 * time.Second        // for changed metadata to leave the queue
 	leaveTimeout    = time.Second            // each for saying that the node leaves, and leaving
 	rebirthPause    = 3 * time.Second        // see during
 	streamTimeout   = 4 * time.Second        // dial, and each push-pull
 	deadGossip      = 30 * time.Second       // how long a dead member is still told that it is held for dead
-	retransmitMult  = 4
+	// retransmitMult makes each node pass news on at two intervals at least. With half of
+	// it, all would be spent on four nodes drawn at once, and one in some thousand news
+	// would miss one of six nodes.
+	retransmitMult = 8
+	// announceTicks is how many intervals of gossip changed metadata has to leave
+	// memberlist's queue; it needs eight at most. What has not left by then was lost there (see
+	// ballast, which that queue cannot be given) and is put in once more: without it,
+	// everybody else waits for a push-pull with this very node.
+	announceTicks = 20
 )
 
 func (r *Ring) memberlistConfig(name string, t *transport, d *delegate, keys *memberlist.Keyring) *memberlist.Config {

@@ -81,6 +81,45 @@ func TestLeasesSpreadAndStay(t *testing.T) {
 	})
 }
 
+// TestNewsOfAllAtOnce: what all nodes say of themselves at one moment meets in the queues
+// of all of them, in messages of one length, and none is lost there.
+func TestNewsOfAllAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		defer l.stopAll()
+		for i := 1; i <= 6; i++ {
+			l.add(i).start(cluster("c"), joining("10.0.0.1", "10.0.0.2", "10.0.0.3"))
+		}
+		l.allSee(5 * time.Second)
+		for round := range 150 {
+			version := fmt.Sprintf("v%03d", round)
+			for i := 1; i <= 6; i++ {
+				ring := l.nodes[fmt.Sprintf("n%d", i)].ring
+				if err := ring.SetSelf(gossip.Meta{ClusterID: "c", Version: version}); err != nil {
+					t.Fatal(err)
+				}
+				if err := ring.SetLease(leaseOf(i, uint64(round+1))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			eventually(t, 5*time.Second, "all to hear "+version+" of all", func() bool {
+				for _, n := range l.nodes {
+					leases := n.ring.Leases()
+					if len(leases) != 6 {
+						return false
+					}
+					for _, lease := range leases {
+						if lease.GrantRevision != uint64(round+1) || n.member(lease.NodeID).Version != version {
+							return false
+						}
+					}
+				}
+				return true
+			})
+		}
+	})
+}
+
 // TestNewcomerGetsLeasesAtOnce: a node that enters a cluster does not wait for the
 // next push-pull; one of another cluster, or of none, gets nothing.
 func TestNewcomerGetsLeasesAtOnce(t *testing.T) {

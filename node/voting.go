@@ -191,7 +191,7 @@ func peersOf(view raftstore.View, members []raftstore.Member, ring []gossip.Memb
 	}
 	for _, m := range ring {
 		p, known := out[m.ID]
-		if !known || m.ClusterID != cluster {
+		if !known || m.ClusterID != cluster && m.ClusterID != "" { // empty: it has not told yet, or died before it could
 			continue
 		}
 		p.State, p.Since, p.Zone = peerState(m.State), m.Since, m.Zone

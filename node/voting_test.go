@@ -20,7 +20,7 @@ func putRecord(t *testing.T, store *raftstore.Store, key string, v any) {
 func TestPeersBelongToTheCluster(t *testing.T) {
 	store := raftstoretest.New(t)
 	since := time.Unix(1e9, 0)
-	for name, id := range map[string]string{"n1": "member", "n2": "back", "n3": "asleep", "n4": "removed"} {
+	for name, id := range map[string]string{"n1": "member", "n2": "back", "n3": "asleep", "n4": "removed", "n5": "untold"} {
 		putRecord(t, store, namesPrefix+name, nameRecord{id})
 	}
 	putRecord(t, store, removedPrefix+"removed", removal{ID: "removed"})
@@ -32,12 +32,14 @@ func TestPeersBelongToTheCluster(t *testing.T) {
 	got := peersOf(store.View(), []raftstore.Member{{ID: "member", Voter: true}, {ID: "nameless"}, {ID: "removed"}}, []gossip.Member{
 		ring("member", "c", gossip.StateAlive), ring("nameless", "c", gossip.StateDead), ring("back", "c", gossip.StateLeft),
 		ring("removed", "c", gossip.StateAlive), ring("stranger", "c", gossip.StateAlive), ring("asleep", "other", gossip.StateAlive),
+		ring("untold", "", gossip.StateDead),
 	}, "c")
 	want := map[string]raftstore.Peer{
 		"member":   {State: raftstore.PeerAlive, Since: since, Zone: "a", Wish: voters.Vote},
 		"nameless": {State: raftstore.PeerDead, Since: since, Zone: "a"},
 		"back":     {State: raftstore.PeerLeft, Since: since, Zone: "a", Wish: voters.NoVote},
 		"asleep":   {},
+		"untold":   {State: raftstore.PeerDead, Since: since, Zone: "a"},
 	}
 	for id, p := range want {
 		if got[id] != p {

@@ -227,11 +227,14 @@ func (k *keeper) member(server raft.Server, p Peer, seen *autopilot.ServerState)
 		return m
 	}
 	m.Healthy, m.Since = seen.Health.Healthy, seen.Health.StableSince
-	if p.State == PeerDead || p.State == PeerLeft {
+	switch {
+	case p.State == PeerDead || p.State == PeerLeft:
 		m.Gone = p.Since
 		if !m.Healthy && p.Since.Before(m.Since) {
 			m.Since = p.Since // longer than this node leads
 		}
+	case p.State == PeerUnknown && !m.Healthy:
+		m.Gone = m.Since // nobody whom this node can ask has met it
 	}
 	if !m.Healthy {
 		m.Trouble = k.trouble(p, seen)
