@@ -183,6 +183,20 @@ func TestProcessAttributes(t *testing.T) {
 	if got, exit := run(e.Spec("a", "seccomp", "unshare")); exit.Code != 1 || !strings.Contains(got, "not permitted") {
 		t.Errorf("a forbidden system call: %q, %+v", got, exit)
 	}
+	held := e.Run(e.Spec("a", "held", "run"))
+	for _, args := range [][]string{{"unshare"}, {"mount", "/tmp"}} {
+		if exit, got, err := e.Client.ExecSync(e.Context(), held.ID, shim.ExecSpec{Args: append([]string{"/probe"}, args...), Capabilities: []string{"CAP_SYS_ADMIN"}}, 1<<10); err != nil || exit.Code != 1 || !strings.Contains(string(got), "not permitted") {
+			t.Errorf("a forbidden system call of an exec, %v: %q, %+v, %v", args, got, exit, err)
+		}
+	}
+	// Both halves of the filter are there, and what they came by is not.
+	if exit, got, err := e.Client.ExecSync(e.Context(), held.ID, shim.ExecSpec{Args: []string{"/probe", "file", "/proc/self/status"}}, 1<<12); err != nil || exit.Code != 0 ||
+		strings.Contains(string(got), "Seccomp_filters:") && !strings.Contains(string(got), "Seccomp_filters:\t2\n") {
+		t.Errorf("an exec's status: %q, %+v, %v", got, exit, err)
+	}
+	if got, exit := run(e.Spec("a", "descriptors", "descriptors")); exit.Code != 0 || strings.Contains(got, "memfd") {
+		t.Errorf("a container's descriptors: %q, %+v", got, exit)
+	}
 	spec = e.Spec("a", "free", "unshare")
 	spec.Seccomp = shim.SeccompUnconfined
 	if got, exit := run(spec); strings.Contains(got, "not permitted") {

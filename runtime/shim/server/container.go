@@ -202,7 +202,7 @@ func (s *Server) startInit(c *container) (err error) {
 		LogLevel:         initLogLevel,
 	}
 	files.attach(p)
-	proc, err := s.fork(c.lc, p)
+	proc, err := s.fork(c, p)
 	if err != nil {
 		return err
 	}
@@ -226,11 +226,19 @@ func cmpOr(s, otherwise string) string {
 	return s
 }
 
-// fork starts a process through libcontainer and opens it before anybody can reap it.
-func (s *Server) fork(lc *libcontainer.Container, p *libcontainer.Process) (*process, error) {
+// fork starts a process of a container through libcontainer and opens it before anybody can reap it.
+func (s *Server) fork(c *container, p *libcontainer.Process) (*process, error) {
+	filter, err := s.filters.early(&c.spec, c.lc.Config().Seccomp)
+	if err != nil {
+		return nil, err
+	}
+	if filter != nil {
+		defer filter.Close()
+		p.ExtraFiles = []*os.File{filter}
+	}
 	end := s.reaper.begin()
 	defer end()
-	if err := lc.Start(p); err != nil {
+	if err := c.lc.Start(p); err != nil {
 		return nil, err
 	}
 	pid, err := p.Pid()

@@ -70,7 +70,7 @@ func (s *Server) exec(_ context.Context, body shim.ExecBody, files []*os.File) (
 		LogLevel:         initLogLevel,
 	}
 	stdio.attach(p)
-	proc, err := s.fork(c.lc, p)
+	proc, err := s.fork(c, p)
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", body.Container, err)
 	}

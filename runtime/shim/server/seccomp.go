@@ -27,15 +27,13 @@ var seccompArchitectures = map[string][]string{
 	"arm64": {"arm64", "arm"},
 }
 
-// architectures leaves out what this kernel does not run. Each costs every start and every exec
-// milliseconds, since the init stage makes the filter anew, by libseccomp: with x32 a third more.
+// architectures leaves out what this kernel does not run: less to do in every init stage.
 func architectures(arch string) []string {
 	return slices.DeleteFunc(slices.Clone(seccompArchitectures[arch]), func(a string) bool { return a == "x32" && !kernelRunsX32() })
 }
 
 // kernelRunsX32 asks for the process id through that table.
 var kernelRunsX32 = sync.OnceValue(func() bool {
-	const x32Bit = 0x40000000
 	_, _, errno := unix.RawSyscall(x32Bit|unix.SYS_GETPID, 0, 0, 0)
 	return errno == 0
 })
@@ -44,7 +42,8 @@ var kernelRunsX32 = sync.OnceValue(func() bool {
 const namespaceFlags = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER |
 	unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
 
-// seccompProfile turns a specification's profile into libcontainer's; nil is unconfined.
+// seccompProfile turns a specification's profile into libcontainer's; nil is unconfined. RuntimeDefault is that in two
+// halves, see filter.go.
 func seccompProfile(spec *shim.ContainerSpec) (*configs.Seccomp, error) {
 	if spec.Privileged {
 		return nil, nil
@@ -53,7 +52,11 @@ func seccompProfile(spec *shim.ContainerSpec) (*configs.Seccomp, error) {
 	case shim.SeccompUnconfined:
 		return nil, nil
 	case "", shim.SeccompRuntimeDefault:
-		return runtimeDefault(spec.Capabilities, runtime.GOARCH), nil
+		profile := runtimeDefault(spec.Capabilities, runtime.GOARCH)
+		if len(profile.Architectures) == 0 { // a machine whose tables are not known here
+			return profile, nil
+		}
+		return lateFilter(profile), nil
 	case shim.SeccompLocalhost:
 		return localhostProfile(spec.SeccompProfile)
 	default:

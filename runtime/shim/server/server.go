@@ -42,6 +42,7 @@ type Server struct {
 	lock     int
 	listener *net.UnixListener
 	reaper   *reaper
+	filters  filterCache
 
 	ownGroup  string      // folder of the cgroup that this process is in
 	expecting atomic.Bool // see expectMove

@@ -84,6 +84,16 @@ func main() {
 			os.Exit(1)
 		}
 		fmt.Println(to)
+	case "descriptors": // that it was started with, what each is of; Go's own are there, too
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			fmt.Println("error:", err)
+			os.Exit(1)
+		}
+		for _, e := range entries {
+			to, _ := os.Readlink("/proc/self/fd/" + e.Name())
+			fmt.Println(e.Name(), to)
+		}
 	case "say-then": // WORDS CODE
 		fmt.Println(args[0])
 		code, _ := strconv.Atoi(args[1])
