@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"kontiki/runtime/agent"
+	"kontiki/runtime/mount"
 	"kontiki/runtime/shim/shimtest"
 )
 
@@ -234,6 +236,12 @@ func TestVolumesFollowTheirObjects(t *testing.T) {
 	}
 	holds("conf", "key", "one")
 	holds("meta", "labels", `app="one"`)
+	for volume, want := range map[string]bool{"conf": false, "meta": true} {
+		dir := filepath.Join(l.data, "pods", "uid-p", "volumes.d", volume)
+		if points, err := mount.Points(dir); err != nil || slices.Contains(points, dir) != want {
+			t.Errorf("volume %s: mounts %v, %v; in memory: %v", volume, points, err, want)
+		}
+	}
 	l.delete("first", 1)
 	if fi, err := os.Stat(filepath.Join(l.data, "pods", "uid-p", "volumes.d", "conf", "key")); err != nil || fi.Mode().Perm() != 0o400 {
 		t.Errorf("defaultMode: %v %v", fi.Mode(), err)

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 )
@@ -28,13 +27,8 @@ func (w *Worker) setupEmptyDir(v *corev1.Volume, dir string) error {
 		if mounted(dir) {
 			break
 		}
-		opts := "mode=0777"
-		node := w.deps.Allocatable()
-		if size := memorySize(w.rec.Pod, v.EmptyDir, node.Memory().Value()); size > 0 {
-			opts += fmt.Sprintf(",size=%d", size)
-		}
-		if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
-			return fmt.Errorf("mount tmpfs: %w", err)
+		if err := w.mountMemory(dir, 0o777, v.EmptyDir); err != nil {
+			return err
 		}
 		fresh = true
 	default:

@@ -40,6 +40,13 @@ func (o objects) ConfigMap(_ context.Context, _, name string) (*corev1.ConfigMap
 }
 
 func (o objects) Secret(_ context.Context, _, name string) (*corev1.Secret, error) {
+	if data, ok := o["secret/"+name]; ok {
+		secret := &corev1.Secret{Data: map[string][]byte{}}
+		for k, v := range data {
+			secret.Data[k] = []byte(v)
+		}
+		return secret, nil
+	}
 	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, name)
 }
 

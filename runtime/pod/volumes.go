@@ -2,6 +2,7 @@ package pod
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -83,7 +84,48 @@ func (w *Worker) setupVolume(s *sources, v *corev1.Volume) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	if keepsInMemory(&v.VolumeSource) {
+		if err := w.inMemory(dir); err != nil {
+			return err
+		}
+	}
 	return writeAtomically(dir, payload, fsGroup(w.rec.Pod))
+}
+
+// keepsInMemory: what may be secret never comes to lie on a disk.
+func keepsInMemory(v *corev1.VolumeSource) bool {
+	return v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil
+}
+
+// inMemory makes an empty directory a file system in memory. One that holds something is either
+// that already or was filled by an agent before this one that did not do so: its
+// containers see that directory, and it stays what it is.
+func (w *Worker) inMemory(dir string) error {
+	if mounted(dir) {
+		return nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) > 0 {
+		return err
+	}
+	return w.mountMemory(dir, 0o1777, &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory})
+}
+
+// mountMemory mounts a tmpfs that is as large as memorySize says, and is not swapped out where the kernel can promise that (Linux 6.4).
+func (w *Worker) mountMemory(dir string, mode os.FileMode, e *corev1.EmptyDirVolumeSource) error {
+	opts := fmt.Sprintf("mode=%#o", mode)
+	node := w.deps.Allocatable()
+	if size := memorySize(w.rec.Pod, e, node.Memory().Value()); size > 0 {
+		opts += fmt.Sprintf(",size=%d", size)
+	}
+	err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, opts+",noswap")
+	if errors.Is(err, unix.EINVAL) {
+		err = unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, opts)
+	}
+	if err != nil {
+		return fmt.Errorf("mount tmpfs: %w", err)
+	}
+	return nil
 }
 
 // removeVolumes unmounts and removes what setupVolumes and subPaths made. What

@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -8,10 +9,13 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/ptr"
+
+	"kontiki/runtime/mount"
 )
 
 func TestBeneathMakesWhatIsMissingAndFollowsNoLinkOut(t *testing.T) {
@@ -142,6 +146,116 @@ func TestNoLinkIsGiven(t *testing.T) {
 			t.Errorf("%s: %v (%v)", path, fi.Mode(), err)
 		}
 	}
+}
+
+// TestSecretsAreInMemory: whatever moment an agent was killed at, the next one makes volumes of what may be secret
+// in memory, once; only what an older agent filled on the disk stays there.
+func TestSecretsAreInMemory(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	held := objects{"secret/s": {"key": "one"}, "m": {"key": "one"}}
+	token := []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "key"}}}
+	labels := []corev1.DownwardAPIVolumeFile{{Path: "key", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels"}}}
+	volumes := []corev1.Volume{
+		{Name: "secret", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}},
+		{Name: "token", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: token}}},
+		{Name: "labels", VolumeSource: corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{Items: labels}}},
+		{Name: "conf", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "m"}}}},
+	}
+	newWorker := func(t *testing.T) *Worker {
+		pod := &corev1.Pod{Spec: corev1.PodSpec{Volumes: volumes, Containers: []corev1.Container{{Name: "c"}}}}
+		w := NewWorker(&Deps{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler), Allocatable: func() corev1.ResourceList {
+			return corev1.ResourceList{"memory": resource.MustParse("8Mi")}
+		}}, NewRecord(pod, time.Unix(0, 0)), nil)
+		t.Cleanup(func() { mount.DetachBelow(w.dir) })
+		return w
+	}
+	sources := func(w *Worker) *sources { return &sources{ctx: t.Context(), pod: w.rec.Pod, objects: held} }
+	inMemory := func(w *Worker, volume string) bool {
+		t.Helper()
+		var st unix.Statfs_t
+		if err := unix.Statfs(w.volumePath(&corev1.Volume{Name: volume}), &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Type == unix.TMPFS_MAGIC && uint64(st.Bsize)*st.Blocks == 8<<20
+	}
+	points := func(w *Worker) int {
+		t.Helper()
+		list, err := mount.Points(w.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	for moment, before := range map[string]func(t *testing.T, w *Worker, dir string){
+		"never": func(*testing.T, *Worker, string) {},
+		"before the mount": func(t *testing.T, _ *Worker, dir string) {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"before the files": func(t *testing.T, w *Worker, dir string) {
+			if err := errors.Join(os.MkdirAll(dir, 0o755), w.inMemory(dir)); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"after all": func(t *testing.T, w *Worker, _ string) {
+			if err := w.setupVolumes(sources(w)); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run("killed "+moment, func(t *testing.T) {
+			w := newWorker(t)
+			for _, v := range []string{"secret", "token", "labels"} {
+				before(t, w, w.volumePath(&corev1.Volume{Name: v}))
+			}
+			for range 2 {
+				if err := w.setupVolumes(sources(w)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for v, want := range map[string]bool{"secret": true, "token": true, "labels": true, "conf": false} {
+				if got := inMemory(w, v); got != want {
+					t.Errorf("volume %s is in memory: %v", v, got)
+				}
+			}
+			if n := points(w); n != 3 {
+				t.Errorf("%d mounts", n)
+			}
+			if b, err := os.ReadFile(filepath.Join(w.volumePath(&volumes[0]), "key")); err != nil || string(b) != "one" {
+				t.Errorf("%q, %v", b, err)
+			}
+			if err := w.removeVolumes(); err != nil {
+				t.Fatal(err)
+			}
+			if n := points(w); n != 0 {
+				t.Errorf("%d mounts are left", n)
+			}
+			if _, err := os.Stat(filepath.Join(w.dir, volumesDir)); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("volumes are left: %v", err)
+			}
+		})
+	}
+	t.Run("filled by an older agent", func(t *testing.T) {
+		w := newWorker(t)
+		dir := w.volumePath(&volumes[0])
+		if err := errors.Join(os.MkdirAll(dir, 0o755), writeAtomically(dir, payload{"key": {data: []byte("old"), mode: 0o644}}, nil)); err != nil {
+			t.Fatal(err)
+		}
+		seen, err := os.OpenRoot(dir) // by a container
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer seen.Close()
+		if err := w.setupVolumes(sources(w)); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := seen.ReadFile("key"); err != nil || string(b) != "one" || inMemory(w, "secret") {
+			t.Errorf("the container sees %q, %v", b, err)
+		}
+	})
 }
 
 func TestWhoReadsTheToken(t *testing.T) {
