@@ -121,6 +121,7 @@ func TestImageChangedInPlace(t *testing.T) {
 	}
 	l.pod("web", nil, "term")
 	p := l.wait("web", "to be ready", ready)
+	shimtest.Eventually(t, "the program to hear SIGTERM", func() bool { return strings.Contains(l.logs("web/c"), "ready") })
 	p.Spec.Containers[0].Image = "probe:2"
 	if _, err := l.client.CoreV1().Pods("default").Update(l.env.Context(), p, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
