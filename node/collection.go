@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"math"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -21,7 +22,8 @@ const (
 	mostGrowth  = 400
 	busyPause   = 500 * time.Millisecond // between two collections: the heap may grow more
 	calmPause   = 5 * time.Second        // the load is over, and what it may cost in memory
-	// heapShare of the machine's memory is what a heap may grow to for the sake of speed.
+	// heapShare of the memory that there is, of the machine or of this process's cgroup as it
+	// was at the start, is what a heap may grow to for the sake of speed.
 	heapShare = 16
 )
 
@@ -53,7 +55,8 @@ func paceCollections(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	p := &pacer{growth: usualGrowth, last: time.Now(), memory: uint64(machine.Totalram) * uint64(machine.Unit)}
+	memory := min(uint64(machine.Totalram)*uint64(machine.Unit), memoryLimit(os.DirFS("/")))
+	p := &pacer{growth: usualGrowth, last: time.Now(), memory: memory}
 	runtime.SetFinalizer(&collected{p}, (*collected).again)
 	<-ctx.Done()
 	p.stop()
@@ -62,7 +65,7 @@ func paceCollections(ctx context.Context) error {
 
 // pacer is told of each collection.
 type pacer struct {
-	memory uint64 // of the machine
+	memory uint64 // that there is
 
 	mu     sync.Mutex // protects all below
 	growth int
