@@ -116,13 +116,16 @@ func (n *node) letIn(ctx context.Context, request joinRequest) ([]byte, error) {
 	if err := n.store.Admit(ctx, request.NodeID, knows); err != nil {
 		return nil, fmt.Errorf("add the node to the cluster: %w", err)
 	}
+	if err := n.stampEpoch(ctx, []string{request.NodeID}, 0); err != nil {
+		return nil, err
+	}
 	return n.charter.joiner().admit()
 }
 
 // claimName makes this node's name its own before it does anything under it. A node
 // whose replica says that it has the name needs nobody for that.
 func (n *node) claimName(ctx context.Context) error {
-	if txn, holder := planClaim(n.store.View(), n.id.ID, n.cfg.Name); holder == "" && len(txn.Ops) == 0 {
+	if txn, holder := planClaim(n.store.View(), n.id.ID, n.cfg.Name, n.charter.Epoch); holder == "" && len(txn.Ops) == 0 {
 		return nil
 	}
 	n.phase.Store("registering its name, " + n.cfg.Name)

@@ -103,6 +103,9 @@ func (n *node) govern(ctx context.Context, term uint64) error {
 	if err := n.finishRemovals(ctx); err != nil {
 		return err
 	}
+	if err := n.stampEpoch(ctx, memberIDs(n.store.Members()), term); err != nil {
+		return err
+	}
 	system, err := kubernetes.NewForConfig(n.api.Client(apiserver.Self(), apiserver.WithTerm(term)))
 	if err != nil {
 		return err

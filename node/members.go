@@ -125,6 +125,29 @@ func (n *node) deleteNodeObject(ctx context.Context, name, id string) error {
 	return err
 }
 
+// stampEpoch has the names' records of members say that they are of this epoch, so that
+// one of them that is taken out of the Raft group later is not held for one that was left
+// behind by a recovery.
+func (n *node) stampEpoch(ctx context.Context, ids []string, term uint64) error {
+	for view := n.store.View(); ; {
+		txn := planStamp(view, ids, n.charter.Epoch)
+		if len(txn.Ops) == 0 {
+			return nil
+		}
+		txn.Term = term
+		res, err := n.store.Apply(ctx, txn)
+		if err == nil && !res.Succeeded {
+			view, err = n.store.Linearize(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("note that nodes are members of this epoch: %w", err)
+		}
+		if res.Succeeded {
+			return nil
+		}
+	}
+}
+
 // nameOf is the name of a member: as recorded, else as the ring knows it.
 func (n *node) nameOf(view raftstore.View, id string) string {
 	if name := names(view)[id]; name != "" {
@@ -172,7 +195,7 @@ func (n *node) takeName(ctx context.Context, id, name string, replace bool) erro
 		if err != nil {
 			return err
 		}
-		txn, holder := planClaim(view, id, name)
+		txn, holder := planClaim(view, id, name, n.charter.Epoch)
 		if holder == "" && len(txn.Ops) == 0 {
 			return nil
 		}

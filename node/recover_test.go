@@ -44,7 +44,7 @@ func member(t *testing.T) (dir string, archive []byte, key string) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), raftstoretest.Patience)
 	defer cancel()
-	for k, v := range map[string][]byte{"/k": []byte("v"), trustKey: sealed, settingsKey: c.Settings.encode(), namesPrefix + "old": encodeRecord(nameRecord{pki.NewID()})} {
+	for k, v := range map[string][]byte{"/k": []byte("v"), trustKey: sealed, settingsKey: c.Settings.encode(), namesPrefix + "old": encodeRecord(nameRecord{ID: pki.NewID()})} {
 		if _, err := s.Apply(ctx, raftstore.Txn{Ops: []raftstore.Op{{Kind: raftstore.OpPut, Key: k, Value: v}}}); err != nil {
 			t.Fatal(err)
 		}

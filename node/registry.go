@@ -20,6 +20,8 @@ const (
 
 type nameRecord struct {
 	ID string `json:"id"`
+	// Epoch is the one of the cluster in which the node was a member last.
+	Epoch raftstore.Epoch `json:"epoch,omitempty"`
 }
 
 // removal is what is known of a node that an operator removed.
@@ -76,24 +78,54 @@ func nameKVs(view raftstore.View) []raftstore.KV {
 }
 
 // holderOf is the id that a name belongs to; empty for a record that is not readable.
-func holderOf(kv raftstore.KV) string {
+func holderOf(kv raftstore.KV) string { return recordOf(kv).ID }
+
+func recordOf(kv raftstore.KV) nameRecord {
 	var rec nameRecord
 	if json.Unmarshal(kv.Value, &rec) != nil {
-		return ""
+		return nameRecord{}
 	}
-	return rec.ID
+	return rec
+}
+
+// planStamp notes in the names' records of some nodes that they are members in an epoch.
+func planStamp(view raftstore.View, ids []string, epoch raftstore.Epoch) (txn raftstore.Txn) {
+	for _, kv := range nameKVs(view) {
+		rec := recordOf(kv)
+		if rec.Epoch == epoch || !slices.Contains(ids, rec.ID) {
+			continue
+		}
+		rec.Epoch = epoch
+		txn.Compares = append(txn.Compares, raftstore.Compare{Key: kv.Key, ModRevision: kv.ModRevision})
+		txn.Ops = append(txn.Ops, raftstore.Op{Kind: raftstore.OpPut, Key: kv.Key, Value: encodeRecord(rec)})
+	}
+	return txn
+}
+
+// leftBehind are the nodes that have a name and were not let in since the cluster was
+// recovered: members of an earlier epoch, which nothing but an operator brings back.
+func leftBehind(view raftstore.View, members []raftstore.Member, epoch raftstore.Epoch) map[string]bool {
+	out := map[string]bool{}
+	for _, kv := range nameKVs(view) {
+		rec := recordOf(kv)
+		member := slices.ContainsFunc(members, func(m raftstore.Member) bool { return m.ID == rec.ID })
+		if rec.ID != "" && rec.Epoch != epoch && !member {
+			out[rec.ID] = true
+		}
+	}
+	return out
 }
 
 // planClaim is the transaction by which a node takes a name and lets go of others
 // that it had. holder is another node that has the name; then there is no plan.
 // A plan without Ops means that the name is the node's already.
-func planClaim(view raftstore.View, id, name string) (txn raftstore.Txn, holder string) {
+func planClaim(view raftstore.View, id, name string, epoch raftstore.Epoch) (txn raftstore.Txn, holder string) {
 	key := namesPrefix + name
 	kv, taken := view.Get(key)
 	switch {
 	case !taken:
 		txn.Compares = append(txn.Compares, raftstore.Compare{Key: key})
-		txn.Ops = append(txn.Ops, raftstore.Op{Kind: raftstore.OpPut, Key: key, Value: encodeRecord(nameRecord{id})})
+		txn.Ops = append(txn.Ops, raftstore.Op{Kind: raftstore.OpPut, Key: key, Value: encodeRecord(nameRecord{id, epoch})})
 	case holderOf(kv) != id && holderOf(kv) != "":
 		return raftstore.Txn{}, holderOf(kv)
 	}
@@ -152,6 +184,15 @@ func checkVotes(change string, voters []string, alive func(id string) bool) erro
 			change, len(voters), answering, quorum)
 	}
 	return nil
+}
+
+// memberIDs lists the ids of members.
+func memberIDs(members []raftstore.Member) []string {
+	var ids []string
+	for _, m := range members {
+		ids = append(ids, m.ID)
+	}
+	return ids
 }
 
 // votersOf lists the ids of the voters, without one of them.

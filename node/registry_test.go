@@ -22,20 +22,20 @@ func apply(t *testing.T, store *raftstore.Store, txn raftstore.Txn) {
 
 func TestNamesAreTakenOnce(t *testing.T) {
 	store := raftstoretest.New(t)
-	txn, holder := planClaim(store.View(), "a", "n1")
+	txn, holder := planClaim(store.View(), "a", "n1", "")
 	if holder != "" || len(txn.Ops) != 1 {
 		t.Fatalf("a free name: %+v, %q", txn, holder)
 	}
 	apply(t, store, txn)
-	if txn, holder := planClaim(store.View(), "a", "n1"); holder != "" || len(txn.Ops) != 0 {
+	if txn, holder := planClaim(store.View(), "a", "n1", ""); holder != "" || len(txn.Ops) != 0 {
 		t.Errorf("the own name again: %+v, %q", txn, holder)
 	}
-	if _, holder := planClaim(store.View(), "b", "n1"); holder != "a" {
+	if _, holder := planClaim(store.View(), "b", "n1", ""); holder != "a" {
 		t.Errorf("a name of a is held by %q", holder)
 	}
-	txn, _ = planClaim(store.View(), "a", "other")
+	txn, _ = planClaim(store.View(), "a", "other", "")
 	apply(t, store, txn)
-	if _, holder := planClaim(store.View(), "b", "n1"); holder != "" {
+	if _, holder := planClaim(store.View(), "b", "n1", ""); holder != "" {
 		t.Errorf("a name that its node let go of is held by %q", holder)
 	}
 	if got := names(store.View()); len(got) != 1 || got["a"] != "other" {
@@ -45,7 +45,7 @@ func TestNamesAreTakenOnce(t *testing.T) {
 
 func TestRemovalFreesTheNameAndIsKept(t *testing.T) {
 	store := raftstoretest.New(t)
-	txn, _ := planClaim(store.View(), "a", "n1")
+	txn, _ := planClaim(store.View(), "a", "n1", "")
 	apply(t, store, txn)
 	gone := removal{ID: "a", Name: "n1", Time: time.Unix(1e9, 0).UTC()}
 	apply(t, store, planRemoval(store.View(), gone))
@@ -58,7 +58,7 @@ func TestRemovalFreesTheNameAndIsKept(t *testing.T) {
 	if txn := planRemoval(store.View(), gone); len(txn.Ops) != 0 {
 		t.Errorf("removing again does %+v", txn)
 	}
-	if _, holder := planClaim(store.View(), "b", "n1"); holder != "" {
+	if _, holder := planClaim(store.View(), "b", "n1", ""); holder != "" {
 		t.Errorf("the name of a removed node is held by %q", holder)
 	}
 }

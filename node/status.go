@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"kontiki/apiserver/census"
 	"kontiki/gossip"
 	"kontiki/raftstore"
 	"kontiki/raftstore/voters"
@@ -29,6 +30,8 @@ type Status struct {
 	Leader   string   `json:"leader,omitempty"` // node id
 	Revision uint64   `json:"revision"`
 	Members  []Member `json:"members"`
+	// Pods are how many pods the cluster has, as this node's replica shows.
+	Pods *PodCount `json:"pods,omitempty"`
 	// JoinSecret tells how far the last change of the join secret has come; nil if it was
 	// never changed.
 	JoinSecret *SecretState `json:"joinSecret,omitempty"`
@@ -48,7 +51,9 @@ type Member struct {
 	ID      string         `json:"id"`
 	Name    string         `json:"name,omitempty"`
 	Address netip.AddrPort `json:"address"`
-	Role    string         `json:"role"` // voter, non-voter; away: taken out until it is back
+	// Role is voter or non-voter; away, when it was taken out until it is back; lost, when it
+	// was left behind by a recovery.
+	Role string `json:"role"`
 	// Why says why it has that role, in the leader's words.
 	Why string `json:"why,omitempty"`
 	// Wish is what an operator said about its vote: "vote", "no vote", or nothing.
@@ -63,6 +68,7 @@ type Member struct {
 	LastContact *time.Time `json:"lastContact,omitempty"`
 	// Commands is the version of the log's commands that its program knows, as it said last.
 	Commands int `json:"commands,omitempty"`
+	MemberWork
 }
 
 // status tells what boot has finished so far.
@@ -78,7 +84,7 @@ func (n *node) status(ctx context.Context) Status {
 	if !n.stored.Load() {
 		return s
 	}
-	raft := n.store.Status()
+	raft, view := n.store.Status(), n.store.View()
 	s.Epoch = string(n.charter.Epoch)
 	s.Cluster, s.Role, s.Term, s.Leader, s.Revision = n.charter.ClusterID, raft.Role, raft.Term, raft.LeaderID, raft.Revision
 	known := map[string]gossip.Member{}
@@ -86,14 +92,20 @@ func (n *node) status(ctx context.Context) Status {
 		known[m.ID] = m
 	}
 	answers := n.askPeers(ctx, raft, known)
-	s.Members = memberList(n.store.View(), raft, known, answers)
+	s.Members = memberList(view, raft, known, answers)
 	s.Losses = losses(s.Members)
-	commands := commandsOf(raft, answers[raft.LeaderID].status, names(n.store.View()))
+	ways, err := n.ways()
+	if err != nil {
+		s.Problems = append(s.Problems, fmt.Sprintf("it cannot be seen whether the pod network is as it should be: %v; see kontiki net status", err))
+	}
+	pods := census.CountPods(view)
+	s.addWork(pods, census.Nodes(view), ways)
+	commands := commandsOf(raft, answers[raft.LeaderID].status, names(view))
 	s.Commands = &commands
 	for _, other := range answers {
 		s.Commands.Needs = max(s.Commands.Needs, other.status.Gate.Version)
 	}
-	s.DataKeys = dataKeysIn(n.store.View())
+	s.DataKeys = dataKeysIn(view)
 	if state := n.secretState(); state.Change > 0 {
 		s.JoinSecret = &state
 	}
@@ -103,6 +115,7 @@ func (n *node) status(ctx context.Context) Status {
 		}
 	}
 	s.Problems = append(s.Problems, diagnose(s, raft)...)
+	s.Problems = append(s.Problems, diagnoseWork(s, pods, n.now())...)
 	return s
 }
 
@@ -123,13 +136,26 @@ func memberList(view raftstore.View, raft raftstore.Status, known map[string]gos
 		members[m.ID] = true
 		add(m.ID, roleOf(m))
 	}
+	lost := leftBehind(view, raft.Members, raft.Epoch)
 	for _, id := range slices.Sorted(maps.Keys(named)) {
-		if id != "" && !members[id] {
+		switch {
+		case id == "" || members[id]:
+		case lost[id]:
+			add(id, roleLost)
+			list[len(list)-1].Why = whyLost
+		default:
 			add(id, "away")
 		}
 	}
 	return list
 }
+
+// A member that a recovery left behind: its replica may hold what the cluster never will, so
+// nothing lets it in again but an operator's word.
+const (
+	roleLost = "lost"
+	whyLost  = "left behind when the cluster was recovered: if its machine lives, stop kontiki there, run kontiki reset --membership, and start it; if not, remove it with kontiki members remove"
+)
 
 var wishWords = map[voters.Wish]string{voters.Vote: "vote", voters.NoVote: "no vote"}
 
@@ -216,7 +242,7 @@ func diagnose(s Status, raft raftstore.Status) []string {
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	voters, answering := 0, 0
 	member := false
-	var away []string
+	var away, lost []string
 	for _, m := range s.Members {
 		up := m.Health == string(gossip.StateAlive)
 		member = member || m.ID == s.ID
@@ -226,7 +252,10 @@ func diagnose(s Status, raft raftstore.Status) []string {
 				answering++
 			}
 		}
-		if !up {
+		switch {
+		case m.Role == roleLost:
+			lost = append(lost, cmp.Or(m.Name, m.ID))
+		case !up:
 			away = append(away, cmp.Or(m.Name, m.ID))
 		}
 	}
@@ -252,6 +281,9 @@ func diagnose(s Status, raft raftstore.Status) []string {
 	}
 	if len(away) > 0 {
 		say("does not answer: %s; if it is gone for good, remove it with: kontiki members remove NAME", strings.Join(away, ", "))
+	}
+	if len(lost) > 0 {
+		say("the cluster was recovered without %s, and goes on without: to let a machine of these in anew, stop kontiki there, run kontiki reset --membership, and start it; remove those that are gone with: kontiki members remove NAME", strings.Join(lost, ", "))
 	}
 	return out
 }

@@ -103,7 +103,7 @@ func (n *node) promote(ctx context.Context, ref string) (string, error) {
 		return "", err
 	}
 	if !slices.ContainsFunc(n.store.Members(), func(m raftstore.Member) bool { return m.ID == id }) {
-		return "", fmt.Errorf("%s is away, and was taken out of the Raft group until it is back: it can be given a vote then", ref)
+		return "", fmt.Errorf("%s is %s: it can be given a vote then", ref, n.outOfGroup(id))
 	}
 	ids := append(votersOf(n.store.Members(), id), id)
 	if err := checkVotes("giving "+ref+" a vote", ids, n.alive); err != nil {
@@ -124,7 +124,7 @@ func (n *node) demote(ctx context.Context, ref string) (string, error) {
 		return "", err
 	}
 	if !slices.ContainsFunc(n.store.Members(), func(m raftstore.Member) bool { return m.ID == id }) {
-		return "", fmt.Errorf("%s is away, and was taken out of the Raft group until it is back: it has no vote", ref)
+		return "", fmt.Errorf("%s is %s: it has no vote", ref, n.outOfGroup(id))
 	}
 	ids := votersOf(n.store.Members(), id)
 	if err := checkVotes("taking the vote of "+ref, ids, n.alive); err != nil {
@@ -137,6 +137,14 @@ func (n *node) demote(ctx context.Context, ref string) (string, error) {
 		return "", err
 	}
 	return said("%s votes no more; it stays a replica", ref, len(ids)), nil
+}
+
+// outOfGroup says why a node that has a name is not in the Raft group.
+func (n *node) outOfGroup(id string) string {
+	if leftBehind(n.store.View(), n.store.Members(), n.charter.Epoch)[id] {
+		return "lost since the cluster was recovered, until it is let in anew"
+	}
+	return "away, and was taken out of the Raft group until it is back"
 }
 
 // automatic takes an operator's word about a member's vote back.

@@ -21,7 +21,7 @@ func TestPeersBelongToTheCluster(t *testing.T) {
 	store := raftstoretest.New(t)
 	since := time.Unix(1e9, 0)
 	for name, id := range map[string]string{"n1": "member", "n2": "back", "n3": "asleep", "n4": "removed", "n5": "untold"} {
-		putRecord(t, store, namesPrefix+name, nameRecord{id})
+		putRecord(t, store, namesPrefix+name, nameRecord{ID: id})
 	}
 	putRecord(t, store, removedPrefix+"removed", removal{ID: "removed"})
 	putRecord(t, store, votesPrefix+"member", vote{Votes: true})
@@ -86,14 +86,57 @@ func TestVotingTimes(t *testing.T) {
 // Those who were taken out until they are back are still told of.
 func TestMemberList(t *testing.T) {
 	store := raftstoretest.New(t)
-	putRecord(t, store, namesPrefix+"n1", nameRecord{"a"})
-	putRecord(t, store, namesPrefix+"n2", nameRecord{"b"})
+	putRecord(t, store, namesPrefix+"n1", nameRecord{ID: "a"})
+	putRecord(t, store, namesPrefix+"n2", nameRecord{ID: "b"})
 	leader := peer{status: raftstore.PeerStatus{Knows: 2, Roles: map[string]string{"a": "healthy", "b": "was gone"}}}
-	list := memberList(store.View(), raftstore.Status{LeaderID: "a", Members: []raftstore.Member{{ID: "a", Voter: true}}},
-		map[string]gossip.Member{"b": {ID: "b", State: gossip.StateDead}}, map[string]peer{"a": leader})
+	raft := raftstore.Status{LeaderID: "a", Members: []raftstore.Member{{ID: "a", Voter: true}}}
+	known := map[string]gossip.Member{"b": {ID: "b", State: gossip.StateDead}}
+	list := memberList(store.View(), raft, known, map[string]peer{"a": leader})
 	if len(list) != 2 || list[0].Role != "voter" || list[0].Why != "healthy" || list[0].Commands != 2 ||
 		list[1].Name != "n2" || list[1].Role != "away" || list[1].Why != "was gone" || list[1].Health != "dead" {
 		t.Errorf("%+v", list)
+	}
+}
+
+// Who was left behind by a recovery is not taken for one that comes back by itself: neither
+// before nor after others of this epoch are away, and not once it was let in anew.
+func TestMembersThatARecoveryLeftBehind(t *testing.T) {
+	const epoch = raftstore.Epoch("2-k3v9q1aaaaaaa")
+	store := raftstoretest.New(t)
+	for name, id := range map[string]string{"n1": "a", "n2": "b", "n3": "c"} {
+		putRecord(t, store, namesPrefix+name, nameRecord{ID: id})
+	}
+	raft := raftstore.Status{LeaderID: "a", Epoch: epoch, Members: []raftstore.Member{{ID: "a", Voter: true}}}
+	leader := peer{status: raftstore.PeerStatus{Roles: map[string]string{"b": "is taken out until it is back"}}}
+	roles := func() (out string) {
+		for _, m := range memberList(store.View(), raft, nil, map[string]peer{"a": leader}) {
+			out += m.Name + " " + m.Role + ", "
+			if lost := m.Role == "lost"; lost != strings.Contains(m.Why, "kontiki reset --membership") {
+				t.Errorf("%s, %s: %s", m.Name, m.Role, m.Why)
+			}
+		}
+		return out
+	}
+	if got := roles(); got != "n1 voter, n2 lost, n3 lost, " {
+		t.Errorf("after a recovery: %s", got)
+	}
+	apply(t, store, planStamp(store.View(), []string{"a", "b"}, epoch)) // b is let in anew, and a leads
+	if txn := planStamp(store.View(), []string{"a", "b"}, epoch); len(txn.Ops) != 0 {
+		t.Errorf("noted twice: %+v", txn)
+	}
+	raft.Members = append(raft.Members, raftstore.Member{ID: "b"})
+	if got := roles(); got != "n1 voter, n2 non-voter, n3 lost, " {
+		t.Errorf("with one let in anew: %s", got)
+	}
+	raft.Members = []raftstore.Member{{ID: "b", Voter: true}}
+	if got := roles(); got != "n2 voter, n1 away, n3 lost, " {
+		t.Errorf("with the survivor away: %s", got)
+	}
+	s := Status{ID: "b", Leader: "b", Members: []Member{
+		{ID: "b", Name: "n2", Role: "voter", Health: "alive"}, {ID: "c", Name: "n3", Role: "lost", Health: "unknown"}}}
+	problems := strings.Join(diagnose(s, raft), "\n")
+	if strings.Contains(problems, "does not answer: n3") || !strings.Contains(problems, "recovered without n3") || !strings.Contains(problems, "kontiki members remove") {
+		t.Errorf("problems: %s", problems)
 	}
 }
 

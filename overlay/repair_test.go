@@ -353,3 +353,90 @@ func TestNodeChangesItsAddress(t *testing.T) {
 	}
 	eventually(t, "the pod is reached again", reach)
 }
+
+// TestWaysAreLookedAt is what kontiki status shows of a node's way to the others' pods: it
+// sees what is missing, and puts nothing right.
+func TestWaysAreLookedAt(t *testing.T) {
+	l := newLab(t, 2)
+	node, other := l.nodes[0], l.nodes[1]
+	node.stop()
+	network, err := New(node.config(slog.New(slog.DiscardHandler))) // does not run: nobody repairs
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer network.Close()
+	h := handle(t, node.ns)
+	tunnel, err := h.LinkByName(datapath.TunnelName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := func() map[string]string {
+		ways, err := network.Ways()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := map[string]string{}
+		for _, w := range ways {
+			out[w.NodeID] = w.Used
+		}
+		return out
+	}
+	if got := used(); got["id-of-"+node.name] != "own" || got["id-of-"+other.name] != "yes" {
+		t.Fatalf("nothing was changed: %v", got)
+	}
+	neighbours := func(family int) {
+		entries, err := h.NeighList(tunnel.Attrs().Index, family)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if e.State&unix.NUD_PERMANENT == 0 {
+				continue
+			}
+			if family == unix.AF_BRIDGE {
+				e.Family, e.Flags = unix.AF_BRIDGE, unix.NTF_SELF
+			}
+			if err := h.NeighDel(&e); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, fault := range []struct {
+		want string
+		make func()
+	}{
+		{"no: its forwarding entry is missing", func() { neighbours(unix.AF_BRIDGE) }},
+		{"no: its neighbour entry is missing", func() { neighbours(netlink.FAMILY_V4) }},
+		{"no: its route is missing", func() {
+			routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: tunnel.Attrs().Index}, netlink.RT_FILTER_OIF)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range routes {
+				if r.Protocol == datapath.RouteProtocol {
+					if err := h.RouteDel(&r); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}},
+		{"no: device kontiki.1 is missing", func() {
+			if err := h.LinkDel(tunnel); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		fault.make()
+		for range 2 { // the first look has changed nothing
+			if got := used(); got["id-of-"+node.name] != "own" || got["id-of-"+other.name] != fault.want {
+				t.Errorf("%v, want %q", got, fault.want)
+			}
+		}
+	}
+	if err := network.Reconcile(); err != nil {
+		t.Fatal(err)
+	}
+	if got := used(); got["id-of-"+other.name] != "yes" {
+		t.Errorf("after the repair: %v", got)
+	}
+}

@@ -109,6 +109,36 @@ func (n *Network) Report() Report {
 	return r
 }
 
+// Ways tells of each node's share of the pod network, and looks whether the kernel leads
+// there now. Unlike Report it puts nothing right; it may be asked often.
+func (n *Network) Ways() ([]LeaseReport, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	under, err := n.kernel.FindUnderlay(n.cfg.Underlay())
+	if err != nil {
+		return nil, err
+	}
+	wanted, _ := datapath.Plan(n.inputLocked(under))
+	lacking, err := n.kernel.Lacking(wanted)
+	if err != nil {
+		return nil, err
+	}
+	ways := leaseReports(n.cfg.NodeID, n.cfg.Leases.Leases(), wanted)
+	for i := range ways {
+		for _, subnet := range ways[i].Subnets {
+			if what := lacking[subnet.Masked()]; what != "" && ways[i].Used == usedYes {
+				ways[i].Used = "no: " + what
+			}
+		}
+	}
+	return ways, nil
+}
+
+const (
+	usedOwn = "own"
+	usedYes = "yes"
+)
+
 // leaseReports says of each lease whether the kernel's routes are to follow it.
 func leaseReports(self string, leases []Lease, wanted datapath.Wanted) []LeaseReport {
 	var out []LeaseReport
@@ -120,11 +150,11 @@ func leaseReports(self string, leases []Lease, wanted datapath.Wanted) []LeaseRe
 		}
 		switch {
 		case l.NodeID == self:
-			r.Used = "own"
+			r.Used = usedOwn
 		case !e.Addr.IsValid() || len(l.Subnets) == 0:
 			r.Used = "no: the node has not said where its tunnel ends"
 		case slices.ContainsFunc(l.Subnets, func(s netip.Prefix) bool { return leadsTo(wanted, s, r) }):
-			r.Used = "yes"
+			r.Used = usedYes
 		default:
 			r.Used = "no: the subnet belongs to another node now, or to none while this node has no address"
 		}

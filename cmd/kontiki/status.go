@@ -5,8 +5,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
+	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/duration"
 	"sigs.k8s.io/yaml"
 
 	"kontiki/node"
@@ -14,13 +18,21 @@ import (
 
 func statusCommand() *cobra.Command {
 	var dir, output string
+	var watch bool
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show what the node on this machine knows of itself and its cluster",
+		Short: "Show the cluster as the node on this machine knows it: members, pods, ways between nodes, and what is wrong",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var s node.Status
-			if err := adminCall(cmd.Context(), dir, http.MethodGet, "/status", nil, &s); err != nil {
+			look := func() (s node.Status, err error) {
+				err = adminCall(cmd.Context(), dir, http.MethodGet, "/status", nil, &s)
+				return s, err
+			}
+			if watch {
+				return watchStatus(cmd.Context(), screenOf(cmd.OutOrStdout()), look, time.Second, output)
+			}
+			s, err := look()
+			if err != nil {
 				return err
 			}
 			return printStatus(cmd.OutOrStdout(), s, output)
@@ -28,6 +40,7 @@ func statusCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&dir, "data-dir", dataDir(), "data directory of the node")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json, yaml, or empty for people")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "keep it up to date until interrupted; into a pipe or file, print it again whenever it has changed")
 	return cmd
 }
 
@@ -38,12 +51,16 @@ func printStatus(out io.Writer, s node.Status, output string) error {
 	fmt.Fprintf(out, "Node     %s (%s), %s\n", s.Name, s.ID, s.Phase)
 	if s.Cluster != "" {
 		fmt.Fprintf(out, "Cluster  %s, term %d, revision %d\n", s.Cluster, s.Term, s.Revision)
+		fmt.Fprintf(out, "Leader   %s\n", leaderWords(s))
+		if s.Pods != nil {
+			fmt.Fprintf(out, "Pods     %s\n", podWords(*s.Pods))
+		}
 		fmt.Fprintf(out, "Losses   %s\n", s.Losses)
 		if s.Commands != nil {
 			fmt.Fprintf(out, "Upgrade  %s\n", s.Commands)
 		}
 		fmt.Fprintln(out)
-		if err := printMembers(out, s); err != nil {
+		if err := printCluster(out, s); err != nil {
 			return err
 		}
 	}
@@ -54,6 +71,57 @@ func printStatus(out io.Writer, s node.Status, output string) error {
 		fmt.Fprintf(out, "- %s\n", problem)
 	}
 	return nil
+}
+
+func leaderWords(s node.Status) string {
+	if s.Leader == "" {
+		return "none is known"
+	}
+	for _, m := range s.Members {
+		if m.ID == s.Leader && m.Name != "" {
+			return m.Name
+		}
+	}
+	return s.Leader
+}
+
+func podWords(p node.PodCount) string {
+	words := fmt.Sprintf("%d of %d run", p.Running, p.All)
+	if p.Waiting > 0 {
+		words += fmt.Sprintf(", %d without a node", p.Waiting)
+	}
+	if p.Ended > 0 {
+		words += fmt.Sprintf(", and %d that ended", p.Ended)
+	}
+	return words
+}
+
+// printCluster prints a line a member: what kontiki members says of its vote is left to it.
+func printCluster(out io.Writer, s node.Status) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tROLE\tHEALTH\tNODE\tPODS\tSUBNET\tROUTE\tADDRESS\tLAST CONTACT\tVERSION")
+	for _, m := range s.Members {
+		name, role, address, contact, pods := dash(m.Name), m.Role, "-", "-", "-"
+		if m.Name == "" {
+			name = m.ID
+		}
+		if m.ID == s.Leader {
+			role += ", leader"
+		}
+		if m.Address.IsValid() {
+			address = m.Address.String()
+		}
+		if m.LastContact != nil {
+			contact = duration.HumanDuration(max(time.Since(*m.LastContact), 0)) + " ago"
+		}
+		if m.Pods != nil {
+			pods = fmt.Sprintf("%d/%d", m.Pods.Running, m.Pods.All)
+		}
+		route, _, _ := strings.Cut(m.Route, ":") // why not is among the problems
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, role, dash(m.Health), dash(m.Ready), pods,
+			dash(strings.Join(m.Subnets, " ")), dash(route), address, contact, dash(m.Version))
+	}
+	return w.Flush()
 }
 
 // printEncoded prints a value as JSON or YAML.
