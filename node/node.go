@@ -273,7 +273,7 @@ func (n *node) openStore(life *lifecycle) (err error) {
 		return err
 	}
 	life.onStop("store", n.store.Close)
-	if err := n.showMetrics(storeMetrics{n.store}, life); err != nil {
+	if err := n.showMetrics(n.store, life); err != nil {
 		return err
 	}
 	n.dataKeys = newDataKeys(n.charter.trust, n.store)

@@ -125,9 +125,13 @@ func (s *Store) compare(term uint64, agreed map[string]uint64) {
 	}
 	switch {
 	case v.unclear:
+		s.figures.undecided.Add(1)
 		s.tellUnclear(st.index, digests)
 		return
+	case len(v.wrong) == 0 && len(digests) > 1:
+		s.figures.agreed.Add(1)
 	case len(v.wrong) > 0:
+		s.figures.differed.Add(1)
 		s.log.Error("replicas differ from the majority and are told to refill themselves", "index", st.index, "members", v.wrong)
 	}
 	s.unclear.Store(nil)

@@ -145,11 +145,12 @@ type disk struct {
 	around     func(write func() error) error
 	stallAfter time.Duration
 	stalled    func() // called when a write to the log takes longer
+	wrote      func(began time.Time)
 }
 
 func newDisk(store logStore, dir string, is identity, log *slog.Logger) *disk {
 	return &disk{logStore: store, dir: dir, sealed: is.Format >= dirFormatSealed, log: log,
-		closing: make(chan struct{}), stallAfter: time.Hour, stalled: func() {},
+		closing: make(chan struct{}), stallAfter: time.Hour, stalled: func() {}, wrote: func(time.Time) {},
 		around: func(write func() error) error { return write() }}
 }
 
@@ -170,9 +171,10 @@ func (d *disk) StoreLogs(logs []*raft.Log) error {
 			sealEntry(l, commit)
 		}
 	}
-	watchdog := time.AfterFunc(d.stallAfter, d.stalled)
+	watchdog, began := time.AfterFunc(d.stallAfter, d.stalled), time.Now()
 	err := d.around(func() error { return d.logStore.StoreLogs(logs) })
 	watchdog.Stop()
+	d.wrote(began)
 	d.note("the log", err)
 	return err
 }

@@ -122,6 +122,7 @@ func (s *Store) runScrub() {
 // in doubt meanwhile: what was looked at is gone then.
 func (s *Store) scrubNow() {
 	trials := s.fsm.tried()
+	s.figures.scrubs.Add(1)
 	if err := s.scrub(s.life); err != nil && s.life.Err() == nil && s.fsm.tried() == trials {
 		s.fsm.distrust(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -31,6 +32,8 @@ type fsm struct {
 	doubts chan struct{}         // of capacity one: told of a new doubt
 	trials uint64                // how often the replica came into doubt; under mu
 
+	persisted func(began time.Time) // told of each snapshot that was written
+
 	configured atomic.Uint64 // index of the last configuration applied; 0: none was
 
 	haltOnce sync.Once
@@ -39,7 +42,7 @@ type fsm struct {
 }
 
 func newFSM(log *slog.Logger, eventBytes int) *fsm {
-	f := &fsm{log: log, knows: CommandVersion, changed: make(chan struct{}), watchers: newWatchers(), halted: make(chan struct{}), doubts: make(chan struct{}, 1)}
+	f := &fsm{log: log, knows: CommandVersion, changed: make(chan struct{}), watchers: newWatchers(), halted: make(chan struct{}), doubts: make(chan struct{}, 1), persisted: func(time.Time) {}}
 	f.history.limit, f.history.floor = eventBytes, firstRevision
 	f.current.Store(newState())
 	return f
@@ -160,7 +163,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	if err := f.doubted(); err != nil {
 		return nil, err // Raft would drop log entries that a right state may need
 	}
-	return snapshot{f.current.Load(), f.distrust}, nil
+	return snapshot{f.current.Load(), f.distrust, f.persisted}, nil
 }
 
 // waitFor returns the first state for which done is true.

@@ -194,8 +194,13 @@ func (l *leadership) ready() uint64 {
 func (s *Store) runLeadership() {
 	seen := make(chan raft.Observation, 64)
 	observer := raft.NewObserver(seen, false, func(o *raft.Observation) bool {
-		switch o.Data.(type) {
-		case raft.LeaderObservation, raft.RaftState:
+		switch data := o.Data.(type) {
+		case raft.LeaderObservation:
+			return true
+		case raft.RaftState:
+			if data == raft.Candidate {
+				s.figures.candidacies.Add(1)
+			}
 			return true
 		}
 		return false
@@ -227,12 +232,28 @@ func (s *Store) noteLeadership() {
 			break
 		}
 	}
+	before, _ := s.leadership.get()
 	if !s.leadership.set(next) {
 		return
 	}
+	s.figures.led(before, next)
 	s.log.Info("leadership", "leader", next.LeaderID, "term", next.Term, "self", next.Self)
 	if next.Self {
 		s.spawn(func() { s.becomeReady(next.Term) })
+	}
+}
+
+// led counts what was seen of leaders. One that leads again, after none was known for a
+// while, is no other.
+func (f *figures) led(before, now Leadership) {
+	if now.Self && (!before.Self || now.Term != before.Term) {
+		f.won.Add(1)
+	}
+	if now.LeaderID == "" {
+		return
+	}
+	if last := f.last.Swap(&now.LeaderID); last == nil || *last != now.LeaderID {
+		f.leaders.Add(1)
 	}
 }
 

@@ -256,7 +256,7 @@ func beginSnapshot(dir string, st *state, nodeID string, index, term uint64, log
 		return fmt.Errorf("raftstore: write a snapshot to %s: %w", dir, err)
 	}
 	var damage error
-	if err := (snapshot{st, func(err error) { damage = err }}).Persist(sink); err != nil {
+	if err := (snapshot{st, func(err error) { damage = err }, func(time.Time) {}}).Persist(sink); err != nil {
 		return errors.Join(err, damage)
 	}
 	return syncDir(dir)

@@ -89,9 +89,13 @@ func (s *Store) runBatcher() {
 		for i, p := range sent {
 			commands[i] = p.command
 		}
+		began := time.Now()
 		future := s.raft.Apply(encodeEntry(commands), enqueueTimeout)
+		s.figures.batch.Observe(float64(len(sent)))
 		go func() { // ends with the entry's fate; awaitFlying waits for it
-			deliver(sent, future)
+			if deliver(sent, future) {
+				since(s.figures.commit, began)
+			}
 			<-s.flying
 			select {
 			case s.landed <- struct{}{}:
@@ -162,23 +166,26 @@ func (s *Store) gather(b *batch) bool {
 	}
 }
 
-func deliver(sent []proposal, future raft.ApplyFuture) {
+// deliver tells the proposers of an entry what has become of it, once that is known; true
+// if it was applied.
+func deliver(sent []proposal, future raft.ApplyFuture) bool {
 	if err := future.Error(); err != nil {
 		switch {
 		case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
 			err = fmt.Errorf("%w: %w: %w", errNotProposed, ErrNotLeader, err)
 		}
 		fail(sent, err)
-		return
+		return false
 	}
 	results, ok := future.Response().([]result)
 	if !ok || len(results) != len(sent) {
 		fail(sent, ErrHalted)
-		return
+		return false
 	}
 	for i, p := range sent {
 		p.done <- outcome{result: results[i]}
 	}
+	return true
 }
 
 func fail(sent []proposal, err error) {

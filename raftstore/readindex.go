@@ -98,7 +98,10 @@ func (rr *readRounds) run(s *Store) {
 		if round == nil {
 			return
 		}
-		round.point, round.err = s.readRound()
+		began := time.Now()
+		if round.point, round.err = s.readRound(); round.err == nil {
+			since(s.figures.read, began)
+		}
 		close(round.done)
 	}
 }

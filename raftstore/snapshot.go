@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 	"github.com/hashicorp/go-msgpack/v2/codec"
@@ -50,16 +51,18 @@ type keptResult struct {
 }
 
 // snapshot writes one immutable state; Apply goes on meanwhile. damaged is told if what
-// lies in memory is not what was written.
+// lies in memory is not what was written, and persisted when all is.
 type snapshot struct {
-	s       *state
-	damaged func(error)
+	s         *state
+	damaged   func(error)
+	persisted func(began time.Time)
 }
 
 func (s snapshot) Release() {}
 
 // Persist writes the snapshot to Raft's sink.
 func (s snapshot) Persist(sink raft.SnapshotSink) error {
+	began := time.Now()
 	w := bufio.NewWriterSize(sink, 1<<18)
 	err := writeSnapshot(w, s.s)
 	if err == nil {
@@ -71,7 +74,9 @@ func (s snapshot) Persist(sink raft.SnapshotSink) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("raftstore: write snapshot: %w", err), sink.Cancel())
 	}
-	return sink.Close()
+	err = sink.Close()
+	s.persisted(began)
+	return err
 }
 
 // errContents is wrapped when entries are not those that were written.

@@ -45,6 +45,7 @@ type Store struct {
 
 	unclear atomic.Pointer[string] // how replicas differ without a majority; of the leader's last comparison
 	refills atomic.Uint64          // since the store was opened
+	figures *figures
 
 	admitting chan struct{} // holds a token while a member is let in or the gate is opened
 	gateWaits atomic.Pointer[[]GateWait]
@@ -94,9 +95,11 @@ func Open(cfg Config) (*Store, error) {
 		closing:   make(chan struct{}), raftDone: make(chan struct{}),
 	}
 	s.leadership.changed = make(chan struct{})
+	s.figures = newFigures()
 	s.life, s.endLife = context.WithCancel(context.Background())
 	s.fsm = newFSM(s.log, cfg.EventBytes)
 	s.fsm.knows = cfg.commandVersion
+	s.fsm.persisted = func(began time.Time) { since(s.figures.snapshot, began) }
 	held, err := cfg.openLog(cfg.Dir, is.Log, s.log)
 	if err != nil {
 		return nil, err
@@ -105,6 +108,7 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.aroundWrite != nil {
 		s.disk.around = cfg.aroundWrite
 	}
+	s.disk.wrote = func(began time.Time) { since(s.figures.disk, began) }
 	s.disk.stallAfter, s.disk.stalled = cfg.Timers.DiskStall, s.diskStalled
 	if err := s.start(); err != nil {
 		s.endLife()
