@@ -253,6 +253,7 @@ func (r *Ring) sighted(life uint64, n *memberlist.Node) {
 	r.dir.ports[n.Name] = s.meta.clusterPort
 	changed, joined := r.dir.alive(s, time.Now())
 	if joined {
+		r.figures.joins.Add(1)
 		r.log.Info("node joined the ring", "node", s.meta.name, "id", s.id, "address", s.addr)
 	}
 	if changed {
@@ -276,8 +277,10 @@ func (r *Ring) lost(life uint64, n *memberlist.Node) {
 		return
 	}
 	if m.State == StateLeft {
+		r.figures.left.Add(1)
 		r.log.Info("node left the ring", "node", m.Name, "id", id, "address", m.Addr)
 	} else {
+		r.figures.dead.Add(1)
 		r.log.Warn("node does not answer anybody and is held for dead", "node", m.Name, "id", id, "address", m.Addr)
 	}
 	r.changedLocked()

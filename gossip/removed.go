@@ -33,6 +33,7 @@ type Refusal struct {
 // refused tells of a refusal, as often as it happens. It must not be called with
 // r.mu held.
 func (r *Ring) refused(f Refusal) {
+	r.figures.refused(f.Kind)
 	if r.cfg.Refused != nil {
 		r.cfg.Refused(f)
 	}

@@ -20,9 +20,10 @@ var ErrUnknownNode = errors.New("gossip: the node is not known")
 
 // Ring is a node's place among the others.
 type Ring struct {
-	cfg  Config
-	log  *slog.Logger
-	wire *wire
+	cfg     Config
+	log     *slog.Logger
+	wire    *wire
+	figures figures
 
 	mu     sync.Mutex // protects what follows
 	dir    *directory
@@ -30,6 +31,7 @@ type Ring struct {
 	life   uint64
 	queue  *memberlist.TransmitLimitedQueue // nil outside a life
 	join   func(netip.AddrPort) error       // nil outside a life
+	score  func() int                       // nil outside a life; how unwell this node is
 	keys   Keys
 	// keyring is that of the present or last life; nil before the first.
 	keyring *memberlist.Keyring
@@ -83,8 +85,9 @@ func New(cfg Config) (*Ring, error) {
 	for _, p := range append(problems, more...) {
 		r.log.Warn("the ring goes on without something that it had stored, and will hear it from other nodes", "error", p)
 	}
+	r.figures.probes = probeMetric.New()
 	var err error
-	if r.wire, err = openWire(&cfg); err != nil {
+	if r.wire, err = openWire(&cfg, &r.figures); err != nil {
 		return nil, err
 	}
 	if r.cfg.Beacon == nil && cfg.BeaconPort != 0 {
@@ -178,9 +181,10 @@ func (r *Ring) liveOnce(ctx context.Context, addr netip.Addr, floor uint64) (exc
 	r.setLife(d.queue, func(a netip.AddrPort) error {
 		_, err := ml.Join([]string{a.String()})
 		return err
-	})
+	}, ml.GetHealthScore)
+	r.figures.lives.Add(1)
 	defer func() {
-		r.setLife(nil, nil)
+		r.setLife(nil, nil, nil)
 		r.wire.set(nil)
 		ml.Shutdown() // reports nothing that could be acted upon
 	}()

@@ -35,7 +35,7 @@ func (r *Ring) memberlistConfig(name string, t *transport, d *delegate, keys *me
 	c.Name, c.Transport = name, t
 	c.BindPort, c.AdvertisePort = int(r.wire.udpPort), int(r.wire.udpPort)
 	c.Keyring = keys
-	c.Delegate, c.Events, c.Alive = d, d, d
+	c.Delegate, c.Events, c.Alive, c.Ping = d, d, d, d
 	c.ProbeInterval, c.ProbeTimeout = tune.ProbeInterval, tune.ProbeTimeout
 	c.GossipInterval, c.GossipNodes = tune.GossipInterval, 4
 	c.SuspicionMult, c.SuspicionMaxTimeoutMult = 3, 3
@@ -44,7 +44,7 @@ func (r *Ring) memberlistConfig(name string, t *transport, d *delegate, keys *me
 	c.TCPTimeout = streamTimeout
 	c.GossipToTheDeadTime = deadGossip
 	c.MsgpackUseNewTimeFormat = true
-	c.Logger = log.New(&libraryLog{log: r.log, refused: r.refused}, "", 0)
+	c.Logger = log.New(&libraryLog{log: r.log, refused: r.refused, hear: r.figures.hear}, "", 0)
 	return c
 }
 
@@ -54,6 +54,7 @@ func (r *Ring) memberlistConfig(name string, t *transport, d *delegate, keys *me
 type libraryLog struct {
 	log     *slog.Logger
 	refused func(Refusal)
+	hear    func(line string)
 	mu      sync.Mutex // protects last
 	last    time.Time
 }
@@ -77,6 +78,7 @@ func (l *libraryLog) Write(p []byte) (int, error) {
 		}
 		return len(p), nil
 	}
+	l.hear(line)
 	l.log.Debug("memberlist", "message", line)
 	return len(p), nil
 }

@@ -81,10 +81,10 @@ func (r *Ring) leaseChangedLocked(news []Lease) {
 }
 
 // setLife gives or takes what exists only while this node is in the ring.
-func (r *Ring) setLife(q *memberlist.TransmitLimitedQueue, join func(netip.AddrPort) error) {
+func (r *Ring) setLife(q *memberlist.TransmitLimitedQueue, join func(netip.AddrPort) error, score func() int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.queue, r.join = q, join
+	r.queue, r.join, r.score = q, join, score
 	r.seekWake.notify()
 	r.membersChanged.notify() // the beacon waits for it
 	r.tellOwnLeaseLocked()

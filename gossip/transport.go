@@ -22,13 +22,14 @@ type wire struct {
 	packets net.PacketConn
 	streams Streams
 	udpPort uint16
+	figures *figures
 
 	mu      sync.Mutex // protects current
 	current *transport
 }
 
-func openWire(c *Config) (*wire, error) {
-	w := &wire{packets: c.Packets, streams: c.Ring}
+func openWire(c *Config, f *figures) (*wire, error) {
+	w := &wire{packets: c.Packets, streams: c.Ring, figures: f}
 	if w.packets == nil {
 		pc, err := listenRing(c.UDP)
 		if err != nil {
@@ -74,6 +75,8 @@ func (w *wire) readPackets() {
 			time.Sleep(10 * time.Millisecond) // an error of one datagram, such as ICMP unreachable
 			continue
 		}
+		w.figures.packetsIn.Add(1)
+		w.figures.packetBytesIn.Add(uint64(n))
 		t := w.get()
 		if t == nil || n == 0 {
 			continue
@@ -153,6 +156,8 @@ func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 	if err != nil {
 		return time.Time{}, fmt.Errorf("gossip: datagram to %s: %w", a.String(), err)
 	}
+	t.w.figures.packetsOut.Add(1)
+	t.w.figures.packetBytesOut.Add(uint64(len(b)))
 	_, err = t.w.packets.WriteTo(b, net.UDPAddrFromAddrPort(ap))
 	return time.Now(), err
 }

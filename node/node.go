@@ -213,7 +213,7 @@ func (n *node) startRing(life *lifecycle) error {
 		return err
 	}
 	life.start("gossip", n.ring.Run)
-	return nil
+	return n.showMetrics(n.ring, life)
 }
 
 // becomeMember returns the charter of the cluster that this node belongs to:
