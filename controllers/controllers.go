@@ -76,9 +76,11 @@ type Config struct {
 	ReservedPorts []int32
 
 	Ring   RingHealth
-	Since  time.Time    // when this node was elected
-	Health *Health      // told how the controllers are; may be nil
-	Logger *slog.Logger // slog.Default if nil
+	Since  time.Time // when this node was elected
+	Health *Health   // told how the controllers are; may be nil
+	// SchedulerMetrics count what the scheduler does; may be nil.
+	SchedulerMetrics *scheduler.Metrics
+	Logger           *slog.Logger // slog.Default if nil
 }
 
 func (c Config) check() error {
@@ -100,6 +102,9 @@ func Run(ctx context.Context, config Config) error {
 	}
 	if config.Health == nil {
 		config.Health = &Health{}
+	}
+	if config.SchedulerMetrics == nil {
+		config.SchedulerMetrics = scheduler.NewMetrics()
 	}
 	recorders := newRecorders(ctx, config)
 	defer recorders.stop()
@@ -168,7 +173,7 @@ func workloadControllers(config Config, shared informers.SharedInformerFactory, 
 			return disruption.New(client, shared, config.Targets, recorders.as(disruption.Component), log, time.Now), nil
 		}},
 		{name: scheduler.Name, start: func() (runner, error) {
-			return scheduler.New(config.SchedulerClient, shared, recorders.asScheduler(), log, time.Now), nil
+			return scheduler.New(config.SchedulerClient, shared, recorders.asScheduler(), log, time.Now).Measured(config.SchedulerMetrics), nil
 		}},
 		{name: hpa.Name, needs: kinds("autoscaling/v2", "horizontalpodautoscalers"), start: func() (runner, error) {
 			return hpa.New(client, shared, config.Targets, config.Metrics, recorders.as(hpa.Component), log, time.Now), nil

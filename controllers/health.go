@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"kontiki/internal/meter"
 )
 
 // Health is what there is to say of the controllers of one node: it outlives a
@@ -92,18 +94,17 @@ func (h *Health) activeAfter(d time.Duration) {
 
 func keyOf(name string) string { return "controller/" + name }
 
+// Metrics are the families that a Health tells.
+var Metrics meter.Set
+
 var (
-	runningMetric  = prometheus.NewDesc("kontiki_controller_running", "Whether the controller runs on this node: on the leader each does.", []string{"controller"}, nil)
-	restartsMetric = prometheus.NewDesc("kontiki_controller_restarts_total", "How often the controller stopped by itself, by a panic or an error, and was started again.", []string{"controller"}, nil)
-	activeMetric   = prometheus.NewDesc("kontiki_controllers_active_after_seconds", "How long after this node's last election its controllers knew the cluster and worked.", nil, nil)
+	runningMetric  = Metrics.Gauge("kontiki_controller_running", "Whether the controller runs on this node: on the leader each does.", "controller")
+	restartsMetric = Metrics.Counter("kontiki_controller_restarts_total", "How often the controller stopped by itself, by a panic or an error, and was started again.", "controller")
+	activeMetric   = Metrics.Gauge("kontiki_controllers_active_after_seconds", "How long after this node's last election its controllers knew the cluster and worked.")
 )
 
 // Describe implements prometheus.Collector.
-func (h *Health) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{runningMetric, restartsMetric, activeMetric} {
-		out <- d
-	}
-}
+func (h *Health) Describe(out chan<- *prometheus.Desc) { Metrics.Describe(out) }
 
 // Collect implements prometheus.Collector.
 func (h *Health) Collect(out chan<- prometheus.Metric) {
@@ -111,14 +112,10 @@ func (h *Health) Collect(out chan<- prometheus.Metric) {
 	defer h.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(h.all)) {
 		c := h.all[name]
-		running := 0.0
-		if c.running {
-			running = 1
-		}
-		out <- prometheus.MustNewConstMetric(runningMetric, prometheus.GaugeValue, running, name)
-		out <- prometheus.MustNewConstMetric(restartsMetric, prometheus.CounterValue, float64(c.restarts), name)
+		runningMetric.Send(out, meter.Flag(c.running), name)
+		restartsMetric.Send(out, float64(c.restarts), name)
 	}
 	if h.active > 0 {
-		out <- prometheus.MustNewConstMetric(activeMetric, prometheus.GaugeValue, h.active.Seconds())
+		activeMetric.Send(out, h.active.Seconds())
 	}
 }

@@ -141,7 +141,7 @@ func (n *node) govern(ctx context.Context, term uint64) error {
 		config.LoadBalancer = n.cfg.LoadBalancer == LoadBalancerNodes
 		config.ReservedPorts = []int32{int32(n.cfg.Port), int32(n.cfg.RingPort), overlay.TunnelPort}
 		config.Ring = ringHealth{n.ring}
-		config.Since, config.Health = elected, n.health
+		config.Since, config.Health, config.SchedulerMetrics = elected, n.health, n.schedule
 		config.Logger = n.log.With("room", "controllers")
 		return controllers.Run(ctx, config)
 	})

@@ -12,6 +12,7 @@ import (
 
 	"kontiki/apiserver"
 	"kontiki/controllers"
+	"kontiki/controllers/scheduler"
 	"kontiki/gossip"
 	"kontiki/internal/port"
 	"kontiki/overlay"
@@ -45,6 +46,7 @@ type node struct {
 	clock    *pki.Clock
 	problems *problems
 	health   *controllers.Health
+	schedule *scheduler.Metrics
 	yielded  time.Time // when this node last gave leadership away over its controllers; of lead alone
 }
 
@@ -64,6 +66,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	n := &node{cfg: cfg, log: cfg.Logger, problems: newProblems(cfg.Logger)}
+	n.schedule = scheduler.NewMetrics()
 	n.health = &controllers.Health{Report: n.problems.report, Solved: n.problems.solved}
 	n.phase.Store("starting")
 	routeKlog(cfg.Logger)
@@ -169,6 +172,9 @@ func (n *node) boot(ctx context.Context, life *lifecycle) (err error) {
 		return err
 	}
 	if err := n.showMetrics(n.health, life); err != nil {
+		return err
+	}
+	if err := n.showMetrics(n.schedule, life); err != nil {
 		return err
 	}
 	life.start("leadership", n.lead)

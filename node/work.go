@@ -12,10 +12,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/component-base/metrics/legacyregistry"
 
 	"kontiki/internal/port"
 	"kontiki/overlay"
@@ -102,18 +100,6 @@ func (n *node) startWork(ctx context.Context, life *lifecycle) error {
 		return serveUntil(ctx, server, func() error { return server.Serve(plainListener{n.port.Listener(port.Agent)}) })
 	})
 	life.start("agent", a.Run)
-	return nil
-}
-
-// showMetrics adds a room's numbers to those that the API shows at /metrics.
-func (n *node) showMetrics(room prometheus.Collector, life *lifecycle) error {
-	if err := legacyregistry.Registerer().Register(room); err != nil {
-		return fmt.Errorf("show metrics: %w", err)
-	}
-	life.onStop("metrics", func() error {
-		legacyregistry.Registerer().Unregister(room)
-		return nil
-	})
 	return nil
 }
 

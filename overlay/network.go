@@ -36,6 +36,7 @@ type Network struct {
 	forget  *forgetter
 	health  *service.Health
 	dns     *dns.Server // nil: the cluster has no DNS address
+	figures figures
 
 	dnsConfig atomic.Pointer[dnsConfig]
 	file      string // path of the grant
@@ -62,7 +63,7 @@ func New(cfg Config) (*Network, error) {
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the overlay's folder: %w", err)
 	}
-	n := &Network{cfg: cfg, log: cfg.Logger, file: filepath.Join(cfg.DataDir, "grant.json"), kick: make(chan struct{}, 1), detaching: map[string]chan struct{}{}}
+	n := &Network{cfg: cfg, log: cfg.Logger, file: filepath.Join(cfg.DataDir, "grant.json"), kick: make(chan struct{}, 1), detaching: map[string]chan struct{}{}, figures: newFigures()}
 	var err error
 	if n.grant, err = readGrant(n.file, cfg.NodeID); err != nil {
 		return nil, err
@@ -221,6 +222,9 @@ func (n *Network) reconcileLocked() error {
 	failed = errors.Join(failed, n.rules.SetBase(n.baseLocked()))
 	changes, err := n.kernel.Apply(wanted)
 	n.changes = changes
+	n.figures.compared++
+	n.figures.changed += uint64(len(changes))
+	n.figures.routes = len(wanted.Routes)
 	for _, c := range changes {
 		n.log.Debug("pod network", "change", c)
 	}
@@ -231,7 +235,11 @@ func (n *Network) reconcileLocked() error {
 		}
 		n.compared = true
 	}
-	return errors.Join(failed, err, n.restoreLinksLocked())
+	err = errors.Join(failed, err, n.restoreLinksLocked())
+	if err != nil {
+		n.figures.failures++
+	}
+	return err
 }
 
 // publishLocked tells other nodes how to reach this node's pods.

@@ -78,7 +78,7 @@ func (n *Network) follow() error {
 	}
 	cfg := service.Config{
 		NodeName: n.cfg.NodeName, Services: n.objects.services, Slices: n.objects.slices,
-		Programmer: programmer{n.rules, n.forget}, Reserved: n.cfg.ClusterDNS, Logger: n.log,
+		Programmer: programmer{n.rules, n.forget, &n.figures}, Reserved: n.cfg.ClusterDNS, Logger: n.log,
 		Address: n.cfg.Underlay, ReservedPorts: append([]uint16{datapath.Port}, n.cfg.ReservedPorts...), Health: n.health,
 	}
 	n.stopDead = func() {}

@@ -15,7 +15,8 @@ import (
 // where they were sent before.
 type programmer struct {
 	*nft.Programmer
-	forget *forgetter
+	forget  *forgetter
+	figures *figures
 }
 
 // Replace implements service.Programmer. What an earlier process left in conntrack
@@ -27,7 +28,7 @@ func (p programmer) Replace(pools map[service.Frontend]service.Pool) error {
 			now[tracked(f)] = pool.Endpoints
 		}
 	}
-	if err := p.Programmer.Replace(pools); err != nil {
+	if err := timed(p.figures.full, func() error { return p.Programmer.Replace(pools) }); err != nil {
 		return err
 	}
 	p.forget.add(now)
@@ -47,7 +48,7 @@ func (p programmer) Update(changes []service.Change) error {
 		}
 		now[tracked(ch.Frontend)] = endpoints
 	}
-	if err := p.Programmer.Update(changes); err != nil {
+	if err := timed(p.figures.part, func() error { return p.Programmer.Update(changes) }); err != nil {
 		return err
 	}
 	p.forget.add(now)

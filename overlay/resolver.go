@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -33,6 +34,7 @@ func (n *Network) newDNS() *dns.Server {
 		Upstreams: upstreams, Stubs: func() []dns.Stub { return n.dnsConfig.Load().stubs },
 		NamespaceOf: n.book.NamespaceOf, Searches: conf.Searches,
 		Listen: n.listenDNS,
+		Took:   func(d time.Duration) { n.figures.dns.Observe(d.Seconds()) },
 		Dial: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
 			err = datapath.Within(*n.cfg.NetNS, func() error {
 				conn, err = (&net.Dialer{}).DialContext(ctx, network, address)

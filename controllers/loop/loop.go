@@ -32,6 +32,7 @@ type Loop struct {
 	name  string
 	log   *slog.Logger
 	queue workqueue.TypedRateLimitingInterface[string]
+	clock *busyClock
 
 	mu       sync.Mutex // protects handlers
 	handlers []handler
@@ -46,13 +47,17 @@ type handler struct {
 	registration cache.ResourceEventHandlerRegistration
 }
 
-// New makes the loop of the controller called name.
+// New makes the loop of the controller called name. Its queue tells the workqueue_*
+// metrics of upstream under that name, where the process has a provider for them.
 func New(name string, log *slog.Logger) *Loop {
+	clock := newBusyClock()
 	return &Loop{
-		name: name,
-		log:  log.With("controller", name),
-		queue: workqueue.NewTypedRateLimitingQueue(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
+		name:  name,
+		log:   log.With("controller", name),
+		clock: clock,
+		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry),
+			workqueue.TypedRateLimitingQueueConfig[string]{Name: name, Clock: clock}),
 		failed: make(chan struct{}),
 	}
 }
@@ -140,6 +145,7 @@ func (l *Loop) handle(informer cache.SharedIndexInformer, events cache.ResourceE
 // do or a handler panics (the panic as an error).
 func (l *Loop) Run(ctx context.Context, workers int, do func(ctx context.Context, key string) error) error {
 	defer l.removeHandlers()
+	defer l.drain()
 	defer l.queue.ShutDown()
 	if !l.waitForSync(ctx) {
 		return l.outcome()
@@ -164,12 +170,27 @@ func (l *Loop) work(ctx context.Context, workers int, do func(context.Context, s
 	return l.outcome()
 }
 
+// drain takes what is left out of the queue, so that its depth does not stand for ever in
+// the metrics, on which the loop of the next leadership goes on.
+func (l *Loop) drain() {
+	for l.queue.Len() > 0 {
+		if key, shutdown := l.queue.Get(); !shutdown {
+			l.queue.Done(key)
+		}
+	}
+}
+
 func (l *Loop) next(ctx context.Context, do func(context.Context, string) error) bool {
 	key, shutdown := l.queue.Get()
-	if shutdown || ctx.Err() != nil {
+	if shutdown {
 		return false
 	}
+	l.clock.begin()
+	defer l.clock.end()
 	defer l.queue.Done(key)
+	if ctx.Err() != nil {
+		return false
+	}
 	defer l.recovered(key)
 	err := do(ctx, key)
 	switch {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,6 +19,11 @@ type decision struct {
 	helps   help       // what may make another attempt succeed
 	room    room       // what is done to make room
 	volumes podVolumes // what has to be bound before the pod is
+
+	// For metrics, of the scheduler: when planning began, when the pod was first seen, and
+	// how often it was tried.
+	began, since time.Time
+	attempts     int
 }
 
 // plan places pods in order, each on top of those before it.

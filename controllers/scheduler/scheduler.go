@@ -37,6 +37,7 @@ type Scheduler struct {
 	watched watched
 	volumes *volumeStore
 	cache   *nodeCache
+	metrics *Metrics
 
 	start int // of the planning goroutine
 
@@ -55,7 +56,7 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 	s := &Scheduler{
 		client: client, events: events, log: log.With("controller", Name), now: now,
 		watched: newWatched(shared), volumes: newVolumeStore(shared),
-		cache: newCache(), queue: newQueue(),
+		cache: newCache(), queue: newQueue(), metrics: NewMetrics(),
 		wake:  make(chan struct{}, 1),
 		slots: make(chan struct{}, maxWrites),
 	}
@@ -77,6 +78,7 @@ func (s *Scheduler) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer stop()
+	defer s.metrics.follow(s)()
 	for s.sleep(ctx) {
 		s.round(ctx)
 	}
@@ -113,6 +115,7 @@ func (s *Scheduler) round(ctx context.Context) {
 	nominated := s.queue.nominatedPods()
 	s.mu.Unlock()
 	var pods []*placed
+	waited := map[types.UID]*waiting{}
 	with := *s.profiles.Load()
 	for _, w := range batch {
 		switch {
@@ -121,6 +124,7 @@ func (s *Scheduler) round(ctx context.Context) {
 			s.dequeue(w.pod)
 		default:
 			pods = append(pods, w.placed)
+			waited[w.pod.UID] = w
 		}
 	}
 	if len(pods) == 0 {
@@ -131,7 +135,12 @@ func (s *Scheduler) round(ctx context.Context) {
 		nodes: nodes, domains: domains, start: s.start, nominated: nominated, budgets: s.watched.disruptionBudgets(),
 		selector: s.watched.defaultSelector, namespace: s.watched.namespaceLabels, volumes: s.volumes.view(),
 	}
-	for _, d := range plan(snapshot, with, pods) {
+	began := time.Now()
+	decisions := plan(snapshot, with, pods)
+	s.metrics.planned(len(pods), time.Since(began))
+	for _, d := range decisions {
+		w := waited[d.pod.UID]
+		d.began, d.since, d.attempts = began, w.since, w.attempts
 		s.carryOut(ctx, d)
 	}
 }
@@ -150,6 +159,8 @@ func (s *Scheduler) carryOut(ctx context.Context, d decision) {
 		}
 		s.write(ctx, func() { s.bind(ctx, d) })
 	case d.room.node != "":
+		s.metrics.tried(d, resultUnschedulable)
+		s.metrics.preempts(len(d.room.victims))
 		s.mu.Lock()
 		s.queue.hold(uid, d.helps)
 		s.queue.nominate(uid, d.room.node)
@@ -159,6 +170,7 @@ func (s *Scheduler) carryOut(ctx context.Context, d decision) {
 		s.mu.Unlock()
 		s.write(ctx, func() { s.makeRoom(ctx, d) })
 	default:
+		s.metrics.tried(d, resultUnschedulable)
 		if d.room.give {
 			s.nominate(uid, "")
 		}
@@ -192,6 +204,7 @@ func (s *Scheduler) bind(ctx context.Context, d decision) {
 		Target:     corev1.ObjectReference{Kind: "Node", Name: d.node},
 	}, metav1.CreateOptions{})
 	if err == nil {
+		s.metrics.tried(d, resultScheduled)
 		s.events.Eventf(d.pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", d.pod.Namespace, d.pod.Name, d.node)
 		return
 	}
@@ -199,6 +212,7 @@ func (s *Scheduler) bind(ctx context.Context, d decision) {
 	if apierrors.IsNotFound(err) || ctx.Err() != nil {
 		return
 	}
+	s.metrics.tried(d, resultError)
 	s.requeue(d.pod.UID, help{})
 	if !apierrors.IsConflict(err) {
 		s.log.Warn("binding not written, trying again", "pod", d.pod.Namespace+"/"+d.pod.Name, "node", d.node, "error", err)

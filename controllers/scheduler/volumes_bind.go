@@ -162,6 +162,7 @@ func (s *Scheduler) bindVolumes(ctx context.Context, d decision) {
 		if ctx.Err() != nil {
 			return
 		}
+		s.metrics.tried(d, resultError)
 		s.requeue(d.pod.UID, help{})
 		if !apierrors.IsConflict(err) {
 			s.events.Eventf(d.pod, corev1.EventTypeWarning, "FailedScheduling", "running PreBind plugin %q: binding volumes: %v", "VolumeBinding", err)

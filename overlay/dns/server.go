@@ -42,6 +42,8 @@ type Config struct {
 	Dial     Dial // nil: a plain dialer
 	// Listen opens the sockets to serve on.
 	Listen func() (net.PacketConn, net.Listener, error)
+	// Took is told how long each answer took; it may be nil.
+	Took   func(time.Duration)
 	Logger *slog.Logger
 }
 
@@ -64,6 +66,9 @@ func New(cfg Config) *Server {
 	}
 	if cfg.Searches == nil {
 		cfg.Searches = func() []string { return nil }
+	}
+	if cfg.Took == nil {
+		cfg.Took = func(time.Duration) {}
 	}
 	s := &Server{cfg: cfg, zone: zone}
 	s.cache = newCache(time.Now, newForwarder(cfg.Upstreams, cfg.Stubs, cfg.Dial).ask)
@@ -98,7 +103,7 @@ func (s *Server) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, req *dns.Msg) {
-		client, tcp := netip.Addr{}, false
+		began, client, tcp := time.Now(), netip.Addr{}, false
 		switch from := w.RemoteAddr().(type) {
 		case *net.TCPAddr:
 			client, tcp = from.AddrPort().Addr().Unmap(), true
@@ -107,6 +112,7 @@ func (s *Server) serve(ctx context.Context) error {
 		}
 		if resp := s.Handle(ctx, client, req, tcp); resp != nil {
 			_ = w.WriteMsg(resp) // the client is gone, or asks again
+			s.cfg.Took(time.Since(began))
 		}
 	})
 	servers := []*dns.Server{

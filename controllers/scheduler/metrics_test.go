@@ -1,0 +1,71 @@
+package scheduler
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/record"
+
+	"kontiki/controllers/podview"
+	"kontiki/internal/meter/metertest"
+)
+
+func TestMetrics(t *testing.T) {
+	pod := func(name, cpu string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name)}, Spec: corev1.PodSpec{
+			SchedulerName: Component,
+			Containers:    []corev1.Container{{Name: "c", Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}}}},
+		}}
+	}
+	small, large := pod("small", "1"), pod("large", "100")
+	client := fake.NewClientset(small, large, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: corev1.NodeStatus{
+		Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2"), corev1.ResourcePods: resource.MustParse("10")},
+	}})
+	shared := informers.NewSharedInformerFactory(client, 0)
+	if err := shared.Core().V1().Pods().Informer().AddIndexers(podview.Indexers()); err != nil {
+		t.Fatal(err)
+	}
+	m := NewMetrics()
+	s := New(client, shared, record.NewFakeRecorder(100), slog.New(slog.DiscardHandler), time.Now).Measured(m)
+	ctx, cancel := context.WithCancel(t.Context())
+	shared.Start(ctx.Done())
+	defer shared.Shutdown()
+	ended := make(chan error)
+	go func() { ended <- s.Run(ctx) }()
+	const scheduled, unschedulable = `scheduler_schedule_attempts_total{profile="default-scheduler",result="scheduled"}`, `scheduler_schedule_attempts_total{profile="default-scheduler",result="unschedulable"}`
+	var got map[string]float64
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); <-tick.C {
+		if got = metertest.Read(t, &Families, m); got[scheduled] == 1 && got[unschedulable] == 1 && got[`scheduler_pending_pods{queue="unschedulable"}`] == 1 {
+			break
+		}
+	}
+	for name, want := range map[string]float64{
+		scheduled: 1, unschedulable: 1, `scheduler_pending_pods{queue="unschedulable"}`: 1, `scheduler_pending_pods{queue="backoff"}`: 0,
+		`scheduler_scheduling_attempt_duration_seconds{profile="default-scheduler",result="scheduled"}`: 1,
+		"scheduler_scheduling_algorithm_duration_seconds":                                               2,
+		"scheduler_pod_scheduling_attempts":                                                             1,
+		`scheduler_pod_scheduling_sli_duration_seconds{attempts="1"}`:                                   1,
+		"scheduler_preemption_attempts_total":                                                           0,
+	} {
+		if got[name] != want {
+			t.Errorf("%s is %v, want %v", name, got[name], want)
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if got := metertest.Read(t, &Families, m); got[scheduled] != 1 || got[`scheduler_pending_pods{queue="unschedulable"}`] != 0 {
+		t.Errorf("after the leadership: %v attempts, %v pending", got[scheduled], got[`scheduler_pending_pods{queue="unschedulable"}`])
+	}
+}
