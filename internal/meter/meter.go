@@ -74,6 +74,24 @@ func (s *Set) Counter(name, help string, labels ...string) Value {
 	return Value{prometheus.NewDesc(name, help, labels, nil), prometheus.CounterValue}
 }
 
+// Count is a family of values that only grow, and that are counted as things happen.
+type Count struct {
+	opts   prometheus.CounterOpts
+	labels []string
+}
+
+// Count adds a family that is counted as things happen.
+func (s *Set) Count(name, help string, labels ...string) Count {
+	s.add(Family{name, help, KindCounter, labels})
+	return Count{prometheus.CounterOpts{Name: name, Help: help}, labels}
+}
+
+// New makes the count of a family without labels.
+func (c Count) New() prometheus.Counter { return prometheus.NewCounter(c.opts) }
+
+// NewVec makes the counts of a family with labels.
+func (c Count) NewVec() *prometheus.CounterVec { return prometheus.NewCounterVec(c.opts, c.labels) }
+
 // Send tells a value, with one label value for each label of the family.
 func (v Value) Send(out chan<- prometheus.Metric, value float64, labels ...string) {
 	out <- prometheus.MustNewConstMetric(v.desc, v.kind, value, labels...)

@@ -164,9 +164,11 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Logger.With("node", cfg.NodeName), podsDir: filepath.Join(cfg.DataDir, "pods"), pods: map[string]*running{}, stopping: make(chan struct{}),
-		meter: meter{shim: cfg.Shim}, host: host, began: time.Now(),
+		host: host, began: time.Now(),
 	}
 	a.metrics = newMetrics(a)
+	a.cfg.Shim = countedShim{cfg.Shim, a.metrics}
+	a.meter.shim = a.cfg.Shim
 	return a, nil
 }
 

@@ -206,6 +206,7 @@ func (a *Agent) watchExits(ctx context.Context) {
 			a.eachPod(func(r *running) { r.worker.RestoreConsoles(ctx) })
 		}
 		cursor = next
+		a.metrics.exits.Add(float64(len(exits)))
 		for _, e := range exits {
 			if r := a.running(e.Labels[pod.LabelUID]); r != nil {
 				r.worker.Exited(e)

@@ -90,7 +90,11 @@ func (w *Worker) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Con
 	default:
 		tell(corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", c.Image))
 		began := time.Now()
-		if img, err = w.pull(ctx, pod, c); err != nil {
+		img, err = w.pull(ctx, pod, c)
+		if ctx.Err() == nil {
+			w.deps.Counter.ImagePulled(img.Size, time.Since(began), err)
+		}
+		if err != nil {
 			tell(corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", c.Image, err))
 			return errImagePull, err
 		}

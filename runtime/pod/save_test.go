@@ -95,6 +95,8 @@ func (s *starter) Event(*corev1.Pod, string, string, string, string) {}
 
 func (s *starter) ContainerStarted(string, string) {}
 
+func (s *starter) ImagePulled(int64, time.Duration, error) {}
+
 // TestNoProgramBeginsBeforeItsRecordIsThere: a container is made while the disk writes, and started
 // when the record says durably that it was tried.
 func TestNoProgramBeginsBeforeItsRecordIsThere(t *testing.T) {

@@ -61,8 +61,10 @@ type API interface {
 	Event(pod *corev1.Pod, container, eventType, reason, message string)
 }
 
-// Counter counts what is started; of a container with its kind, and why not.
+// Counter counts what is started; of a container with its kind, and why not; and pulls of
+// images, with the image's size and how long that took.
 type Counter interface {
+	ImagePulled(bytes int64, took time.Duration, err error)
 	PodStarted(err error)
 	ContainerStarted(kind, failure string)
 }
