@@ -146,6 +146,7 @@ func (n *node) govern(ctx context.Context, term uint64) error {
 		return controllers.Run(ctx, config)
 	})
 	work.Go(func() error { return n.keepVoters(ctx, term) })
+	work.Go(func() error { return n.tellMembers(ctx, config.Client) })
 	work.Go(func() error { return n.driveSecret(ctx, term) })
 	work.Go(func() error { return n.driveDataKeys(ctx, term) })
 	return work.Wait()

@@ -47,7 +47,8 @@ type node struct {
 	problems *problems
 	health   *controllers.Health
 	schedule *scheduler.Metrics
-	yielded  time.Time // when this node last gave leadership away over its controllers; of lead alone
+	refills  chan error // why the replica was refilled, until an event says so
+	yielded  time.Time  // when this node last gave leadership away over its controllers; of lead alone
 }
 
 // Run runs a node until ctx ends, and then stops it in order: leadership is
@@ -65,7 +66,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.resolve(); err != nil {
 		return err
 	}
-	n := &node{cfg: cfg, log: cfg.Logger, problems: newProblems(cfg.Logger)}
+	n := &node{cfg: cfg, log: cfg.Logger, problems: newProblems(cfg.Logger), refills: make(chan error, 1)}
 	n.schedule = scheduler.NewMetrics()
 	n.health = &controllers.Health{Report: n.problems.report, Solved: n.problems.solved}
 	n.phase.Store("starting")
@@ -273,6 +274,7 @@ func (n *node) openStore(life *lifecycle) (err error) {
 		Nonvoters: n.charter.Nonvoters,
 		Now:       n.now,
 		Refused:   n.epochRefused,
+		Refilled:  n.refilled,
 		Logger:    n.log.With("room", "raftstore"),
 	}))
 	if err != nil {

@@ -100,6 +100,7 @@ func (n *node) startWork(ctx context.Context, life *lifecycle) error {
 		return serveUntil(ctx, server, func() error { return server.Serve(plainListener{n.port.Listener(port.Agent)}) })
 	})
 	life.start("agent", a.Run)
+	life.start("events of refills", func(ctx context.Context) error { return n.tellRefills(ctx, client) })
 	return nil
 }
 

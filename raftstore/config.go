@@ -41,6 +41,9 @@ type Config struct {
 	EventBytes  int           // of history kept for watches and old revisions; default 16 MiB
 	EventAge    time.Duration // after which the leader compacts history; default 5 min, negative: never
 	Timers      Timers
+	// Refilled, if set, is told of each refill of this replica, and why it was needed. It must
+	// return quickly.
+	Refilled func(why error)
 	// Now is the time by which times to live end; default time.Now. It should be near
 	// other nodes' even where the machine's clock is wrong.
 	Now           func() time.Time

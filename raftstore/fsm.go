@@ -35,6 +35,7 @@ type fsm struct {
 	persisted func(began time.Time) // told of each snapshot that was written
 
 	configured atomic.Uint64 // index of the last configuration applied; 0: none was
+	members    chan struct{} // closed and replaced whenever that changes; under mu
 
 	haltOnce sync.Once
 	halted   chan struct{} // closed when the replica can not go on
@@ -42,7 +43,7 @@ type fsm struct {
 }
 
 func newFSM(log *slog.Logger, eventBytes int) *fsm {
-	f := &fsm{log: log, knows: CommandVersion, changed: make(chan struct{}), watchers: newWatchers(), halted: make(chan struct{}), doubts: make(chan struct{}, 1), persisted: func(time.Time) {}}
+	f := &fsm{log: log, knows: CommandVersion, changed: make(chan struct{}), members: make(chan struct{}), watchers: newWatchers(), halted: make(chan struct{}), doubts: make(chan struct{}, 1), persisted: func(time.Time) {}}
 	f.history.limit, f.history.floor = eventBytes, firstRevision
 	f.current.Store(newState())
 	return f
@@ -76,7 +77,13 @@ func (f *fsm) Apply(entry *raft.Log) any {
 
 // StoreConfiguration implements raft.ConfigurationStore. Raft keeps the index of its
 // configuration to itself: GetConfiguration answers 0 for it (v1.8.0).
-func (f *fsm) StoreConfiguration(index uint64, _ raft.Configuration) { f.configured.Store(index) }
+func (f *fsm) StoreConfiguration(index uint64, _ raft.Configuration) {
+	f.configured.Store(index)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	close(f.members)
+	f.members = make(chan struct{})
+}
 
 // publish puts next in the place of s, of which it was made; false if a refill has
 // done so with another state meanwhile.

@@ -14,6 +14,14 @@ type Member struct {
 	Voter bool
 }
 
+// MembersChanged returns a channel that is closed once Members may have changed after the
+// call.
+func (s *Store) MembersChanged() <-chan struct{} {
+	s.fsm.mu.RLock()
+	defer s.fsm.mu.RUnlock()
+	return s.fsm.members
+}
+
 // Members returns the members that this node knows, the latest first agreed or
 // still being agreed on.
 func (s *Store) Members() []Member {

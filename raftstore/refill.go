@@ -34,6 +34,9 @@ func (s *Store) runRefill() {
 			if err == nil {
 				s.refills.Add(1)
 				s.log.Info("this node's replica is refilled and serves again", "after", time.Since(doubt.since))
+				if s.cfg.Refilled != nil {
+					s.cfg.Refilled(doubt.err)
+				}
 				break
 			}
 			if s.life.Err() == nil {

@@ -43,6 +43,7 @@ type Controller struct {
 	ring   RingHealth
 	log    *slog.Logger
 	now    func() time.Time
+	began  time.Time // in whole seconds, as the times of objects are
 
 	nodeInformer, podInformer cache.SharedIndexInformer
 
@@ -63,12 +64,14 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ri
 		nodes:  nodes.Lister(),
 		loop:   loop.New(Name, log),
 		absent: map[string]time.Time{},
+		began:  now().Truncate(time.Second),
 	}
 }
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	err := loop.On(c.loop, c.nodeInformer, func(before, after *corev1.Node) {
+		c.tellNode(before, after)
 		if after != nil {
 			c.loop.Add(after.Name)
 			return
@@ -92,6 +95,22 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer following.Wait()
 	defer cancel()
 	return c.loop.Run(ctx, workers, c.sync)
+}
+
+// tellNode has upstream's events for Nodes that come and go. Those that were there before
+// this controller are known: each leader would greet all of them again.
+func (c *Controller) tellNode(before, after *corev1.Node) {
+	switch {
+	case before == nil && !after.CreationTimestamp.Time.Before(c.began):
+		c.tellOf(after, "RegisteredNode", "Registered Node "+after.Name+" in Controller")
+	case after == nil:
+		c.tellOf(before, "RemovingNode", "Removing Node "+before.Name+" from Controller")
+	}
+}
+
+func (c *Controller) tellOf(node *corev1.Node, reason, what string) {
+	ref := &corev1.ObjectReference{Kind: "Node", Name: node.Name, UID: node.UID}
+	c.events.Eventf(ref, corev1.EventTypeNormal, reason, "Node %s event: %s", node.Name, what)
 }
 
 // followRing looks at all nodes whenever the ring has changed.

@@ -169,6 +169,7 @@ func (c *Controller) grant(ctx context.Context, g grant) error {
 	_, err := c.client.CoreV1().Nodes().Patch(ctx, g.Node, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
 	if err == nil {
 		delete(c.unsure, g.UID)
+		c.events.Eventf(&corev1.ObjectReference{Kind: "Node", Name: g.Node, UID: types.UID(g.Node)}, corev1.EventTypeNormal, "SubnetGranted", "Pods of the node get addresses of %s", g.Subnet)
 		return nil
 	}
 	if refused(err) {

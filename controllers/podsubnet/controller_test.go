@@ -55,7 +55,13 @@ func TestExhaustedRange(t *testing.T) {
 	if err := c.informer.GetIndexer().Delete(nodes[0]); err != nil {
 		t.Fatal(err)
 	}
-	pass(2)
+	pass(3)
+	for range 2 {
+		<-events.Events
+	}
+	if e := <-events.Events; e != "Normal SubnetGranted Pods of the node get addresses of 10.42.0.0/24" {
+		t.Errorf("the grant's event is %q", e)
+	}
 	got, err := client.CoreV1().Nodes().Get(t.Context(), "n2", metav1.GetOptions{})
 	if err != nil || got.Spec.PodCIDR != "10.42.0.0/24" {
 		t.Errorf("n2 has %q, %v; want the subnet that n0 had", got.Spec.PodCIDR, err)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -49,6 +50,22 @@ func TestThinPath(t *testing.T) {
 	})
 	t.Run("the Service balances over all pods", func(t *testing.T) {
 		c.serviceBalances(t, n1, pods)
+	})
+	t.Run("events tell how the cluster came to be", func(t *testing.T) {
+		out := c.kubectl(t, n1, "get", "events", "--no-headers", "-o", "custom-columns=R:.reason")
+		for _, reason := range []string{"LeaderElection", "SubnetGranted", "Starting"} {
+			if !strings.Contains(out, reason) {
+				t.Errorf("no event %s among %q", reason, strings.Fields(out))
+			}
+		}
+	})
+	t.Run("status tells of every node's pods, subnet and way", func(t *testing.T) {
+		out := c.command(t, n1, "status")
+		for _, h := range c.Hosts() {
+			if !regexp.MustCompile(`(?m)^` + h.Name + ` .* alive .* Ready .* 2/2 .* 10\.42\.\d+\.0/24 .* (own|yes) `).MatchString(out) {
+				t.Errorf("nothing of %s with two pods in\n%s", h.Name, out)
+			}
+		}
 	})
 	t.Run("kubectl logs from any node", func(t *testing.T) {
 		for _, h := range c.Hosts() {

@@ -139,6 +139,9 @@ type Agent struct {
 	began   time.Time
 	follow  *follower
 
+	rebooted bool  // that the machine was started anew is told; keepNode's alone
+	cordoned *bool // as it was seen last, nil before; keepNode's alone
+
 	streams  sync.WaitGroup // exec, attach and port-forward under way
 	stopping chan struct{}  // closed when Run ends
 
@@ -220,6 +223,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer podInformers.Shutdown()
 	defer serviceInformers.Shutdown()
 	defer cancel()
+	a.tellNode(corev1.EventTypeNormal, "Starting", "Starting kubelet.")
 	children.Go(func() { a.keepNode(ctx) })
 	serviceInformers.Start(ctx.Done())
 	if err := a.resume(ctx, &children); err != nil {

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"kontiki/runtime/image"
 )
@@ -88,7 +87,7 @@ func (a *Agent) imageCollector(images *image.Store) *imageCollector {
 			return int64(st.Blocks) * st.Bsize, int64(st.Bavail) * st.Bsize, err
 		},
 		tell: func(reason, message string) {
-			a.events.Event(&corev1.ObjectReference{Kind: "Node", Name: a.cfg.NodeName, UID: types.UID(a.cfg.NodeName)}, corev1.EventTypeWarning, reason, message)
+			a.tellNode(corev1.EventTypeWarning, reason, message)
 		},
 	}
 }

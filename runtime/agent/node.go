@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"kontiki/runtime/pod"
 )
@@ -138,6 +139,11 @@ func setNodeCondition(st *corev1.NodeStatus, c corev1.NodeCondition, now metav1.
 	st.Conditions = append(st.Conditions, c)
 }
 
+// tellNode has an event about this node.
+func (a *Agent) tellNode(eventType, reason, message string) {
+	a.events.Event(&corev1.ObjectReference{Kind: "Node", Name: a.cfg.NodeName, UID: types.UID(a.cfg.NodeName)}, eventType, reason, message)
+}
+
 // keepNode registers the Node and keeps it as planNode wants it, until ctx ends.
 func (a *Agent) keepNode(ctx context.Context) {
 	delay := time.Duration(0)
@@ -184,6 +190,18 @@ func (a *Agent) syncNode(ctx context.Context) (ready bool, err error) {
 	} else if err != nil {
 		return false, fmt.Errorf("get node %s: %w", a.cfg.NodeName, err)
 	}
+	if booted := a.host.BootID; cur.Status.NodeInfo.BootID != "" && cur.Status.NodeInfo.BootID != booted && !a.rebooted {
+		a.rebooted = true
+		a.tellNode(corev1.EventTypeWarning, "Rebooted", fmt.Sprintf("Node %s has been rebooted, boot id: %s", a.cfg.NodeName, booted))
+	}
+	if off := cur.Spec.Unschedulable; a.cordoned != nil && *a.cordoned != off {
+		reason := "NodeSchedulable"
+		if off {
+			reason = "NodeNotSchedulable"
+		}
+		a.tellNode(corev1.EventTypeNormal, reason, fmt.Sprintf("Node %s status is now: %s", a.cfg.NodeName, reason))
+	}
+	a.cordoned = new(cur.Spec.Unschedulable)
 	want := planNode(cur, f)
 	if !equality.Semantic.DeepEqual(cur.ObjectMeta, want.ObjectMeta) || !equality.Semantic.DeepEqual(cur.Spec, want.Spec) {
 		status := want.Status
