@@ -30,6 +30,7 @@ func daemonSets() kind.Definition {
 		Prepare:        prepareDaemonSet,
 		Validate:       func(d *appsv1.DaemonSet) field.ErrorList { return validateDaemonSetSpec(&d.Spec) },
 		ValidateUpdate: validateDaemonSetUpdate,
+		Warn:           warnDaemonSet,
 		Status:         &kind.Status[*appsv1.DaemonSet]{Validate: validateDaemonSetStatus},
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,

@@ -22,6 +22,7 @@ func deployments() kind.Definition {
 		Default:        defaultDeployment,
 		Validate:       func(d *appsv1.Deployment) field.ErrorList { return validateDeploymentSpec(&d.Spec) },
 		ValidateUpdate: validateDeploymentUpdate,
+		Warn:           warnDeployment,
 		Status: &kind.Status[*appsv1.Deployment]{
 			Prepare:  func(d, old *appsv1.Deployment) { d.Labels = old.Labels },
 			Validate: validateDeploymentStatus,

@@ -22,6 +22,7 @@ func replicaSets() kind.Definition {
 		Default:        defaultReplicaSet,
 		Validate:       func(r *appsv1.ReplicaSet) field.ErrorList { return validateReplicaSetSpec(&r.Spec) },
 		ValidateUpdate: validateReplicaSetUpdate,
+		Warn:           warnReplicaSet,
 		Status: &kind.Status[*appsv1.ReplicaSet]{
 			Validate: validateReplicaSetStatus,
 		},

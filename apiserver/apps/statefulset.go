@@ -28,6 +28,7 @@ func statefulSets() kind.Definition {
 		Default:        defaultStatefulSet,
 		Validate:       func(s *appsv1.StatefulSet) field.ErrorList { return validateStatefulSetSpec(&s.Spec) },
 		ValidateUpdate: validateStatefulSetUpdate,
+		Warn:           warnStatefulSet,
 		Status:         &kind.Status[*appsv1.StatefulSet]{Validate: validateStatefulSetStatus},
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,

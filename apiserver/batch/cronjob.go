@@ -10,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"kontiki/apiserver/core"
@@ -35,17 +34,8 @@ func cronJobs() kind.Definition {
 			return errs
 		},
 		ValidateUpdate: func(c, old *batchv1.CronJob) field.ErrorList { return validateCronJobSpec(&c.Spec, &old.Spec) },
-		Warn: func(c *batchv1.CronJob) []string {
-			var out []string
-			if len(utilvalidation.IsDNS1123Label(c.Name)) != 0 {
-				out = append(out, fmt.Sprintf("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v", utilvalidation.IsDNS1123Label(c.Name)))
-			}
-			if strings.Contains(c.Spec.Schedule, "TZ") {
-				out = append(out, "CRON_TZ or TZ used in schedule is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details")
-			}
-			return out
-		},
-		Status: &kind.Status[*batchv1.CronJob]{},
+		Warn:           warnCronJob,
+		Status:         &kind.Status[*batchv1.CronJob]{},
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,
 			kind.Column("Schedule", batchv1.CronJobSpec{}.SwaggerDoc()["schedule"]),

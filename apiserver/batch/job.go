@@ -38,6 +38,7 @@ func jobs() kind.Definition {
 		Prepare:          prepareJob,
 		Validate:         validateJob,
 		ValidateUpdate:   validateJobUpdate,
+		Warn:             warnJob,
 		Status:           &kind.Status[*batchv1.Job]{Validate: validateJobStatus},
 		Fields: func(j *batchv1.Job) fields.Set {
 			return fields.Set{"status.successful": strconv.Itoa(int(j.Status.Succeeded))}

@@ -36,6 +36,7 @@ func persistentVolumeClaims() kind.Definition {
 			return validateClaimSpec(&c.Spec, field.NewPath("spec"))
 		},
 		ValidateUpdate: validateClaimUpdate,
+		Warn:           warnClaim,
 		Status:         &kind.Status[*corev1.PersistentVolumeClaim]{Validate: validateClaimStatus},
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,

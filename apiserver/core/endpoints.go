@@ -24,6 +24,7 @@ func endpoints() kind.Definition {
 		NewList:  func() runtime.Object { return &corev1.EndpointsList{} },
 		Default:  defaultEndpoints,
 		Validate: validateEndpoints,
+		Warn:     warnEndpoints,
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,
 			kind.Column("Endpoints", corev1.Endpoints{}.SwaggerDoc()["subsets"]),
@@ -75,7 +76,7 @@ func validateEndpoints(e *corev1.Endpoints) field.ErrorList {
 
 //nolint:staticcheck // as above
 func validateEndpointAddress(a corev1.EndpointAddress, at *field.Path) field.ErrorList {
-	errs := utilvalidation.IsValidIP(at.Child("ip"), a.IP)
+	errs := utilvalidation.IsValidIPForLegacyField(at.Child("ip"), a.IP, true, nil)
 	if len(errs) > 0 { // upstream asks twice
 		errs = append(errs, field.Invalid(at.Child("ip"), a.IP, "must be a valid IP address"))
 	}

@@ -28,6 +28,7 @@ func nodes(cfg Config) kind.Definition {
 		Default:            defaultNode,
 		Validate:           validateNode,
 		ValidateUpdate:     validateNodeUpdate,
+		Warn:               warnNode,
 		Status:             &kind.Status[*corev1.Node]{Validate: validateNodeUpdate},
 		Extend: func(in kind.Storages) (kind.Storages, error) {
 			in["nodes/proxy"] = nodeProxy(in["nodes"].(*kind.REST), cfg.Agents)
@@ -117,7 +118,7 @@ func validatePodCIDRs(cidrs []string, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	families := map[bool]int{}
 	for i, cidr := range cidrs {
-		errs = append(errs, utilvalidation.IsValidCIDR(path.Index(i), cidr)...)
+		errs = append(errs, utilvalidation.IsValidCIDRForLegacyField(path.Index(i), cidr, true, nil)...)
 		if p, err := netip.ParsePrefix(cidr); err == nil {
 			families[p.Addr().Is4()]++
 		}

@@ -29,6 +29,7 @@ func persistentVolumes() kind.Definition {
 		Prepare:        preparePersistentVolume,
 		Validate:       validatePersistentVolume,
 		ValidateUpdate: validatePersistentVolumeUpdate,
+		Warn:           warnVolume,
 		Status: &kind.Status[*corev1.PersistentVolume]{
 			Prepare: func(v, old *corev1.PersistentVolume) {
 				if v.Status.Phase != old.Status.Phase && v.Status.LastPhaseTransitionTime.Equal(old.Status.LastPhaseTransitionTime) {

@@ -302,7 +302,7 @@ func validateDNSConfig(s *corev1.PodSpec, config *field.Path) field.ErrorList {
 		errs = append(errs, field.Invalid(config.Child("nameservers"), s.DNSConfig.Nameservers, fmt.Sprintf("must not have more than %v nameservers", maxServers)))
 	}
 	for i, ns := range s.DNSConfig.Nameservers {
-		errs = append(errs, utilvalidation.IsValidIP(config.Child("nameservers").Index(i), ns)...)
+		errs = append(errs, utilvalidation.IsValidIPForLegacyField(config.Child("nameservers").Index(i), ns, true, nil)...)
 	}
 	if len(s.DNSConfig.Searches) > maxSearches {
 		errs = append(errs, field.Invalid(config.Child("searches"), s.DNSConfig.Searches, fmt.Sprintf("must not have more than %v search paths", maxSearches)))
@@ -327,7 +327,7 @@ func validateDNSConfig(s *corev1.PodSpec, config *field.Path) field.ErrorList {
 func validateHostAliases(aliases []corev1.HostAlias, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i, alias := range aliases {
-		errs = append(errs, utilvalidation.IsValidIP(path.Index(i).Child("ip"), alias.IP)...)
+		errs = append(errs, utilvalidation.IsValidIPForLegacyField(path.Index(i).Child("ip"), alias.IP, true, nil)...)
 		for j, name := range alias.Hostnames {
 			errs = append(errs, invalidFor(path.Index(i).Child("hostnames").Index(j), name, utilvalidation.IsDNS1123Subdomain(name))...)
 		}

@@ -218,7 +218,7 @@ func validatePodIPs(p *corev1.Pod, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	families := map[bool]int{}
 	for i, ip := range p.Status.PodIPs {
-		errs = append(errs, utilvalidation.IsValidIP(path.Child("podIPs").Index(i), ip.IP)...)
+		errs = append(errs, utilvalidation.IsValidIPForLegacyField(path.Child("podIPs").Index(i), ip.IP, true, nil)...)
 		if addr, err := netip.ParseAddr(ip.IP); err == nil {
 			families[addr.Is4()]++
 		}

@@ -18,6 +18,12 @@ func podTemplates() kind.Definition {
 		ReturnDeleted: true,
 		Generation:    func(t *corev1.PodTemplate) any { return t.Template },
 		Default:       func(t *corev1.PodTemplate) { DefaultPodTemplate(&t.Template) },
+		Warn: func(t, old *corev1.PodTemplate) []string {
+			if old != nil && !kind.SpecChanged(t, old) {
+				return nil
+			}
+			return WarnPodTemplate(&t.Template, field.NewPath("template"))
+		},
 		Validate: func(t *corev1.PodTemplate) field.ErrorList {
 			return ValidatePodTemplate(&t.Template, field.NewPath("template"))
 		},

@@ -21,6 +21,7 @@ func resourceQuotas() kind.Definition {
 	return &kind.Kind[*corev1.ResourceQuota]{
 		Resource: "resourcequotas", Singular: "resourcequota", ShortNames: []string{"quota"},
 		New:           func() *corev1.ResourceQuota { return &corev1.ResourceQuota{} },
+		Warn:          warnQuota,
 		NewList:       func() runtime.Object { return &corev1.ResourceQuotaList{} },
 		ReturnDeleted: true,
 		Default: func(q *corev1.ResourceQuota) {

@@ -23,6 +23,7 @@ func replicationControllers() kind.Definition {
 		Generation:       func(r *corev1.ReplicationController) any { return r.Spec },
 		Default:          defaultReplicationController,
 		Validate:         validateReplicationController,
+		Warn:             warnReplicationController,
 		Status:           &kind.Status[*corev1.ReplicationController]{Validate: validateReplicationControllerStatus},
 		Fields: func(r *corev1.ReplicationController) fields.Set {
 			return fields.Set{"status.replicas": strconv.Itoa(int(r.Status.Replicas))}
@@ -126,4 +127,17 @@ func validateReplicationControllerStatus(r, _ *corev1.ReplicationController) fie
 		errs = append(errs, field.Invalid(at.Child("availableReplicas"), s.AvailableReplicas, "cannot be greater than readyReplicas"))
 	}
 	return errs
+}
+
+func warnReplicationController(c, old *corev1.ReplicationController) []string {
+	var out []string
+	if old == nil {
+		out = kind.WarnOfPodNames(c.Name)
+	} else if !kind.SpecChanged(c, old) {
+		return nil
+	}
+	if c.Spec.Template == nil {
+		return out
+	}
+	return append(out, WarnPodTemplate(c.Spec.Template, field.NewPath("spec", "template"))...)
 }

@@ -23,6 +23,7 @@ func secrets() kind.Definition {
 		Default:        defaultSecret,
 		Validate:       validateSecret,
 		ValidateUpdate: validateSecretUpdate,
+		Warn:           warnSecret,
 		Prepare: func(_ context.Context, s, old *corev1.Secret) {
 			// Replacing a Secret without naming its type keeps the type.
 			if old != nil && s.Type == "" {

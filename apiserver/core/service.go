@@ -31,7 +31,8 @@ func services(cfg Config) kind.Definition {
 		Prepare:        prepareService,
 		Validate:       validateService,
 		ValidateUpdate: validateServiceUpdate,
-		Status:         &kind.Status[*corev1.Service]{Validate: validateServiceStatus},
+		Warn:           warnService,
+		Status:         &kind.Status[*corev1.Service]{Validate: validateServiceStatus, Warn: warnServiceStatus},
 		Fields: func(s *corev1.Service) fields.Set {
 			return fields.Set{"spec.clusterIP": s.Spec.ClusterIP, "spec.type": string(s.Spec.Type)}
 		},

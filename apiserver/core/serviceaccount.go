@@ -13,6 +13,7 @@ func serviceAccounts(tokens rest.Storage) kind.Definition {
 	return &kind.Kind[*corev1.ServiceAccount]{
 		Resource: "serviceaccounts", Singular: "serviceaccount", ShortNames: []string{"sa"},
 		New:           func() *corev1.ServiceAccount { return &corev1.ServiceAccount{} },
+		Warn:          warnServiceAccount,
 		NewList:       func() runtime.Object { return &corev1.ServiceAccountList{} },
 		ReturnDeleted: true,
 		Columns: []metav1.TableColumnDefinition{

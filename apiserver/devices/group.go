@@ -6,6 +6,7 @@
 package devices
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -103,8 +104,14 @@ func resourceSlices() kind.Definition {
 	doc := resourcev1.ResourceSliceSpec{}.SwaggerDoc()
 	return &kind.Kind[*resourcev1.ResourceSlice]{
 		Resource: "resourceslices", Singular: "resourceslice",
-		Cluster:    true,
-		New:        func() *resourcev1.ResourceSlice { return &resourcev1.ResourceSlice{} },
+		Cluster: true,
+		New:     func() *resourcev1.ResourceSlice { return &resourcev1.ResourceSlice{} },
+		Warn: func(s, _ *resourcev1.ResourceSlice) []string {
+			if s.Spec.Driver == strings.ToLower(s.Spec.Driver) {
+				return nil
+			}
+			return []string{fmt.Sprintf("spec.driver: driver names should be lowercase; %q contains uppercase characters", s.Spec.Driver)}
+		},
 		NewList:    func() runtime.Object { return &resourcev1.ResourceSliceList{} },
 		Generation: func(s *resourcev1.ResourceSlice) any { return s.Spec },
 		Default: func(s *resourcev1.ResourceSlice) {

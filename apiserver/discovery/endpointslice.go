@@ -40,6 +40,7 @@ func endpointSlices() kind.Definition {
 		},
 		Default:  defaultSlice,
 		Validate: validateSlice,
+		Warn:     warnSlice,
 		ValidateUpdate: func(s, old *discoveryv1.EndpointSlice) field.ErrorList {
 			return append(validateSlice(s), validation.ValidateImmutableField(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
 		},
@@ -127,7 +128,7 @@ func validateEndpoint(e *discoveryv1.Endpoint, t discoveryv1.AddressType, path *
 func validateAddress(a string, t discoveryv1.AddressType, at *field.Path, i int) field.ErrorList {
 	switch t {
 	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6:
-		errs := utilvalidation.IsValidIP(at.Index(i), a)
+		errs := utilvalidation.IsValidIPForLegacyField(at.Index(i), a, true, nil)
 		ip, err := netip.ParseAddr(a)
 		if err != nil {
 			return errs

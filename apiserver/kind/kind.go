@@ -61,8 +61,9 @@ type Kind[T Object] struct {
 	Validate func(T) field.ErrorList
 	// ValidateUpdate checks a change; empty means Validate on the new object.
 	ValidateUpdate func(obj, old T) field.ErrorList
-	// Warn returns what the user should know about an object that is valid.
-	Warn func(obj T) []string
+	// Warn returns what the user should know about an object that is valid. old is nil for
+	// a create.
+	Warn func(obj, old T) []string
 
 	// Status describes the status subresource; nil means that there is none.
 	Status *Status[T]
@@ -98,6 +99,8 @@ type Status[T Object] struct {
 	Prepare func(obj, old T)
 	// Validate checks the change; metadata's own rules are checked before.
 	Validate func(obj, old T) field.ErrorList
+	// Warn is Kind.Warn for the status.
+	Warn func(obj T) []string
 }
 
 // Storages maps a resource or resource/subresource to what serves it.

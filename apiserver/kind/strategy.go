@@ -132,14 +132,15 @@ func (s *strategy[T]) WarningsOnCreate(_ context.Context, o runtime.Object) []st
 	if s.k.Warn == nil {
 		return nil
 	}
-	return s.k.Warn(o.(T))
+	var none T
+	return s.k.Warn(o.(T), none)
 }
 
-func (s *strategy[T]) WarningsOnUpdate(_ context.Context, o, _ runtime.Object) []string {
+func (s *strategy[T]) WarningsOnUpdate(_ context.Context, o, p runtime.Object) []string {
 	if s.k.Warn == nil {
 		return nil
 	}
-	return s.k.Warn(o.(T))
+	return s.k.Warn(o.(T), p.(T))
 }
 
 // GetResetFields tells server-side apply what a write to the main resource
@@ -183,8 +184,11 @@ func (s statusStrategy[T]) ValidateUpdate(_ context.Context, o, p runtime.Object
 
 func (s statusStrategy[T]) AllowCreateOnUpdate(context.Context) bool { return false }
 
-func (s statusStrategy[T]) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {
-	return nil
+func (s statusStrategy[T]) WarningsOnUpdate(_ context.Context, o, _ runtime.Object) []string {
+	if s.k.Status.Warn == nil {
+		return nil
+	}
+	return s.k.Status.Warn(o.(T))
 }
 
 func (s statusStrategy[T]) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {

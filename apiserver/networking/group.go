@@ -126,21 +126,10 @@ func serviceCIDRs() kind.Definition {
 		New:     func() *networkingv1.ServiceCIDR { return &networkingv1.ServiceCIDR{} },
 		NewList: func() runtime.Object { return &networkingv1.ServiceCIDRList{} },
 		Validate: func(c *networkingv1.ServiceCIDR) field.ErrorList {
-			at := field.NewPath("spec", "cidrs")
-			if len(c.Spec.CIDRs) == 0 {
-				return field.ErrorList{field.Required(at, "at least one CIDR required")}
-			}
-			var errs field.ErrorList
-			for i, text := range c.Spec.CIDRs {
-				errs = append(errs, utilvalidation.IsValidCIDR(at.Index(i), text)...)
-			}
-			if len(errs) == 0 && len(c.Spec.CIDRs) > 1 && !oneOfEach(c.Spec.CIDRs) {
-				errs = append(errs, field.Invalid(at, c.Spec.CIDRs, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"))
-			}
-			return errs
+			return validateServiceCIDRs(c.Spec.CIDRs)
 		},
 		ValidateUpdate: func(c, old *networkingv1.ServiceCIDR) field.ErrorList {
-			return validation.ValidateImmutableField(c.Spec.CIDRs, old.Spec.CIDRs, field.NewPath("spec", "cidrs"))
+			return validateServiceCIDRUpdate(c.Spec.CIDRs, old.Spec.CIDRs)
 		},
 		Status: &kind.Status[*networkingv1.ServiceCIDR]{},
 		Columns: []metav1.TableColumnDefinition{
@@ -152,6 +141,43 @@ func serviceCIDRs() kind.Definition {
 			return []any{c.Name, strings.Join(c.Spec.CIDRs, ","), kind.Age(c.CreationTimestamp)}
 		},
 	}
+}
+
+func validateServiceCIDRs(cidrs []string) field.ErrorList {
+	at := field.NewPath("spec", "cidrs")
+	if len(cidrs) == 0 {
+		return field.ErrorList{field.Required(at, "at least one CIDR required")}
+	}
+	if len(cidrs) > 2 {
+		return field.ErrorList{field.Invalid(at, networkingv1.ServiceCIDRSpec{CIDRs: cidrs}, "may only hold up to 2 values")}
+	}
+	var errs field.ErrorList
+	for i, text := range cidrs {
+		errs = append(errs, utilvalidation.IsValidCIDR(at.Index(i), text)...)
+	}
+	if len(errs) == 0 && len(cidrs) > 1 && !oneOfEach(cidrs) {
+		errs = append(errs, field.Invalid(at, cidrs, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"))
+	}
+	return errs
+}
+
+// validateServiceCIDRUpdate lets a second range come, of the other family, and nothing else.
+func validateServiceCIDRUpdate(cidrs, old []string) field.ErrorList {
+	at := field.NewPath("spec", "cidrs")
+	kept := len(cidrs) == len(old)
+	if !kept && (len(old) != 1 || len(cidrs) != 2) {
+		return field.ErrorList{field.Invalid(at, cidrs, validation.FieldImmutableErrorMsg)}
+	}
+	var errs field.ErrorList
+	for i := range old {
+		if cidrs[i] != old[i] {
+			errs = append(errs, field.Invalid(at.Index(i), cidrs[i], validation.FieldImmutableErrorMsg))
+		}
+	}
+	if !kept {
+		errs = append(errs, validateServiceCIDRs(cidrs)...)
+	}
+	return errs
 }
 
 // oneOfEach tells a range of each address family.
@@ -227,6 +253,7 @@ func runtimeClasses() kind.Definition {
 		Resource: "runtimeclasses", Singular: "runtimeclass",
 		Cluster: true,
 		New:     func() *nodev1.RuntimeClass { return &nodev1.RuntimeClass{} },
+		Warn:    warnRuntimeClass,
 		NewList: func() runtime.Object { return &nodev1.RuntimeClassList{} },
 		Validate: func(c *nodev1.RuntimeClass) field.ErrorList {
 			errs := kind.Invalid(field.NewPath("handler"), c.Handler, utilvalidation.IsDNS1123Label(c.Handler))

@@ -21,8 +21,9 @@ func ingresses() kind.Definition {
 		New:        func() *networkingv1.Ingress { return &networkingv1.Ingress{} },
 		NewList:    func() runtime.Object { return &networkingv1.IngressList{} },
 		Generation: func(i *networkingv1.Ingress) any { return i.Spec },
+		Warn:       warnIngress,
 		Validate:   func(i *networkingv1.Ingress) field.ErrorList { return validateIngress(&i.Spec) },
-		Status:     &kind.Status[*networkingv1.Ingress]{},
+		Status:     &kind.Status[*networkingv1.Ingress]{Warn: warnIngressStatus},
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,
 			kind.Column("Class", "The name of the IngressClass resource that should be used for additional configuration"),

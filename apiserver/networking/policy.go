@@ -22,6 +22,7 @@ func networkPolicies() kind.Definition {
 		NewList:    func() runtime.Object { return &networkingv1.NetworkPolicyList{} },
 		Generation: func(p *networkingv1.NetworkPolicy) any { return p.Spec },
 		Default:    defaultPolicy,
+		Warn:       warnPolicy,
 		Validate:   func(p *networkingv1.NetworkPolicy) field.ErrorList { return validatePolicy(&p.Spec) },
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,
@@ -136,14 +137,14 @@ func validateBlock(b *networkingv1.IPBlock, at *field.Path) field.ErrorList {
 	if b.CIDR == "" {
 		return field.ErrorList{field.Required(at.Child("cidr"), "")}
 	}
-	errs := utilvalidation.IsValidCIDR(at.Child("cidr"), b.CIDR)
+	errs := utilvalidation.IsValidCIDRForLegacyField(at.Child("cidr"), b.CIDR, true, nil)
 	outer, err := netip.ParsePrefix(b.CIDR)
 	if err != nil {
 		return errs
 	}
 	for i, text := range b.Except {
 		to := at.Child("except").Index(i)
-		bad := utilvalidation.IsValidCIDR(to, text)
+		bad := utilvalidation.IsValidCIDRForLegacyField(to, text, true, nil)
 		errs = append(errs, bad...)
 		inner, err := netip.ParsePrefix(text)
 		if err == nil && (!outer.Contains(inner.Addr()) || outer.Bits() >= inner.Bits()) {

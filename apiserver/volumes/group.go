@@ -49,6 +49,7 @@ func storageClasses() kind.Definition {
 		},
 		Validate:       validateClass,
 		ValidateUpdate: validateClassUpdate,
+		Warn:           warnClass,
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,
 			kind.Column("Provisioner", doc["provisioner"]),
@@ -224,6 +225,7 @@ func csiDrivers() kind.Definition {
 		Resource: "csidrivers", Singular: "csidriver",
 		Cluster:       true,
 		New:           func() *storagev1.CSIDriver { return &storagev1.CSIDriver{} },
+		Warn:          warnDriver,
 		NewList:       func() runtime.Object { return &storagev1.CSIDriverList{} },
 		ReturnDeleted: true,
 		Generation:    func(d *storagev1.CSIDriver) any { return d.Spec }, // upstream counts from 0
@@ -357,6 +359,7 @@ func csiStorageCapacities() kind.Definition {
 	return &kind.Kind[*storagev1.CSIStorageCapacity]{
 		Resource: "csistoragecapacities", Singular: "csistoragecapacity",
 		New:     func() *storagev1.CSIStorageCapacity { return &storagev1.CSIStorageCapacity{} },
+		Warn:    warnCapacity,
 		NewList: func() runtime.Object { return &storagev1.CSIStorageCapacityList{} },
 		Validate: func(c *storagev1.CSIStorageCapacity) field.ErrorList {
 			errs := kind.Invalid(field.NewPath("storageClassName"), c.StorageClassName, validation.NameIsDNSSubdomain(c.StorageClassName, false))
