@@ -25,8 +25,36 @@ type Settings struct {
 	// ServiceCIDR is where cluster IPs come from. Its first address is the
 	// Service default/kubernetes, its tenth the cluster's DNS.
 	ServiceCIDR netip.Prefix
+	// SecondaryServiceCIDR is a range of the other address family, which makes the cluster's
+	// Services dual-stack; none when invalid.
+	SecondaryServiceCIDR netip.Prefix
 	// NodePorts is the range of node ports, both ends included; 30000-32767 when zero.
 	NodePorts [2]uint16
+}
+
+// serviceCIDRs are the ranges, the primary one first.
+func (s Settings) serviceCIDRs() []netip.Prefix {
+	if !s.SecondaryServiceCIDR.IsValid() {
+		return []netip.Prefix{s.ServiceCIDR}
+	}
+	return []netip.Prefix{s.ServiceCIDR, s.SecondaryServiceCIDR}
+}
+
+// CheckServiceCIDRs refuses ranges that Services cannot live in. The error begins with the
+// range.
+func CheckServiceCIDRs(primary, secondary netip.Prefix) error {
+	for _, r := range (Settings{ServiceCIDR: primary, SecondaryServiceCIDR: secondary}).serviceCIDRs() {
+		switch {
+		case r.Addr().BitLen()-r.Bits() < 4:
+			return fmt.Errorf("%s is too small: give it 16 addresses or more", r)
+		case r.Addr().Is6() && r.Bits() < 64:
+			return fmt.Errorf("%s is too large: no addresses are given from ranges of IPv6 that are larger than a /64", r)
+		}
+	}
+	if secondary.IsValid() && primary.Addr().Is4() == secondary.Addr().Is4() {
+		return fmt.Errorf("%s and %s are of one address family: a second range must be of the other one", primary, secondary)
+	}
+	return nil
 }
 
 // Config is what a Server is made of. Store, Settings.ServiceCIDR and Logger are
@@ -73,10 +101,14 @@ func (c *Config) complete() error {
 		return errors.New("apiserver: Config.Logger is missing")
 	case !c.Settings.ServiceCIDR.IsValid():
 		return errors.New("apiserver: Config.Settings.ServiceCIDR is missing")
-	case c.Settings.ServiceCIDR.Addr().BitLen()-c.Settings.ServiceCIDR.Bits() < 4:
-		return fmt.Errorf("apiserver: the service range %s is too small: give it 16 addresses or more", c.Settings.ServiceCIDR)
+	}
+	if err := CheckServiceCIDRs(c.Settings.ServiceCIDR, c.Settings.SecondaryServiceCIDR); err != nil {
+		return fmt.Errorf("apiserver: the service range %w", err)
 	}
 	c.Settings.ServiceCIDR = c.Settings.ServiceCIDR.Masked()
+	if c.Settings.SecondaryServiceCIDR.IsValid() {
+		c.Settings.SecondaryServiceCIDR = c.Settings.SecondaryServiceCIDR.Masked()
+	}
 	if c.Settings.NodePorts == [2]uint16{} {
 		c.Settings.NodePorts = [2]uint16{30000, 32767}
 	}

@@ -1,6 +1,8 @@
 package apiserver
 
 import (
+	"net/netip"
+
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -36,7 +38,7 @@ func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authori
 	return []kind.Group{
 		core.Group(core.Config{
 			Ledger:        ledger,
-			ClusterIPs:    allocate.NewIPs(ledger, cfg.Settings.ServiceCIDR),
+			ClusterIPs:    clusterIPs(ledger, cfg.Settings.serviceCIDRs()),
 			NodePorts:     allocate.NewPorts(ledger, cfg.Settings.NodePorts[0], cfg.Settings.NodePorts[1]),
 			Agents:        cfg.Agents,
 			Authorizer:    authorize,
@@ -66,4 +68,13 @@ func apiGroups(cfg Config, ledger *allocate.Ledger, authorize authorizer.Authori
 		scheduling.Group(),
 		volumes.Group(),
 	}
+}
+
+// clusterIPs are the addresses of Services, a family for each of the cluster's ranges.
+func clusterIPs(ledger *allocate.Ledger, ranges []netip.Prefix) []*allocate.IPs {
+	var all []*allocate.IPs
+	for _, r := range ranges {
+		all = append(all, allocate.NewIPs(ledger, allocate.Family(r.Addr())))
+	}
+	return all
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	networkingv1 "k8s.io/api/networking/v1"
 	extensionsserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -64,7 +65,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{log: cfg.Logger, stopped: make(chan struct{})}
-	ledger := allocate.NewLedger(cfg.Store)
+	ledger := allocate.NewLedger(cfg.Store, cfg.Settings.serviceCIDRs()...)
 	client, err := kubernetes.NewForConfig(s.Client(self))
 	if err != nil {
 		return nil, err
@@ -165,10 +166,28 @@ func newStorage(cfg Config, ledger *allocate.Ledger, scheme *runtime.Scheme, cod
 	if err != nil {
 		return nil, fmt.Errorf("apiserver: %w", err)
 	}
+	shown, err := stored(getter, "ipaddresses", &networkingv1.IPAddress{})
+	if err != nil {
+		return nil, err
+	}
+	ranges, err := stored(getter, "servicecidrs", &networkingv1.ServiceCIDR{})
+	if err != nil {
+		return nil, err
+	}
+	ledger.Bind(shown, ranges)
 	return allocate.Options{
 		RESTOptionsGetter: getter,
 		Holdings:          map[schema.GroupResource]allocate.Holdings{{Resource: "services"}: core.ServiceHoldings},
 	}, nil
+}
+
+// stored is the stored form of a resource of networking.k8s.io.
+func stored(getter generic.RESTOptionsGetter, resource string, example runtime.Object) (*storage.Objects, error) {
+	opts, err := getter.GetRESTOptions(networkingv1.Resource(resource), example)
+	if err != nil {
+		return nil, fmt.Errorf("apiserver: %w", err)
+	}
+	return storage.NewObjects(opts), nil
 }
 
 func install(server *genericapiserver.GenericAPIServer, groups []kind.Group, scheme *runtime.Scheme, codecs serializer.CodecFactory, getter generic.RESTOptionsGetter) error {

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
 
+	"kontiki/apiserver/allocate"
 	"kontiki/apiserver/storage"
 	"kontiki/pki"
 )
@@ -43,8 +44,9 @@ func Self() user.Info { return self }
 // default/kubernetes with the addresses of the API servers. One node of a
 // cluster runs it, the leader, with a fenced client.
 type System struct {
-	Client      kubernetes.Interface
-	ServiceCIDR netip.Prefix
+	Client kubernetes.Interface
+	// ServiceCIDR and SecondaryServiceCIDR are the cluster's, as in Settings.
+	ServiceCIDR, SecondaryServiceCIDR netip.Prefix
 	// Endpoints returns where API servers live now.
 	Endpoints func() []netip.AddrPort
 	// ClientCA and FrontProxyCA are PEM: the authorities whose certificates
@@ -97,7 +99,7 @@ func (s *System) Ensure(ctx context.Context) error {
 	slices.SortFunc(addrs, netip.AddrPort.Compare)
 	addrs = slices.Compact(addrs)
 	if err := s.serviceCIDR(ctx); err != nil {
-		return fmt.Errorf("service CIDR %s: %w", defaultServiceCIDR, err)
+		return fmt.Errorf("service CIDR %s: %w", allocate.DefaultServiceCIDR, err)
 	}
 	if err := s.service(ctx, addrs); err != nil {
 		return fmt.Errorf("service default/kubernetes: %w", err)

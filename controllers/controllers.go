@@ -38,6 +38,7 @@ import (
 	"kontiki/controllers/endpointslice"
 	"kontiki/controllers/garbage"
 	"kontiki/controllers/hpa"
+	"kontiki/controllers/ipaddress"
 	"kontiki/controllers/job"
 	"kontiki/controllers/loadbalancer"
 	"kontiki/controllers/namespace"
@@ -50,6 +51,7 @@ import (
 	"kontiki/controllers/resourcequota"
 	"kontiki/controllers/scaletarget"
 	"kontiki/controllers/scheduler"
+	"kontiki/controllers/servicecidr"
 	"kontiki/controllers/slicemirror"
 	"kontiki/controllers/statefulset"
 	"kontiki/controllers/tokensecret"
@@ -181,7 +183,7 @@ func workloadControllers(config Config, shared informers.SharedInformerFactory, 
 	}
 }
 
-// serviceControllers tell where Services are.
+// serviceControllers tell where Services are, and look after their addresses.
 func serviceControllers(config Config, shared informers.SharedInformerFactory, recorders *recorders) []controller {
 	log, client := config.Logger, config.Client
 	all := []controller{
@@ -193,6 +195,12 @@ func serviceControllers(config Config, shared informers.SharedInformerFactory, r
 		}},
 		{name: slicemirror.Name, needs: kinds("v1", "endpoints"), start: func() (runner, error) {
 			return slicemirror.New(client, shared, recorders.as(slicemirror.Component), log), nil
+		}},
+		{name: servicecidr.Name, needs: kinds("networking.k8s.io/v1", "servicecidrs", "ipaddresses"), start: func() (runner, error) {
+			return servicecidr.New(client, shared, recorders.as(servicecidr.Component), log), nil
+		}},
+		{name: ipaddress.Name, needs: kinds("networking.k8s.io/v1", "servicecidrs", "ipaddresses"), start: func() (runner, error) {
+			return ipaddress.New(client, shared, recorders.as(ipaddress.Component), log), nil
 		}},
 	}
 	if config.LoadBalancer {

@@ -1,6 +1,7 @@
 // Package allocate gives out what exists once in a cluster: cluster IPs and node
 // ports. Whatever an object holds is a key in the store, written and removed in
-// the transaction that writes the object. So nothing is given to two, from
+// the transaction that writes the object; for an address the transaction writes the
+// IPAddress that shows it as well, and holds only while its ServiceCIDR is in force. So nothing is given to two, from
 // however many API servers at once, and a crash leaves nothing behind.
 //
 // A Ledger and its ranges are safe for use by any number of goroutines. Only
@@ -9,7 +10,10 @@ package allocate
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
+	"strings"
 	"sync"
 
 	"kontiki/apiserver/storage"
@@ -18,6 +22,17 @@ import (
 
 // prefix of all keys, outside of the objects' own.
 const prefix = "/kontiki/allocated/"
+
+// addresses is the kind of the keys of addresses.
+const addresses = "clusterips"
+
+// entryAttempts bounds how often a transaction is put together anew because an
+// IPAddress that it removes was changed meanwhile.
+const entryAttempts = 16
+
+// ErrRangeChanged says that the ServiceCIDR of an address has changed, or is in force no
+// more, between the choice and the write. Nothing was written.
+var ErrRangeChanged = errors.New("the ServiceCIDR of the chosen address was changed meanwhile")
 
 // TakenError says that another object has got what this one asked for, between
 // the choice and the write. Nothing was written.
@@ -33,13 +48,34 @@ func (e *TakenError) Error() string {
 
 // Ledger is a store whose transactions carry the claims of the objects they
 // write. It stands between storage and the replicated store.
-type Ledger struct{ storage.Backend }
+type Ledger struct {
+	storage.Backend
+	own    []netip.Prefix   // the cluster's ranges, the primary one first
+	shown  *storage.Objects // IPAddresses
+	ranges *storage.Objects // ServiceCIDRs
+}
 
-// NewLedger returns the ledger over a store.
-func NewLedger(store storage.Backend) *Ledger { return &Ledger{store} }
+// NewLedger returns the ledger over a store. The ranges are the cluster's own; Bind
+// must be called before anything is allocated.
+func NewLedger(store storage.Backend, ranges ...netip.Prefix) *Ledger {
+	return &Ledger{Backend: store, own: ranges}
+}
 
-// Key names one thing of a kind, as "clusterips" and "10.43.0.1".
+// Bind tells the ledger how IPAddresses and ServiceCIDRs are stored.
+func (l *Ledger) Bind(shown, ranges *storage.Objects) { l.shown, l.ranges = shown, ranges }
+
+// Key names one thing of a kind, as "nodeports" and "30080".
 func Key(kind, value string) string { return prefix + kind + "/" + value }
+
+// addressOf is the address that a key stands for.
+func addressOf(key string) (netip.Addr, bool) {
+	text, ok := strings.CutPrefix(key, Key(addresses, ""))
+	if !ok {
+		return netip.Addr{}, false
+	}
+	ip, err := netip.ParseAddr(text)
+	return ip, err == nil
+}
 
 // Owner returns who holds key in this node's replica.
 func (l *Ledger) Owner(key string) (string, bool) {
@@ -95,36 +131,52 @@ func (l *Ledger) Apply(ctx context.Context, txn raftstore.Txn) (raftstore.TxnRes
 	owner, take, release := c.owner, c.take, c.release
 	c.mu.Unlock()
 
-	compares, ops := len(txn.Compares), len(txn.Ops)
-	txn.Compares, txn.Ops = txn.Compares[:compares:compares], txn.Ops[:ops:ops]
-	for _, key := range take {
-		txn.Compares = append(txn.Compares, raftstore.Compare{Key: key})
-		txn.Ops = append(txn.Ops, raftstore.Op{Kind: raftstore.OpPut, Key: key, Value: []byte(owner)})
-	}
-	for _, key := range release {
-		txn.Ops = append(txn.Ops, raftstore.Op{Kind: raftstore.OpDelete, Key: key})
-	}
-	result, err := l.Backend.Apply(ctx, txn)
-	if err != nil {
-		return result, err
-	}
-	if result.Succeeded {
-		result.Revisions = result.Revisions[:ops]
-		return result, nil
-	}
-	// The object's own compares come first: when they fail, its update loop
-	// reads it again, and the claims are made anew.
-	for i, want := range txn.Compares[:compares] {
-		if got := result.Current[i]; (got == nil) != (want.ModRevision == 0) || (got != nil && got.ModRevision != want.ModRevision) {
-			result.Current = result.Current[:compares]
+	known := map[string]*raftstore.KV{}
+	for range entryAttempts {
+		e := l.begin(txn, known)
+		for _, key := range take {
+			if err := e.take(ctx, owner, key); err != nil {
+				return raftstore.TxnResult{}, err
+			}
+		}
+		for _, key := range release {
+			e.release(ctx, owner, key)
+		}
+		result, err := l.Backend.Apply(ctx, e.txn)
+		if err != nil {
+			return result, err
+		}
+		if result.Succeeded {
+			result.Revisions = result.Revisions[:len(txn.Ops)]
 			return result, nil
 		}
-	}
-	for i, key := range take {
-		if holder := result.Current[compares+i]; holder != nil {
-			return result, &TakenError{Key: key, Owner: string(holder.Value)}
+		current := result.Current
+		result.Current = current[:len(txn.Compares)]
+		// The object's own compares come first: when they fail, its update loop
+		// reads it again, and the claims are made anew.
+		if !hold(txn.Compares, result.Current) {
+			return result, nil
+		}
+		if err := e.refusal(current); err != nil {
+			return result, err
 		}
 	}
-	result.Current = result.Current[:compares]
-	return result, nil
+	return raftstore.TxnResult{}, fmt.Errorf("the IPAddresses of %s are changed all the time, and could not be removed with it", owner)
+}
+
+// hold tells whether compares hold of what the store has.
+func hold(compares []raftstore.Compare, current []*raftstore.KV) bool {
+	for i, want := range compares {
+		if !holds(want, current[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func holds(want raftstore.Compare, got *raftstore.KV) bool {
+	if got == nil {
+		return want.ModRevision == 0
+	}
+	return got.ModRevision == want.ModRevision
 }

@@ -1,43 +1,44 @@
 package allocate
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // What an allocation can fail for; upstream's messages.
 var (
 	ErrFull      = errors.New("range is full")
 	ErrAllocated = errors.New("provided IP is already allocated")
+	// ErrMismatchedNetwork is of an address that is in no range.
+	ErrMismatchedNetwork = errors.New("the provided network does not match the current range")
 	// ErrPortAllocated is ErrAllocated for ports.
 	ErrPortAllocated = errors.New("provided port is already allocated")
 )
 
-// IPs is a range of addresses. The lower part is left to those who choose an
+// block is a range of addresses. The lower part is left to those who choose an
 // address themselves, and used only when the rest is full (KEP-3070).
-type IPs struct {
-	ledger *Ledger
+type block struct {
 	prefix netip.Prefix
 	size   uint64 // usable addresses: without the first, and the last of IPv4
 	offset uint64 // where the dynamic part begins
 }
 
-// maxRange bounds what is used of an IPv6 range.
-const maxRange = 1 << 20
+// maxHostBits bounds what addresses are chosen from in a range of IPv6, so that
+// indexes never overflow.
+const maxHostBits = 62
 
-// NewIPs returns the range of prefix.
-func NewIPs(l *Ledger, prefix netip.Prefix) *IPs {
-	host := prefix.Addr().BitLen() - prefix.Bits()
-	size := uint64(maxRange)
-	if host <= 20 {
-		size = 1<<host - 1
-		if prefix.Addr().Is4() {
-			size--
-		}
+func newBlock(prefix netip.Prefix) block {
+	host := min(prefix.Addr().BitLen()-prefix.Bits(), maxHostBits)
+	size := uint64(1)<<host - 1
+	if prefix.Addr().Is4() && size > 0 {
+		size--
 	}
-	return &IPs{ledger: l, prefix: prefix.Masked(), size: size, offset: band(size, 16, 256, 16)}
+	return block{prefix: prefix.Masked(), size: size, offset: band(size, 16, 256, 16)}
 }
 
 // band is how much of a range of n is left to static choices.
@@ -48,54 +49,68 @@ func band(n, low, high, step uint64) uint64 {
 	return min(max(n/step, low), high, n)
 }
 
-// IPKey is the ledger's key of an address.
-func IPKey(ip netip.Addr) string { return Key("clusterips", ip.String()) }
-
-// Prefix returns the range.
-func (r *IPs) Prefix() netip.Prefix { return r.prefix }
-
 // at returns the address with the given index; 0 is the first usable one.
-func (r *IPs) at(i uint64) netip.Addr {
-	bytes := r.prefix.Addr().As16()
+func (b block) at(i uint64) netip.Addr {
+	bytes := b.prefix.Addr().As16()
 	carry := i + 1
-	for b := 15; b >= 0 && carry > 0; b-- {
-		carry += uint64(bytes[b])
-		bytes[b] = byte(carry)
+	for at := 15; at >= 0 && carry > 0; at-- {
+		carry += uint64(bytes[at])
+		bytes[at] = byte(carry)
 		carry >>= 8
 	}
 	ip := netip.AddrFrom16(bytes)
-	if r.prefix.Addr().Is4() {
+	if b.prefix.Addr().Is4() {
 		return ip.Unmap()
 	}
 	return ip
 }
 
-// Contains tells whether ip can be given to a Service.
-func (r *IPs) Contains(ip netip.Addr) bool {
-	return r.prefix.Contains(ip) && ip != r.prefix.Addr() && ip != r.last()
+// contains tells whether ip can be given to a Service.
+func (b block) contains(ip netip.Addr) bool {
+	return b.prefix.Contains(ip) && ip != b.prefix.Addr() && (!ip.Is4() || b.size > 0 && ip != b.at(b.size))
 }
 
-func (r *IPs) last() netip.Addr {
-	if !r.prefix.Addr().Is4() {
-		return netip.Addr{} // IPv6 has no broadcast address
+// IPs are the addresses of one family that Services get: those of every ServiceCIDR
+// that is in force.
+type IPs struct {
+	ledger *Ledger
+	family corev1.IPFamily
+}
+
+// NewIPs returns the addresses of a family.
+func NewIPs(l *Ledger, family corev1.IPFamily) *IPs { return &IPs{l, family} }
+
+// Family returns the address family.
+func (r *IPs) Family() corev1.IPFamily { return r.family }
+
+// Check tells why ip cannot be given to a Service, as far as this node's replica
+// knows: ErrMismatchedNetwork or ErrAllocated.
+func (r *IPs) Check(ctx context.Context, ip netip.Addr) error {
+	view := r.ledger.View()
+	if _, ok := r.ledger.sourceOf(ctx, view, ip); !ok || Family(ip) != r.family {
+		return ErrMismatchedNetwork
 	}
-	return r.at(r.size)
-}
-
-// Free tells whether nobody holds ip, as far as this node's replica knows.
-func (r *IPs) Free(ip netip.Addr) bool {
-	_, held := r.ledger.Owner(IPKey(ip))
-	return !held
+	if !r.ledger.free(view, ip) {
+		return ErrAllocated
+	}
+	return nil
 }
 
 // Pick returns an address that nobody holds, as far as this replica knows. The
-// write that takes it decides.
-func (r *IPs) Pick() (netip.Addr, error) {
-	i, err := pick(r.size, r.offset, func(i uint64) bool { return r.Free(r.at(i)) })
-	if err != nil {
-		return netip.Addr{}, err
+// write that takes it decides. A range is used once those before it are full.
+func (r *IPs) Pick(ctx context.Context) (netip.Addr, error) {
+	view := r.ledger.View()
+	for _, from := range r.ledger.sources(ctx, view) {
+		for _, b := range from.blocks {
+			if Family(b.prefix.Addr()) != r.family {
+				continue
+			}
+			if i, err := pick(b.size, b.offset, func(i uint64) bool { return r.ledger.free(view, b.at(i)) }); err == nil {
+				return b.at(i), nil
+			}
+		}
 	}
-	return r.at(i), nil
+	return netip.Addr{}, ErrFull
 }
 
 // Ports is a range of node ports, used as IPs are (KEP-3668).

@@ -165,6 +165,7 @@ func (t *Table) ours() {
 		on(verbs("create"), "apps", "replicasets", "controllerrevisions"),
 		on(verbs("create"), "batch", "jobs"),
 		on(verbs("create"), discovery, "endpointslices"),
+		on(verbs("create"), networking, "ipaddresses"),
 		on(verbs("create"), resourceGroup, "resourceclaims"),
 		on(verbs("create"), storageGroup, "volumeattachments", "storageclasses"), // of these, local-path
 		on(verbs("escalate"), "rbac.authorization.k8s.io", "clusterroles"),       // who aggregates roles

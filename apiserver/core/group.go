@@ -17,8 +17,9 @@ import (
 
 // Config is what kinds of this group need besides the store.
 type Config struct {
-	Ledger     *allocate.Ledger
-	ClusterIPs *allocate.IPs
+	Ledger *allocate.Ledger
+	// ClusterIPs has the address families of the cluster's Services, the default first.
+	ClusterIPs []*allocate.IPs
 	NodePorts  *allocate.Ports
 	Agents     AgentTransport // may be nil
 	// Budgets are the disruption budgets that evictions keep to.

@@ -119,12 +119,6 @@ func keepAllocated(s, old *corev1.Service) {
 		if len(s.Spec.ClusterIPs) == 0 && s.Spec.ClusterIP == old.Spec.ClusterIP {
 			s.Spec.ClusterIPs = slices.Clone(old.Spec.ClusterIPs)
 		}
-		if s.Spec.IPFamilyPolicy == nil {
-			s.Spec.IPFamilyPolicy = old.Spec.IPFamilyPolicy
-		}
-		if len(s.Spec.IPFamilies) == 0 {
-			s.Spec.IPFamilies = slices.Clone(old.Spec.IPFamilies)
-		}
 	}
 	if hasNodePorts(old) && hasNodePorts(s) {
 		keepNodePorts(s, old)

@@ -68,19 +68,21 @@ func (r *serviceREST) Update(ctx context.Context, name string, info rest.Updated
 }
 
 func (r *serviceREST) retry(ctx context.Context, write func() error) error {
-	var taken *allocate.TakenError
+	var refused error
 	for range allocationAttempts {
 		err := write()
-		if !errors.As(err, &taken) {
+		var taken *allocate.TakenError
+		if !errors.As(err, &taken) && !errors.Is(err, allocate.ErrRangeChanged) {
 			return err
 		}
+		refused = err
 		// Wait until the winner is seen here: a choice is then made among what is
 		// free, and what the user asked for by name gets a clear refusal.
 		if err := r.cfg.Ledger.Refresh(ctx); err != nil {
 			return unknownFree(err)
 		}
 	}
-	return apierrors.NewTooManyRequests(fmt.Sprintf("too many Services are created at once: %v", taken), 1)
+	return apierrors.NewTooManyRequests(fmt.Sprintf("too many Services are created at once: %v", refused), 1)
 }
 
 // begin chooses for a Service that is valid. The library calls it before it
@@ -88,6 +90,9 @@ func (r *serviceREST) retry(ctx context.Context, write func() error) error {
 // wrong is told by the library then.
 func (r *serviceREST) begin(ctx context.Context, s, old *corev1.Service) error {
 	prepareService(ctx, s, old)
+	if errs := r.families(s, old); len(errs) > 0 {
+		return invalidService(s, errs)
+	}
 	if old == nil {
 		if len(validateService(s)) > 0 {
 			return nil
@@ -96,19 +101,23 @@ func (r *serviceREST) begin(ctx context.Context, s, old *corev1.Service) error {
 		return nil
 	}
 	candidate := s.DeepCopy()
-	if err := r.allocate(candidate, old); err != nil {
+	if err := r.allocate(ctx, candidate, old); err != nil {
 		// This node's replica may be behind what others have given back: refuse
 		// only what the newest state refuses, too.
 		if err := r.cfg.Ledger.Refresh(ctx); err != nil {
 			return unknownFree(err)
 		}
 		candidate = s.DeepCopy()
-		if err := r.allocate(candidate, old); err != nil {
+		if err := r.allocate(ctx, candidate, old); err != nil {
 			return err
 		}
 	}
 	*s = *candidate
 	return nil
+}
+
+func invalidService(s *corev1.Service, errs field.ErrorList) error {
+	return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Service").GroupKind(), s.Name, errs)
 }
 
 func unknownFree(err error) error {
@@ -117,114 +126,64 @@ func unknownFree(err error) error {
 
 // allocate chooses what s needs and does not have. The choice counts once the
 // Service is written.
-func (r *serviceREST) allocate(s, old *corev1.Service) error {
+func (r *serviceREST) allocate(ctx context.Context, s, old *corev1.Service) error {
 	held := map[string]bool{}
 	if old != nil {
 		for _, key := range ServiceHoldings(old) {
 			held[key] = true
 		}
 	}
-	errs := r.families(s)
-	if len(errs) == 0 {
-		errs = r.clusterIP(s, held)
+	if err := r.addresses(ctx, s, held); err != nil {
+		return err
 	}
-	errs = append(errs, r.nodePorts(s, held)...)
-	if len(errs) > 0 {
-		return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Service").GroupKind(), s.Name, errs)
-	}
-	return nil
+	return r.nodePorts(s, held)
 }
 
-func (r *serviceREST) family() corev1.IPFamily {
-	if r.cfg.ClusterIPs.Prefix().Addr().Is4() {
-		return corev1.IPv4Protocol
-	}
-	return corev1.IPv6Protocol
-}
-
-func other(f corev1.IPFamily) corev1.IPFamily {
-	if f == corev1.IPv4Protocol {
-		return corev1.IPv6Protocol
-	}
-	return corev1.IPv4Protocol
-}
-
-// families says which address families a Service has in a cluster of one family.
-func (r *serviceREST) families(s *corev1.Service) field.ErrorList {
-	if !hasClusterIP(s) {
-		return nil
-	}
-	own := r.family()
-	spec := field.NewPath("spec")
-	if s.Spec.ClusterIP == corev1.ClusterIPNone && len(s.Spec.Selector) == 0 {
-		// Whoever writes the endpoints decides; both families are possible.
-		if s.Spec.IPFamilyPolicy == nil {
-			s.Spec.IPFamilyPolicy = ptr(corev1.IPFamilyPolicyRequireDualStack)
-		}
-		if len(s.Spec.IPFamilies) == 0 {
-			s.Spec.IPFamilies = []corev1.IPFamily{own}
-		}
-		if *s.Spec.IPFamilyPolicy != corev1.IPFamilyPolicySingleStack && len(s.Spec.IPFamilies) == 1 {
-			s.Spec.IPFamilies = append(s.Spec.IPFamilies, other(s.Spec.IPFamilies[0]))
-		}
-		return nil
-	}
-	if s.Spec.IPFamilyPolicy == nil {
-		s.Spec.IPFamilyPolicy = ptr(corev1.IPFamilyPolicySingleStack)
-	}
-	if *s.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack {
-		return field.ErrorList{field.Invalid(spec.Child("ipFamilyPolicy"), *s.Spec.IPFamilyPolicy, "this cluster is not configured for dual-stack services")}
-	}
-	for i, f := range s.Spec.IPFamilies {
-		if f != own {
-			return field.ErrorList{field.Invalid(spec.Child("ipFamilies").Index(i), f, "not configured on this cluster")}
-		}
-	}
-	s.Spec.IPFamilies = []corev1.IPFamily{own}
-	return nil
-}
-
-func (r *serviceREST) clusterIP(s *corev1.Service, held map[string]bool) field.ErrorList {
+// addresses chooses an address of each family that s has, and checks those that were
+// asked for.
+func (r *serviceREST) addresses(ctx context.Context, s *corev1.Service, held map[string]bool) error {
 	if !hasClusterIP(s) || s.Spec.ClusterIP == corev1.ClusterIPNone {
 		return nil
 	}
-	at := field.NewPath("spec", "clusterIPs")
-	if s.Spec.ClusterIP == "" {
-		ip, err := r.cfg.ClusterIPs.Pick()
-		if err != nil {
-			return field.ErrorList{field.InternalError(at, fmt.Errorf("failed to allocate a serviceIP: %w", err))}
+	for i, family := range s.Spec.IPFamilies {
+		ips := r.ipsOf(family)
+		if i >= len(s.Spec.ClusterIPs) {
+			ip, err := ips.Pick(ctx)
+			if err != nil {
+				return apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP: %w", err))
+			}
+			s.Spec.ClusterIPs = append(s.Spec.ClusterIPs, ip.String())
+			continue
 		}
-		s.Spec.ClusterIP, s.Spec.ClusterIPs = ip.String(), []string{ip.String()}
-		return nil
-	}
-	for _, text := range s.Spec.ClusterIPs {
+		text := s.Spec.ClusterIPs[i]
 		ip, err := netip.ParseAddr(text)
-		switch {
-		case err != nil:
-			return field.ErrorList{field.Invalid(at, s.Spec.ClusterIPs, err.Error())}
-		case held[allocate.IPKey(ip)]:
-		case !r.cfg.ClusterIPs.Contains(ip):
-			return field.ErrorList{field.Invalid(at, s.Spec.ClusterIPs, fmt.Sprintf(
-				"failed to allocate IP %v: the provided IP (%v) is not in the valid range. The range of valid IPs is %s", text, text, r.cfg.ClusterIPs.Prefix()))}
-		case !r.cfg.ClusterIPs.Free(ip):
-			return field.ErrorList{field.Invalid(at, s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %v: %v", text, allocate.ErrAllocated))}
+		if err == nil && held[allocate.IPKey(ip)] {
+			continue
 		}
+		if err == nil {
+			err = ips.Check(ctx, ip)
+		}
+		if err != nil {
+			return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %v: %v", text, err))})
+		}
+	}
+	if len(s.Spec.ClusterIPs) > 0 {
+		s.Spec.ClusterIP = s.Spec.ClusterIPs[0]
 	}
 	return nil
 }
 
-func (r *serviceREST) nodePorts(s *corev1.Service, held map[string]bool) field.ErrorList {
+func (r *serviceREST) nodePorts(s *corev1.Service, held map[string]bool) error {
 	if !mayHaveNodePorts(s) {
 		return nil
 	}
 	ports := field.NewPath("spec", "ports")
-	for i := range s.Spec.Ports {
-		p := &s.Spec.Ports[i]
+	for i, p := range s.Spec.Ports {
 		if p.NodePort == 0 {
 			continue
 		}
-		if errs := r.nodePort(p.NodePort, held, ports.Index(i).Child("nodePort")); errs != nil {
-			return errs
+		if err := r.nodePort(p.NodePort, held); err != nil {
+			return invalidService(s, field.ErrorList{field.Invalid(ports.Index(i).Child("nodePort"), p.NodePort, err.Error())})
 		}
 	}
 	if hasNodePorts(s) {
@@ -240,7 +199,7 @@ func (r *serviceREST) nodePorts(s *corev1.Service, held map[string]bool) field.E
 			}
 			port, err := r.cfg.NodePorts.Pick(func(n int32) bool { return slices.Contains(nodePortsOf(s), n) || n == s.Spec.HealthCheckNodePort })
 			if err != nil {
-				return field.ErrorList{field.InternalError(ports.Index(i).Child("nodePort"), fmt.Errorf("failed to allocate a nodePort: %w", err))}
+				return apierrors.NewInternalError(fmt.Errorf("failed to allocate a nodePort: %w", err))
 			}
 			p.NodePort = port
 		}
@@ -248,14 +207,15 @@ func (r *serviceREST) nodePorts(s *corev1.Service, held map[string]bool) field.E
 	return r.healthCheckPort(s, held)
 }
 
-func (r *serviceREST) nodePort(port int32, held map[string]bool, at *field.Path) field.ErrorList {
+// nodePort tells why port cannot be given to the Service that holds held.
+func (r *serviceREST) nodePort(port int32, held map[string]bool) error {
 	low, high := r.cfg.NodePorts.Range()
 	switch {
 	case held[allocate.PortKey(port)]:
 	case !r.cfg.NodePorts.Contains(port):
-		return field.ErrorList{field.Invalid(at, port, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", low, high))}
+		return fmt.Errorf("provided port is not in the valid range. The range of valid ports is %d-%d", low, high)
 	case !r.cfg.NodePorts.Free(port):
-		return field.ErrorList{field.Invalid(at, port, allocate.ErrPortAllocated.Error())}
+		return allocate.ErrPortAllocated
 	}
 	return nil
 }
@@ -270,17 +230,19 @@ func twinOf(s *corev1.Service, i int) int32 {
 	return 0
 }
 
-func (r *serviceREST) healthCheckPort(s *corev1.Service, held map[string]bool) field.ErrorList {
+func (r *serviceREST) healthCheckPort(s *corev1.Service, held map[string]bool) error {
 	if !needsHealthCheckPort(s) {
 		return nil
 	}
-	at := field.NewPath("spec", "healthCheckNodePort")
-	if s.Spec.HealthCheckNodePort != 0 {
-		return r.nodePort(s.Spec.HealthCheckNodePort, held, at)
+	if asked := s.Spec.HealthCheckNodePort; asked != 0 {
+		if err := r.nodePort(asked, held); err != nil {
+			return apierrors.NewInternalError(fmt.Errorf("failed to allocate requested HealthCheck NodePort %v: %w", asked, err))
+		}
+		return nil
 	}
 	port, err := r.cfg.NodePorts.Pick(func(n int32) bool { return slices.Contains(nodePortsOf(s), n) })
 	if err != nil {
-		return field.ErrorList{field.InternalError(at, fmt.Errorf("failed to allocate a nodePort: %w", err))}
+		return apierrors.NewInternalError(fmt.Errorf("failed to allocate a HealthCheck NodePort %v: %w", 0, err))
 	}
 	s.Spec.HealthCheckNodePort = port
 	return nil

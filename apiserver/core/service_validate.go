@@ -3,6 +3,7 @@ package core
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"kontiki/apiserver/allocate"
 )
 
 var serviceTypes = []corev1.ServiceType{corev1.ServiceTypeClusterIP, corev1.ServiceTypeExternalName, corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeNodePort}
@@ -18,8 +21,7 @@ var serviceTypes = []corev1.ServiceType{corev1.ServiceTypeClusterIP, corev1.Serv
 func validateService(s *corev1.Service) field.ErrorList {
 	spec := field.NewPath("spec")
 	var errs field.ErrorList
-	headless := hasClusterIP(s) && s.Spec.ClusterIP == corev1.ClusterIPNone
-	if len(s.Spec.Ports) == 0 && !headless && s.Spec.Type != corev1.ServiceTypeExternalName {
+	if len(s.Spec.Ports) == 0 && !headless(s) && s.Spec.Type != corev1.ServiceTypeExternalName {
 		errs = append(errs, field.Required(spec.Child("ports"), ""))
 	}
 	switch s.Spec.Type {
@@ -56,7 +58,7 @@ func validateService(s *corev1.Service) field.ErrorList {
 	errs = append(errs, validateClusterIPs(s, spec)...)
 	for i, ip := range s.Spec.ExternalIPs {
 		at := spec.Child("externalIPs").Index(i)
-		if bad := utilvalidation.IsValidIP(at, ip); len(bad) > 0 {
+		if bad := utilvalidation.IsValidIPForLegacyField(at, ip, true, nil); len(bad) > 0 {
 			errs = append(errs, bad...)
 		} else {
 			errs = append(errs, ValidateEndpointIP(ip, at)...)
@@ -110,10 +112,8 @@ func validateSessionAffinity(s *corev1.Service, spec *field.Path) field.ErrorLis
 }
 
 func validateClusterIPs(s *corev1.Service, spec *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	ips := s.Spec.ClusterIPs
-	at := spec.Child("clusterIPs")
 	if s.Spec.Type == corev1.ServiceTypeExternalName {
+		var errs field.ErrorList
 		if s.Spec.IPFamilyPolicy != nil {
 			errs = append(errs, field.Forbidden(spec.Child("ipFamilyPolicy"), "may not be set for ExternalName services"))
 		}
@@ -122,41 +122,70 @@ func validateClusterIPs(s *corev1.Service, spec *field.Path) field.ErrorList {
 		}
 		return errs
 	}
-	if s.Spec.ClusterIP == "" && len(ips) > 0 {
-		errs = append(errs, field.Forbidden(at, "must be empty when `clusterIP` is not specified"))
-	}
-	if s.Spec.ClusterIP != "" && (len(ips) == 0 || ips[0] != s.Spec.ClusterIP) {
+	return validateFamilies(s, spec)
+}
+
+// validateFamilies checks addresses, families and policy of a Service that has a cluster
+// IP, also before its families were chosen.
+func validateFamilies(s *corev1.Service, spec *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	ips, at := s.Spec.ClusterIPs, spec.Child("clusterIPs")
+	switch {
+	case s.Spec.ClusterIP == "" && len(ips) > 0:
+		errs = append(errs, field.Invalid(at, ips, "must be empty when `clusterIP` is not specified"))
+	case s.Spec.ClusterIP != "" && len(ips) == 0:
+		errs = append(errs, field.Required(at, ""))
+	case s.Spec.ClusterIP != "" && ips[0] != s.Spec.ClusterIP:
 		errs = append(errs, field.Invalid(at, ips, "first value must match `clusterIP`"))
 	}
-	families := map[bool]int{}
-	for i, text := range ips {
-		if text == corev1.ClusterIPNone {
-			if i > 0 {
-				errs = append(errs, field.Invalid(at.Index(i), text, "'None' must be the first and only value"))
-			} else if len(ips) > 1 {
-				errs = append(errs, field.Invalid(at, ips, "'None' must be the first and only value"))
-			}
-			continue
-		}
-		errs = append(errs, utilvalidation.IsValidIP(at.Index(i), text)...)
-		if ip, err := netip.ParseAddr(text); err == nil {
-			families[ip.Is4()]++
-		}
-	}
-	if len(ips) > 2 {
-		errs = append(errs, field.Invalid(at, ips, "may only hold up to 2 values"))
-	} else if families[true] > 1 || families[false] > 1 {
-		errs = append(errs, field.Invalid(at, ips, "may specify no more than one IP for each IP family"))
-	}
 	for i, f := range s.Spec.IPFamilies {
-		errs = append(errs, oneOf(f, spec.Child("ipFamilies").Index(i), corev1.IPv4Protocol, corev1.IPv6Protocol)...)
-		if i > 0 && f == s.Spec.IPFamilies[0] {
+		errs = append(errs, supported(f, spec.Child("ipFamilies").Index(i), corev1.IPv4Protocol, corev1.IPv6Protocol)...)
+		if slices.Contains(s.Spec.IPFamilies[:i], f) {
 			errs = append(errs, field.Duplicate(spec.Child("ipFamilies").Index(i), f))
 		}
 	}
 	if s.Spec.IPFamilyPolicy != nil {
-		errs = append(errs, oneOf(*s.Spec.IPFamilyPolicy, spec.Child("ipFamilyPolicy"),
+		errs = append(errs, supported(*s.Spec.IPFamilyPolicy, spec.Child("ipFamilyPolicy"),
 			corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicySingleStack)...)
+	}
+	bad := false
+	families := map[corev1.IPFamily]int{}
+	for i, text := range ips {
+		if i == 0 && text == corev1.ClusterIPNone {
+			if bad = len(ips) > 1; bad {
+				errs = append(errs, field.Invalid(at, ips, "'None' must be the first and only value"))
+			}
+			continue
+		}
+		wrong := utilvalidation.IsValidIPForLegacyField(at.Index(i), text, true, nil)
+		errs, bad = append(errs, wrong...), bad || len(wrong) > 0
+		if ip, err := netip.ParseAddr(text); err == nil {
+			families[allocate.Family(ip)]++
+		}
+	}
+	if len(ips) > 2 {
+		errs = append(errs, field.Invalid(at, ips, "may only hold up to 2 values"))
+	}
+	if bad {
+		return errs // what follows would only say it again
+	}
+	if len(ips) > 1 && len(families) < 2 {
+		errs = append(errs, field.Invalid(at, ips, "may specify no more than one IP for each IP family"))
+	}
+	return append(errs, validateFamilyOfEach(s, at)...)
+}
+
+// validateFamilyOfEach refuses an address of another family than the one at its place.
+func validateFamilyOfEach(s *corev1.Service, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, text := range s.Spec.ClusterIPs {
+		ip, err := netip.ParseAddr(text)
+		if err != nil || i >= len(s.Spec.IPFamilies) {
+			break
+		}
+		if want := s.Spec.IPFamilies[i]; allocate.Family(ip) != want && allocate.Family(ip) == otherFamily(want) {
+			errs = append(errs, field.Invalid(at.Index(i), text, fmt.Sprintf("expected an %s value as indicated by `ipFamilies[%d]`", want, i)))
+		}
 	}
 	return errs
 }
@@ -240,26 +269,86 @@ func validateTraffic(s *corev1.Service, spec *field.Path) field.ErrorList {
 		errs = append(errs, invalidFor(spec.Child("loadBalancerClass"), *c, utilvalidation.IsQualifiedName(*c))...)
 	}
 	for i, cidr := range s.Spec.LoadBalancerSourceRanges {
-		errs = append(errs, utilvalidation.IsValidCIDR(spec.Child("LoadBalancerSourceRanges").Index(i), strings.TrimSpace(cidr))...)
+		errs = append(errs, utilvalidation.IsValidCIDRForLegacyField(spec.Child("LoadBalancerSourceRanges").Index(i), strings.TrimSpace(cidr), true, nil)...)
 	}
 	return errs
 }
 
 func validateServiceUpdate(s, old *corev1.Service) field.ErrorList {
 	var errs field.ErrorList
-	at := field.NewPath("spec", "clusterIPs")
-	// An address is for life, as long as there is one.
-	if hasClusterIP(s) && hasClusterIP(old) && len(old.Spec.ClusterIPs) > 0 {
-		if len(s.Spec.ClusterIPs) == 0 {
-			errs = append(errs, field.Invalid(at.Index(0), s.Spec.ClusterIPs, "primary clusterIP can not be unset"))
-		} else if s.Spec.ClusterIPs[0] != old.Spec.ClusterIPs[0] {
-			errs = append(errs, field.Invalid(at.Index(0), s.Spec.ClusterIPs, "may not change once set"))
-		}
+	if hasClusterIP(s) && hasClusterIP(old) {
+		errs = append(errs, validateKeptIPs(s, old)...)
+		errs = append(errs, validateKeptFamilies(s, old)...)
 	}
 	if old.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		errs = append(errs, validation.ValidateImmutableField(s.Spec.LoadBalancerClass, old.Spec.LoadBalancerClass, field.NewPath("spec", "loadBalancerClass"))...)
 	}
 	return append(errs, validateService(s)...)
+}
+
+func headless(s *corev1.Service) bool {
+	return len(s.Spec.ClusterIPs) == 1 && s.Spec.ClusterIPs[0] == corev1.ClusterIPNone
+}
+
+// validateKeptIPs holds that an address is for life, as long as there is one. A second one may come,
+// and go when the Service is told to have one.
+func validateKeptIPs(s, old *corev1.Service) field.ErrorList {
+	if headless(s) && headless(old) {
+		return nil
+	}
+	var errs field.ErrorList
+	at := field.NewPath("spec", "clusterIPs")
+	ips, before := s.Spec.ClusterIPs, old.Spec.ClusterIPs
+	if len(ips) == len(before) {
+		for i := range ips {
+			if ips[i] != before[i] {
+				errs = append(errs, field.Invalid(at.Index(i), ips, "may not change once set"))
+			}
+		}
+		return errs
+	}
+	if len(ips) == 0 {
+		return field.ErrorList{field.Invalid(at.Index(0), ips, "primary clusterIP can not be unset")}
+	}
+	if len(before) > 0 && ips[0] != before[0] {
+		errs = append(errs, field.Invalid(at.Index(0), ips, "may not change once set"))
+	}
+	if len(ips) == 1 && len(before) > 1 && !singleStack(s) {
+		errs = append(errs, field.Invalid(field.NewPath("spec", "ipFamilyPolicy"), s.Spec.IPFamilyPolicy, "must be set to 'SingleStack' when releasing the secondary clusterIP"))
+	}
+	return errs
+}
+
+// validateKeptFamilies is validateKeptIPs for families. Headless Services may change them.
+func validateKeptFamilies(s, old *corev1.Service) field.ErrorList {
+	if headless(s) || headless(old) {
+		return nil
+	}
+	var errs field.ErrorList
+	at := field.NewPath("spec", "ipFamilies").Index(0)
+	families, before := s.Spec.IPFamilies, old.Spec.IPFamilies
+	if len(families) == len(before) {
+		for i := range families {
+			if families[i] != before[i] {
+				errs = append(errs, field.Invalid(at, families, "may not change once set"))
+			}
+		}
+		return errs
+	}
+	if len(families) < len(before) && len(s.Spec.ClusterIPs) == 0 {
+		errs = append(errs, field.Invalid(at, families, "primary ipFamily can not be unset"))
+	}
+	if len(families) > 0 && len(before) > 0 && families[0] != before[0] {
+		errs = append(errs, field.Invalid(at, s.Spec.ClusterIPs, "may not change once set"))
+	}
+	if len(families) == 1 && len(before) > 1 && !singleStack(s) {
+		errs = append(errs, field.Invalid(field.NewPath("spec", "ipFamilyPolicy"), s.Spec.IPFamilyPolicy, "must be set to 'SingleStack' when releasing the secondary ipFamily"))
+	}
+	return errs
+}
+
+func singleStack(s *corev1.Service) bool {
+	return s.Spec.IPFamilyPolicy != nil && *s.Spec.IPFamilyPolicy == corev1.IPFamilyPolicySingleStack
 }
 
 func validateServiceStatus(s, _ *corev1.Service) field.ErrorList {
@@ -270,7 +359,7 @@ func validateServiceStatus(s, _ *corev1.Service) field.ErrorList {
 	}
 	for i, in := range s.Status.LoadBalancer.Ingress {
 		if in.IP != "" {
-			errs = append(errs, utilvalidation.IsValidIP(path.Index(i).Child("ip"), in.IP)...)
+			errs = append(errs, utilvalidation.IsValidIPForLegacyField(path.Index(i).Child("ip"), in.IP, true, nil)...)
 		}
 		if in.Hostname != "" {
 			errs = append(errs, invalidFor(path.Index(i).Child("hostname"), in.Hostname, utilvalidation.IsDNS1123Subdomain(in.Hostname))...)

@@ -1,0 +1,9 @@
+package servicecidr
+
+import (
+	"testing"
+
+	"kontiki/controllers/plantest"
+)
+
+func TestPlan(t *testing.T) { plantest.Run(t, plan) }
