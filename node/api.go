@@ -85,11 +85,13 @@ func (n *node) apiConfig(front apiserver.FrontProxy) apiserver.Config {
 			{Resource: "secrets"}: encryption.New(n.dataKeys),
 		},
 		FrontProxy: front,
-		Settings:   apiserver.Settings{ServiceCIDR: n.charter.Settings.ServiceCIDR},
-		Agents:     agents{n},
-		Audit:      n.cfg.Audit,
-		Version:    n.cfg.Version,
-		Logger:     n.log.With("room", "apiserver"),
+		Settings: apiserver.Settings{
+			ServiceCIDR: n.charter.Settings.ServiceCIDR, SecondaryServiceCIDR: n.charter.Settings.SecondaryServiceCIDR,
+		},
+		Agents:  agents{n},
+		Audit:   n.cfg.Audit,
+		Version: n.cfg.Version,
+		Logger:  n.log.With("room", "apiserver"),
 
 		Tolerations: n.cfg.Tolerations,
 	}

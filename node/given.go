@@ -32,6 +32,7 @@ func (c Config) heldTo(cluster Settings) error {
 		{"clusterCIDR", c.Given.All, cluster.ClusterCIDR, c.Settings.ClusterCIDR},
 		{"nodePrefixLen", c.Given.All, cluster.NodePrefixLen, c.Settings.NodePrefixLen},
 		{"serviceCIDR", c.Given.All, cluster.ServiceCIDR, c.Settings.ServiceCIDR},
+		{"secondaryServiceCIDR", c.Given.All, cluster.SecondaryServiceCIDR, c.Settings.SecondaryServiceCIDR},
 		{"clusterDNS", c.Given.All, cluster.ClusterDNS, c.Settings.ClusterDNS},
 		{"clusterDomain", c.Given.All, cluster.ClusterDomain, c.Settings.ClusterDomain},
 		{"podNetwork", c.Given.All || c.Given.PodNetwork, cluster.backend(), c.Settings.backend()},
@@ -65,7 +66,7 @@ func (s Settings) clash(networks []network) error {
 	for _, r := range []struct {
 		name   string
 		prefix netip.Prefix
-	}{{"clusterCIDR", s.ClusterCIDR}, {"serviceCIDR", s.ServiceCIDR}} {
+	}{{"clusterCIDR", s.ClusterCIDR}, {"serviceCIDR", s.ServiceCIDR}, {"secondaryServiceCIDR", s.SecondaryServiceCIDR}} {
 		for _, n := range networks {
 			if r.prefix.Overlaps(n.prefix) {
 				return fmt.Errorf("cluster settings: %s %s overlaps %s, the network of this machine's %s: found the cluster with another range (--cluster-config); to join one that was, give the node the same file", r.name, r.prefix, n.prefix.Masked(), n.device)

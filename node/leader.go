@@ -124,13 +124,14 @@ func (n *node) govern(ctx context.Context, term uint64) error {
 	work, ctx := errgroup.WithContext(ctx) // any part that ends takes the others with it
 	work.Go(func() error {
 		objects := &apiserver.System{
-			Client:       system,
-			ServiceCIDR:  n.charter.Settings.ServiceCIDR,
-			Endpoints:    n.apiServers,
-			ClientCA:     n.charter.trust.Authority.CertPEM(),
-			FrontProxyCA: front.CertPEM(),
-			Changed:      changed,
-			Logger:       n.log.With("room", "apiserver"),
+			Client:               system,
+			ServiceCIDR:          n.charter.Settings.ServiceCIDR,
+			SecondaryServiceCIDR: n.charter.Settings.SecondaryServiceCIDR,
+			Endpoints:            n.apiServers,
+			ClientCA:             n.charter.trust.Authority.CertPEM(),
+			FrontProxyCA:         front.CertPEM(),
+			Changed:              changed,
+			Logger:               n.log.With("room", "apiserver"),
 		}
 		return objects.Run(ctx)
 	})

@@ -9,6 +9,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"kontiki/apiserver"
 	"kontiki/overlay"
 )
 
@@ -18,8 +19,11 @@ type Settings struct {
 	ClusterCIDR   netip.Prefix `json:"clusterCIDR"`   // pods; a subnet of it for each node
 	NodePrefixLen int          `json:"nodePrefixLen"` // length of a node's subnet
 	ServiceCIDR   netip.Prefix `json:"serviceCIDR"`
-	ClusterDNS    netip.Addr   `json:"clusterDNS"`
-	ClusterDomain string       `json:"clusterDomain"`
+	// SecondaryServiceCIDR, of IPv6, gives Services that ask for it a second address. The pod
+	// network does not carry IPv6 yet: it is for who brings another way to it.
+	SecondaryServiceCIDR netip.Prefix `json:"secondaryServiceCIDR,omitzero"`
+	ClusterDNS           netip.Addr   `json:"clusterDNS"`
+	ClusterDomain        string       `json:"clusterDomain"`
 	// PodNetwork is the overlay's backend, vxlan (also when empty) or host-gw.
 	PodNetwork string `json:"podNetwork,omitempty"`
 }
@@ -73,12 +77,14 @@ func (s Settings) validate() error {
 		return fmt.Errorf("cluster settings: clusterCIDR %s has bits beyond its length: %s is meant", s.ClusterCIDR, s.ClusterCIDR.Masked())
 	case s.ServiceCIDR.Masked() != s.ServiceCIDR:
 		return fmt.Errorf("cluster settings: serviceCIDR %s has bits beyond its length: %s is meant", s.ServiceCIDR, s.ServiceCIDR.Masked())
-	case s.ServiceCIDR.Addr().BitLen()-s.ServiceCIDR.Bits() < 4:
-		return fmt.Errorf("cluster settings: serviceCIDR %s is too small: give it 16 addresses or more", s.ServiceCIDR)
+	case s.SecondaryServiceCIDR.IsValid() && s.SecondaryServiceCIDR.Masked() != s.SecondaryServiceCIDR:
+		return fmt.Errorf("cluster settings: secondaryServiceCIDR %s has bits beyond its length: %s is meant", s.SecondaryServiceCIDR, s.SecondaryServiceCIDR.Masked())
 	case s.ClusterCIDR.Overlaps(s.ServiceCIDR):
 		return fmt.Errorf("cluster settings: clusterCIDR %s and serviceCIDR %s overlap", s.ClusterCIDR, s.ServiceCIDR)
 	case !s.ClusterCIDR.Addr().Is4() || !s.ServiceCIDR.Addr().Is4():
 		return fmt.Errorf("cluster settings: clusterCIDR %s and serviceCIDR %s: pods have IPv4 addresses only in this version", s.ClusterCIDR, s.ServiceCIDR)
+	case apiserver.CheckServiceCIDRs(s.ServiceCIDR, s.SecondaryServiceCIDR) != nil:
+		return fmt.Errorf("cluster settings: serviceCIDR %w", apiserver.CheckServiceCIDRs(s.ServiceCIDR, s.SecondaryServiceCIDR))
 	case s.NodePrefixLen > s.ClusterCIDR.Addr().BitLen()-2:
 		return fmt.Errorf("cluster settings: nodePrefixLen %d is too small a subnet: three addresses of each are not for pods; choose %d or less", s.NodePrefixLen, s.ClusterCIDR.Addr().BitLen()-2)
 	case s.NodePrefixLen <= s.ClusterCIDR.Bits() || s.NodePrefixLen > s.ClusterCIDR.Bits()+maxSubnetBits:
@@ -91,6 +97,14 @@ func (s Settings) validate() error {
 		return fmt.Errorf("cluster settings: clusterDomain %q is no domain name: use lower-case letters, digits, '-' and '.'", s.ClusterDomain)
 	}
 	return nil
+}
+
+// serviceCIDRs are the ranges of Services, the primary one first.
+func (s Settings) serviceCIDRs() []netip.Prefix {
+	if !s.SecondaryServiceCIDR.IsValid() {
+		return []netip.Prefix{s.ServiceCIDR}
+	}
+	return []netip.Prefix{s.ServiceCIDR, s.SecondaryServiceCIDR}
 }
 
 // encode gives equal settings equal bytes: founders compare them.

@@ -27,19 +27,34 @@ func TestSettingsFromAFile(t *testing.T) {
 	if err != nil || got != want {
 		t.Errorf("got %+v, %v; want %+v", got, err, want)
 	}
+	two, err := readSettings(t, "secondaryServiceCIDR: fd00:10:43::/112\n")
+	want = DefaultSettings()
+	want.SecondaryServiceCIDR = netip.MustParsePrefix("fd00:10:43::/112")
+	if err != nil || two != want {
+		t.Errorf("two ranges: got %+v, %v; want %+v", two, err, want)
+	}
+	// Clusters of earlier versions, and of members that do not know the second range, have
+	// these bytes.
+	if got := string(DefaultSettings().encode()); strings.Contains(got, "secondary") {
+		t.Errorf("settings without a second range say %s", got)
+	}
 	for content, word := range map[string]string{
-		"voters: 4":                  "voters is 4",
-		"voters: many":               "cluster.yaml",
-		"clusterCIDR: 10.42.0.0":     "cluster.yaml",
-		"clusterCIDR: 10.42.0.1/16":  "10.42.0.0/16 is meant",
-		"serviceCIDR: 10.42.0.0/24":  "overlap",
-		"serviceCIDR: 10.43.0.0/30":  "too small",
-		"nodePrefixLen: 8":           "choose 17 to 30",
-		"nodePrefixLen: 31":          "too small a subnet",
-		"clusterCIDR: fd00:42::/48":  "IPv4",
-		"clusterDNS: 10.9.9.9":       "clusterDNS",
-		"clusterDomain: Under_score": "clusterDomain",
-		"clusterDmain: x":            "clusterDmain",
+		"voters: 4":                             "voters is 4",
+		"voters: many":                          "cluster.yaml",
+		"clusterCIDR: 10.42.0.0":                "cluster.yaml",
+		"clusterCIDR: 10.42.0.1/16":             "10.42.0.0/16 is meant",
+		"serviceCIDR: 10.42.0.0/24":             "overlap",
+		"serviceCIDR: 10.43.0.0/30":             "too small",
+		"nodePrefixLen: 8":                      "choose 17 to 30",
+		"nodePrefixLen: 31":                     "too small a subnet",
+		"clusterCIDR: fd00:42::/48":             "IPv4",
+		"clusterDNS: 10.9.9.9":                  "clusterDNS",
+		"secondaryServiceCIDR: 10.99.0.0/16":    "of one address family",
+		"secondaryServiceCIDR: fd00:43::1/112":  "fd00:43::/112 is meant",
+		"secondaryServiceCIDR: fd00:43::/48":    "too large",
+		"secondaryServiceCIDR: fd00:43::f0/125": "too small",
+		"clusterDomain: Under_score":            "clusterDomain",
+		"clusterDmain: x":                       "clusterDmain",
 		"clusterCIDR: 10.0.0.0/8\nserviceCIDR: 172.20.0.0/16\nnodePrefixLen: 30": "choose 9 to 28",
 	} {
 		if _, err := readSettings(t, content); err == nil || !strings.Contains(err.Error(), word) {

@@ -44,7 +44,7 @@ func (n *node) startWork(ctx context.Context, life *lifecycle) error {
 		Dead:          ringHealth{n.ring},
 		Underlay:      n.advertise,
 		ClusterCIDRs:  []netip.Prefix{settings.ClusterCIDR},
-		ServiceCIDRs:  []netip.Prefix{settings.ServiceCIDR},
+		ServiceCIDRs:  settings.serviceCIDRs(),
 		ClusterDNS:    settings.ClusterDNS,
 		ClusterDomain: settings.ClusterDomain,
 		Backend:       datapath.Backend(settings.PodNetwork),

@@ -36,6 +36,7 @@ node that is given others later does not start:
   clusterCIDR: 10.42.0.0/16      # addresses of pods
   nodePrefixLen: 24              # length of each node's part of it
   serviceCIDR: 10.43.0.0/16      # addresses of Services
+  secondaryServiceCIDR:          # a second range of them, of IPv6; none
   clusterDNS: 10.43.0.10
   clusterDomain: cluster.local
   podNetwork: vxlan              # or host-gw`,
