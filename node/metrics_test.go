@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"kontiki/apiserver/census"
 	"kontiki/controllers"
 	"kontiki/controllers/scheduler"
 	"kontiki/gossip"
@@ -29,6 +30,7 @@ func TestMetricsDocument(t *testing.T) {
 		set       *meter.Set
 	}{
 		{"The store and Raft", "", &raftstore.Metrics},
+		{"Objects", "", &census.Metrics},
 		{"The ring", "", &gossip.Metrics},
 		{"Controllers", "", &controllers.Metrics},
 		{"The scheduler", "", &scheduler.Families},

@@ -10,7 +10,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"kontiki/apiserver"
+	"kontiki/apiserver/census"
 	"kontiki/controllers"
 	"kontiki/controllers/scheduler"
 	"kontiki/gossip"
@@ -281,8 +284,10 @@ func (n *node) openStore(life *lifecycle) (err error) {
 		return err
 	}
 	life.onStop("store", n.store.Close)
-	if err := n.showMetrics(n.store, life); err != nil {
-		return err
+	for _, c := range []prometheus.Collector{n.store, census.Objects{View: n.store.View}} {
+		if err := n.showMetrics(c, life); err != nil {
+			return err
+		}
 	}
 	n.dataKeys = newDataKeys(n.charter.trust, n.store)
 	n.stored.Store(true)
