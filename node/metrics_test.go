@@ -7,6 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apiserver/pkg/server/mux"
+	"k8s.io/apiserver/pkg/server/routes"
+	"k8s.io/component-base/metrics/legacyregistry"
+
 	"kontiki/apiserver/census"
 	"kontiki/controllers"
 	"kontiki/controllers/scheduler"
@@ -65,6 +70,21 @@ func TestMetricsDocument(t *testing.T) {
 		t.Errorf("docs/METRICS.md is stale: run go generate ./node (%v)", err)
 	}
 }
+
+// TestFamiliesOfRoomsAndLibraries: no room tells a family that a library tells, too: the
+// process would end at its start.
+func TestFamiliesOfRoomsAndLibraries(t *testing.T) {
+	routes.DefaultMetrics{}.Install(mux.NewPathRecorderMux("test"))
+	for _, set := range []*meter.Set{&raftstore.Metrics, &census.Metrics, &gossip.Metrics, &controllers.Metrics, &scheduler.Families, &overlay.Metrics} {
+		if err := legacyregistry.Registerer().Register(described{set}); err != nil {
+			t.Errorf("%v: %v", set.Families(), err)
+		}
+	}
+}
+
+type described struct{ *meter.Set }
+
+func (described) Collect(chan<- prometheus.Metric) {}
 
 const metricsIntroduction = `# Metrics
 

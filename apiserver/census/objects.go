@@ -9,10 +9,11 @@ import (
 	"kontiki/raftstore"
 )
 
-// Metrics are the families that Objects tell.
+// Metrics are the families that Objects tell. The library's apiserver_resource_objects is
+// filled once a minute by whoever asks it to, which an idle node does not.
 var Metrics meter.Set
 
-var objectsMetric = Metrics.Gauge("apiserver_resource_objects", "Objects that are stored, by their kind.", "group", "resource")
+var objectsMetric = Metrics.Gauge("kontiki_store_objects", "Objects that are stored, by their kind.", "group", "resource")
 
 // Objects is a prometheus.Collector of how many objects of each kind a replica holds. They
 // are counted when somebody asks: some ten milliseconds for a hundred thousand.

@@ -18,12 +18,12 @@ func TestObjects(t *testing.T) {
 	}
 	got := metertest.Read(t, &Metrics, Objects{store.View})
 	want := map[string]float64{
-		`apiserver_resource_objects{group="",resource="pods"}`:                                  2,
-		`apiserver_resource_objects{group="",resource="nodes"}`:                                 1,
-		`apiserver_resource_objects{group="apps",resource="deployments"}`:                       1,
-		`apiserver_resource_objects{group="policy",resource="poddisruptionbudgets"}`:            1,
-		`apiserver_resource_objects{group="rbac.authorization.k8s.io",resource="clusterroles"}`: 1,
-		`apiserver_resource_objects{group="sea.example",resource="boats"}`:                      1,
+		`kontiki_store_objects{group="",resource="pods"}`:                                  2,
+		`kontiki_store_objects{group="",resource="nodes"}`:                                 1,
+		`kontiki_store_objects{group="apps",resource="deployments"}`:                       1,
+		`kontiki_store_objects{group="policy",resource="poddisruptionbudgets"}`:            1,
+		`kontiki_store_objects{group="rbac.authorization.k8s.io",resource="clusterroles"}`: 1,
+		`kontiki_store_objects{group="sea.example",resource="boats"}`:                      1,
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)

@@ -41,6 +41,10 @@ func TestRecovery(t *testing.T) {
 	t.Log(c.command(t, n3, "recover", "--yes"))
 	c.start(t, n3)
 	c.awaitAccount(t, n3, "n3 to be the cluster", func(a account) bool { return a.Phase == "running" && a.Leader == a.ID && a.inGroup() == 1 })
+	c.awaitAccount(t, n3, "a word about those that were left behind", func(a account) bool {
+		return a.role("n1") == "lost" && a.role("n2") == "lost" && strings.Contains(a.why("n1"), "reset --membership") && a.complains("recovered without n1, n2") ||
+			a.complains("recovered without n2, n1")
+	})
 	c.has(t, n3, "before")
 	c.note(t, n3, "after")
 	for _, revision := range []uint64{shown, shown + 1000} { // what was shown, and what lost nodes may have shown
@@ -80,7 +84,7 @@ func TestRecovery(t *testing.T) {
 		c.command(t, n1, "reset", "--membership", "--yes")
 		c.start(t, n1)
 		c.awaitAccount(t, n1, "n1 to be in the new epoch with its name and id", func(a account) bool {
-			return a.Phase == "running" && a.ID == id && a.Cluster != "" && a.role("n1") != "" && a.role("n4") != ""
+			return a.Phase == "running" && a.ID == id && a.Cluster != "" && strings.HasSuffix(a.role("n1"), "voter") && a.role("n2") == "lost" && a.role("n4") != ""
 		})
 		c.has(t, n1, "meanwhile")
 		c.runsPods(t, n1)
