@@ -3,8 +3,10 @@ package node
 import (
 	"context"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -64,12 +66,32 @@ func nodeReference(name string) *corev1.ObjectReference {
 	return &corev1.ObjectReference{Kind: "Node", Name: name, UID: types.UID(name)}
 }
 
+// awaitNamespace returns once the namespace is there that events of Nodes are in: a cluster
+// that was just founded makes it while its first leader begins. False when ctx has ended.
+func awaitNamespace(ctx context.Context, client kubernetes.Interface) bool {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := client.CoreV1().Namespaces().Get(ctx, metav1.NamespaceDefault, metav1.GetOptions{ResourceVersion: "0"}); err == nil {
+			return true
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
 // tellMembers has events for what happens to members while this node leads.
 func (n *node) tellMembers(ctx context.Context, client kubernetes.Interface) error {
+	known := n.store.Members()
+	if !awaitNamespace(ctx, client) {
+		return nil
+	}
 	events, stop := nodeRecorder(ctx, client)
 	defer stop()
 	events.Eventf(nodeReference(n.cfg.Name), corev1.EventTypeNormal, "LeaderElection", "%s became leader", n.cfg.Name)
-	known := n.store.Members()
 	for {
 		changed := n.store.MembersChanged()
 		view, now := n.store.View(), n.store.Members()
