@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -8,7 +9,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	ktesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 
 	"kontiki/runtime/image"
@@ -35,6 +38,19 @@ func TestEventsOfTheNode(t *testing.T) {
 		}
 		if err != nil {
 			t.Fatal(err)
+		}
+	}
+	fails := 2 // the status says what booted last, and cannot be written at first
+	client.PrependReactor("update", "nodes", func(action ktesting.Action) (bool, runtime.Object, error) {
+		if action.GetSubresource() != "status" || fails == 0 {
+			return false, nil, nil
+		}
+		fails--
+		return true, nil, errors.New("no quorum")
+	})
+	for range 2 {
+		if _, err := a.syncNode(t.Context()); err == nil {
+			t.Fatal("a status that cannot be written was")
 		}
 	}
 	for _, off := range []bool{false, false, true, true, false} {
