@@ -40,9 +40,9 @@ func TestEventsOfTheNode(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	fails := 2 // the status says what booted last, and cannot be written at first
-	client.PrependReactor("update", "nodes", func(action ktesting.Action) (bool, runtime.Object, error) {
-		if action.GetSubresource() != "status" || fails == 0 {
+	fails := 2 // the Node says what booted last, and cannot be written at first
+	client.PrependReactor("update", "nodes", func(ktesting.Action) (bool, runtime.Object, error) {
+		if fails == 0 {
 			return false, nil, nil
 		}
 		fails--
@@ -50,7 +50,7 @@ func TestEventsOfTheNode(t *testing.T) {
 	})
 	for range 2 {
 		if _, err := a.syncNode(t.Context()); err == nil {
-			t.Fatal("a status that cannot be written was")
+			t.Fatal("a Node that cannot be written was")
 		}
 	}
 	for _, off := range []bool{false, false, true, true, false} {
