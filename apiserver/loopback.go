@@ -82,6 +82,9 @@ func (t *memoryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if t.term != 0 {
 		ctx = storage.WithTerm(ctx, t.term)
 	}
+	if tap := storage.TapFrom(req.Context()); tap != nil {
+		ctx = storage.WithTap(ctx, tap)
+	}
 	in := req.Clone(ctx)
 	fromReplica(in)
 	in.RequestURI = in.URL.RequestURI()

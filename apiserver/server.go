@@ -22,7 +22,6 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
 	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
 	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
 
 	"kontiki/apiserver/allocate"
@@ -46,6 +45,7 @@ type Server struct {
 	nodes    *authz.Nodes
 	issuer   *tokens.Issuer // nil: no key, no tokens
 	audit    audit.Backend  // nil: nothing is noted
+	bindings bindings       // for callers without HTTP
 	stopping atomic.Bool
 	stopped  chan struct{} // closed when Run stops
 	log      *slog.Logger
@@ -66,7 +66,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{log: cfg.Logger, stopped: make(chan struct{})}
 	ledger := allocate.NewLedger(cfg.Store, cfg.Settings.serviceCIDRs()...)
-	client, err := kubernetes.NewForConfig(s.Client(self))
+	client, err := s.Clientset(self)
 	if err != nil {
 		return nil, err
 	}
@@ -125,8 +125,12 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("apiserver: %w", err)
 	}
 	c.document(own, completed)
-	if err := install(own, groups, scheme, codecs, getter); err != nil {
+	served, err := install(own, groups, scheme, codecs, getter)
+	if err != nil {
 		return nil, fmt.Errorf("apiserver: %w", err)
+	}
+	if err := s.bindable(served, c, scheme, own.EquivalentResourceRegistry); err != nil {
+		return nil, err
 	}
 	if err := discoverIssuer(own, issuer); err != nil {
 		return nil, fmt.Errorf("apiserver: %w", err)
@@ -190,7 +194,9 @@ func stored(getter generic.RESTOptionsGetter, resource string, example runtime.O
 	return storage.NewObjects(opts), nil
 }
 
-func install(server *genericapiserver.GenericAPIServer, groups []kind.Group, scheme *runtime.Scheme, codecs serializer.CodecFactory, getter generic.RESTOptionsGetter) error {
+// install serves the groups, and returns what serves core's first version.
+func install(server *genericapiserver.GenericAPIServer, groups []kind.Group, scheme *runtime.Scheme, codecs serializer.CodecFactory, getter generic.RESTOptionsGetter) (kind.Storages, error) {
+	var first kind.Storages
 	parameters := runtime.NewParameterCodec(scheme)
 	for _, group := range groups {
 		info := genericapiserver.NewDefaultAPIGroupInfo(group.Name, scheme, parameters, codecs)
@@ -200,7 +206,7 @@ func install(server *genericapiserver.GenericAPIServer, groups []kind.Group, sch
 			for _, k := range kinds {
 				storages, err := k.Storages(scheme, gv, getter)
 				if err != nil {
-					return err
+					return nil, err
 				}
 				for path, storage := range storages {
 					served[path] = storage
@@ -210,15 +216,16 @@ func install(server *genericapiserver.GenericAPIServer, groups []kind.Group, sch
 		}
 		var err error
 		if group.Name == "" {
+			first = info.VersionedResourcesStorageMap["v1"]
 			err = server.InstallLegacyAPIGroup(genericapiserver.DefaultLegacyAPIPrefix, &info)
 		} else {
 			err = server.InstallAPIGroup(&info)
 		}
 		if err != nil {
-			return fmt.Errorf("API group %q: %w", group.Name, err)
+			return nil, fmt.Errorf("API group %q: %w", group.Name, err)
 		}
 	}
-	return nil
+	return first, nil
 }
 
 // Run does the server's background work until ctx ends, then refuses new

@@ -6,8 +6,6 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/scale"
@@ -18,20 +16,11 @@ import (
 	"kontiki/controllers/scaletarget"
 )
 
-// Connect makes all clients that controllers need of one configuration; what is
-// not a client is left to the caller.
-func Connect(config, scheduler *rest.Config) (Config, error) {
+// Connect makes those clients that controllers need for a few questions; Client,
+// Metadata and SchedulerClient, through which nearly all goes, are left to the caller,
+// as is what is not a client.
+func Connect(config *rest.Config) (Config, error) {
 	var c Config
-	var err error
-	if c.Client, err = kubernetes.NewForConfig(config); err != nil {
-		return c, fmt.Errorf("client of the controllers: %w", err)
-	}
-	if c.SchedulerClient, err = kubernetes.NewForConfig(scheduler); err != nil {
-		return c, fmt.Errorf("client of the scheduler: %w", err)
-	}
-	if c.Metadata, err = metadata.NewForConfig(config); err != nil {
-		return c, fmt.Errorf("metadata client: %w", err)
-	}
 	kinds, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return c, fmt.Errorf("discovery client: %w", err)

@@ -58,7 +58,7 @@ import (
 )
 
 // Config is what the controllers need. All fields but Logger, RootCA and Signer must be set;
-// Connect sets the clients.
+// Connect sets what asks few questions of the API.
 type Config struct {
 	Client          kubernetes.Interface // system:kube-controller-manager, fenced by the term
 	Metadata        metadata.Interface   // the same user and fence

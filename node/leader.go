@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"k8s.io/client-go/kubernetes"
 
 	"kontiki/apiserver"
 	"kontiki/controllers"
@@ -106,12 +105,11 @@ func (n *node) govern(ctx context.Context, term uint64) error {
 	if err := n.stampEpoch(ctx, memberIDs(n.store.Members()), term); err != nil {
 		return err
 	}
-	system, err := kubernetes.NewForConfig(n.api.Client(apiserver.Self(), apiserver.WithTerm(term)))
+	system, err := n.api.Clientset(apiserver.Self(), apiserver.WithTerm(term))
 	if err != nil {
 		return err
 	}
-	config, err := controllers.Connect(
-		n.api.Client(controllerUser(), apiserver.WithTerm(term)), n.api.Client(schedulerUser(), apiserver.WithTerm(term)))
+	config, err := n.connectControllers(term)
 	if err != nil {
 		return err
 	}
@@ -151,6 +149,22 @@ func (n *node) govern(ctx context.Context, term uint64) error {
 	work.Go(func() error { return n.driveSecret(ctx, term) })
 	work.Go(func() error { return n.driveDataKeys(ctx, term) })
 	return work.Wait()
+}
+
+// connectControllers makes the clients of the controllers of a term.
+func (n *node) connectControllers(term uint64) (config controllers.Config, err error) {
+	fenced := apiserver.WithTerm(term)
+	if config, err = controllers.Connect(n.api.Client(controllerUser(), fenced)); err != nil {
+		return config, err
+	}
+	if config.Client, err = n.api.Clientset(controllerUser(), fenced); err != nil {
+		return config, err
+	}
+	if config.Metadata, err = n.api.Metadata(controllerUser(), fenced); err != nil {
+		return config, err
+	}
+	config.SchedulerClient, err = n.api.Clientset(schedulerUser(), fenced)
+	return config, err
 }
 
 // signer makes certificates that users ask for with the cluster's authority.

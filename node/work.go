@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/client-go/kubernetes"
 
 	"kontiki/internal/port"
 	"kontiki/overlay"
@@ -27,11 +26,11 @@ import (
 // the agent. They speak to the node's own API server as system:kube-proxy and
 // system:node:NAME.
 func (n *node) startWork(ctx context.Context, life *lifecycle) error {
-	client, err := kubernetes.NewForConfig(n.api.Client(n.nodeUser()))
+	client, err := n.api.Clientset(n.nodeUser())
 	if err != nil {
 		return err
 	}
-	proxy, err := kubernetes.NewForConfig(n.api.Client(component(user.KubeProxy)))
+	proxy, err := n.api.Clientset(component(user.KubeProxy))
 	if err != nil {
 		return err
 	}

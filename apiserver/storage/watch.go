@@ -8,6 +8,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/features"
 	"k8s.io/apiserver/pkg/storage"
@@ -63,8 +64,9 @@ func (s *Storage) Watch(ctx context.Context, key string, opts storage.ListOption
 	if !s.register(w) {
 		return nil, statusOf(raftstore.ErrClosed, "read", key)
 	}
+	stream := w.take(ctx)
 	go w.run()
-	return w, nil
+	return stream, nil
 }
 
 // watchStart is where a watch begins.
@@ -149,6 +151,9 @@ type objectWatch struct {
 	cancel   context.CancelFunc
 	results  chan watch.Event
 
+	shape   func(runtime.Object) runtime.Object // of a tap, nil without one
+	emptied chan watch.Event                    // closed when a tapped watch ends
+
 	initial  bool          // the objects of the starting view are being sent
 	interval time.Duration // between bookmarks, 0 for none
 	progress chan struct{} // holds a request for progress
@@ -190,6 +195,9 @@ func (w *objectWatch) requestProgress() {
 func (w *objectWatch) run() {
 	defer w.s.unregister(w)
 	defer close(w.results)
+	if w.emptied != nil {
+		defer close(w.emptied)
+	}
 	defer w.cancel()
 	err := w.startErr
 	if err == nil {

@@ -28,6 +28,9 @@ func (w *objectWatch) sendEvent(event raftstore.Event) error {
 }
 
 func (w *objectWatch) send(event watch.Event) error {
+	if w.shape != nil {
+		event.Object = w.bare(event.Object)
+	}
 	select {
 	case w.results <- event:
 		return nil
