@@ -73,8 +73,27 @@ jepsen-bugs: ## see whether the schedules find errors that are there on purpose,
 	@for bug in $(SEEDED); do echo "== $$bug"; $(PROVE) -tags seeded_$$bug -run '^TestSeededError$$' ./raftstore || exit 1; done
 	@echo "== two_promises"; $(PROVE) -tags seeded_two_promises -run '^TestFormationSchedules$$' ./gossip
 
+# What kontiki jepsen run is run with: ten minutes of faults. Reports go to bin/jepsen.
+SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+define RUNS
+--nodes 5 --time 6m --nemesis mix
+--nodes 3 --time 1m --nemesis pause,kill --workload register,reads
+--nodes 3 --time 1m --nemesis wipe --workload watch,set,create-unique
+--nodes 5 --time 1m --nemesis partition-ring,partition-one-way,flapping
+--nodes 5 --time 1m --nemesis loss,readdress
+endef
+export RUNS
+.PHONY: jepsen-run jepsen-seeded
+jepsen-run: build ## clients and faults in a lab for ten minutes, with reports in bin/jepsen (SEED=n)
+	@rm -rf bin/jepsen && mkdir -p bin/jepsen
+	@n=0; while read -r options; do n=$$((n+1)); echo "== $$options"; \
+		bin/kontiki jepsen run --seed '$(SEED)' --report bin/jepsen/$$n $$options </dev/null || exit 1; done <<<"$$RUNS"
+
+jepsen-seeded: build ## build errors that are there on purpose, and demand that kontiki jepsen run finds each
+	test/jepsen-seeded
+
 ROUNDS ?= 50
-jepsen: build next schedules jepsen-bugs ## prove it at length: ROUNDS=50 faults each, in clusters of 3 and of 5 (KONTIKI_SEED=n repeats a run's order)
+jepsen: build next schedules jepsen-bugs jepsen-run ## prove it at length: ROUNDS=50 faults each, in clusters of 3 and of 5 (KONTIKI_SEED=n repeats a run's order)
 	@for nodes in 3 5; do \
 		echo "== clusters of $$nodes, $(ROUNDS) rounds"; \
 		KONTIKI_BIN="$(CURDIR)/bin/kontiki" KONTIKI_NEXT_BIN="$(CURDIR)/$(NEXT)" KONTIKI_ROUNDS=$(ROUNDS) KONTIKI_NODES=$$nodes \

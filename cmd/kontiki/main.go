@@ -34,6 +34,10 @@ func main() {
 			os.Exit(exit.ExitCode())
 		}
 		fmt.Fprintln(os.Stderr, "kontiki:", err)
+		var code exitError
+		if errors.As(err, &code) {
+			os.Exit(code.code)
+		}
 		os.Exit(1)
 	}
 }
@@ -48,7 +52,7 @@ with one join secret find each other and form a cluster; any node serves the API
 		SilenceUsage:  true,
 		Version:       version,
 	}
-	root.AddCommand(nodeCommand(), statusCommand(), membersCommand(), netCommand(), storeCommand(), secretCommand(), secretsCommand(), snapshotCommand(), recoverCommand(), resetCommand(), imageCommand(), kubectlCommand(), kubeconfigCommand(), labCommand(), versionCommand())
+	root.AddCommand(nodeCommand(), statusCommand(), membersCommand(), netCommand(), storeCommand(), secretCommand(), secretsCommand(), snapshotCommand(), recoverCommand(), resetCommand(), imageCommand(), kubectlCommand(), kubeconfigCommand(), labCommand(), jepsenCommand(), versionCommand())
 	return root
 }
 

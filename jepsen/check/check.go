@@ -3,7 +3,8 @@
 // knows nothing of what made the history, so that what drives real processes and
 // what simulates them are judged alike.
 //
-// The functions share nothing and may be called from anywhere. Only tests import it.
+// The functions share nothing and may be called from anywhere. Proofs import it, and
+// the tests that simulate the store.
 package check
 
 import (
@@ -14,14 +15,21 @@ import (
 
 // Anomaly is something that a history shows and must not.
 type Anomaly struct {
-	Kind string // what is wrong, in a few words that are the same for the same kind of error
-	Text string // where
+	Kind string  // what is wrong, in a few words that are the same for the same kind of error
+	Text string  // where
+	At   []int64 // the places of the calls concerned, where they are known
 }
 
 func (a Anomaly) String() string { return a.Kind + ": " + a.Text }
 
 func anomaly(kind, format string, args ...any) Anomaly {
-	return Anomaly{kind, fmt.Sprintf(format, args...)}
+	return Anomaly{Kind: kind, Text: fmt.Sprintf(format, args...)}
+}
+
+// at says which calls an anomaly concerns.
+func (a Anomaly) at(places ...int64) Anomaly {
+	a.At = append(a.At, places...)
+	return a
 }
 
 // Outcome is what the caller of an operation knows of it.
@@ -72,10 +80,10 @@ func RealTime(points []Point) []Anomaly {
 		switch {
 		case p.Changed && p.Revision <= latest.Revision:
 			found = append(found, anomaly("a write in the past", "%s took effect at revision %d, and %s at %d had returned before it was called",
-				p.What, p.Revision, latest.What, latest.Revision))
+				p.What, p.Revision, latest.What, latest.Revision).at(p.Call, latest.Call))
 		case !p.Changed && p.Revision < latest.Revision:
 			found = append(found, anomaly("a stale read", "%s saw revision %d, and %s at %d had returned before it was called",
-				p.What, p.Revision, latest.What, latest.Revision))
+				p.What, p.Revision, latest.What, latest.Revision).at(p.Call, latest.Call))
 		}
 	}
 	return found

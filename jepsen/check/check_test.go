@@ -51,7 +51,7 @@ func TestRealTime(t *testing.T) {
 }
 
 func TestSet(t *testing.T) {
-	adds := []check.Add{{"a", check.OK}, {"b", check.Failed}, {"c", check.Unknown}}
+	adds := []check.Add{{Element: "a", Outcome: check.OK}, {Element: "b", Outcome: check.Failed}, {Element: "c", Outcome: check.Unknown}}
 	for name, c := range map[string]struct {
 		held map[string]uint64
 		want string
@@ -257,7 +257,7 @@ func TestLeases(t *testing.T) {
 }
 
 func TestAnomaliesSayWhere(t *testing.T) {
-	found := check.Set([]check.Add{{"element-7", check.OK}}, nil)
+	found := check.Set([]check.Add{{Element: "element-7", Outcome: check.OK}}, nil)
 	if len(found) != 1 || !strings.Contains(found[0].String(), "a lost write: element-7") {
 		t.Errorf("%v", found)
 	}

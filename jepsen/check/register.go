@@ -14,10 +14,12 @@ import (
 type RegisterKind uint8
 
 const (
-	Read   RegisterKind = iota + 1
-	Write               // whatever the register holds
-	Swap                // if it holds Expect
-	Delete              // whatever it holds
+	Read    RegisterKind = iota + 1
+	Write                // whatever the register holds
+	Swap                 // if it holds Expect
+	Delete               // whatever it holds
+	Replace              // whatever it holds, if it exists
+	Remove               // if it exists; where Expect is given, if it holds that
 )
 
 // Version is what a register holds. The zero Version is a register that does not
@@ -31,11 +33,14 @@ type Version struct {
 type RegisterOp struct {
 	Span
 	Key     string
+	What    string // in words, for who reads of it
 	Kind    RegisterKind
 	Outcome Outcome
-	Expect  Version // of a swap
-	New     string  // of a write or swap
-	Swapped bool    // a swap that is OK found what it expected
+	Expect  Version // of a swap or remove
+	New     string  // of a write, swap or replace
+	Swapped bool    // a swap or remove that is OK found what it expected
+	Missing bool    // it did nothing, and was told that the register does not exist
+	Blind   bool    // it did nothing, and was not told what the register holds
 	// Seen is what a read showed, what a swap that did not find what it expected was
 	// told, or what a write or swap made.
 	Seen Version
@@ -53,10 +58,47 @@ func Registers(ops []RegisterOp, limit time.Duration) []Anomaly {
 		history := registerHistory(byKey[key])
 		switch porcupine.CheckOperationsTimeout(registerModel, history, limit) {
 		case porcupine.Illegal:
-			found = append(found, anomaly("not linearizable", "register %s, %d operations", key, len(history)))
+			found = append(found, misfit(key, history, limit))
 		case porcupine.Unknown:
 			found = append(found, anomaly("undecided", "register %s, %d operations in %v", key, len(history), limit))
 		}
+	}
+	return found
+}
+
+// misfit says which operation of a register that is not linearizable does not fit: the
+// first that the longest order of its operations has no place for.
+func misfit(key string, history []porcupine.Operation, limit time.Duration) Anomaly {
+	found := anomaly("not linearizable", "register %s, %d operations", key, len(history))
+	_, info := porcupine.CheckOperationsVerbose(registerModel, history, limit)
+	var longest []porcupine.Operation
+	for _, partial := range info.PartialLinearizationsOperations() {
+		for _, order := range partial {
+			if len(order) > len(longest) {
+				longest = order
+			}
+		}
+	}
+	placed := make(map[int64]bool)
+	for _, op := range longest {
+		placed[op.Call] = true
+	}
+	var first *RegisterOp
+	for _, op := range history {
+		in := op.Input.(RegisterOp)
+		if !placed[op.Call] && in.Outcome == OK && (first == nil || in.Return < first.Return) {
+			first = &in
+		}
+	}
+	if first == nil {
+		return found
+	}
+	found = found.at(first.Call)
+	found.Text += fmt.Sprintf("; no order of the %d others has a place for: %s", len(history)-1, first.What)
+	if len(longest) > 0 {
+		last := longest[len(longest)-1].Input.(RegisterOp)
+		found.Text += "; the last that has one: " + last.What
+		found = found.at(last.Call)
 	}
 	return found
 }
@@ -76,7 +118,7 @@ func registerHistory(ops []RegisterOp) []porcupine.Operation {
 		end := op.Return
 		switch {
 		case op.Outcome == Failed, op.Outcome == Unknown && op.Kind == Read,
-			op.Outcome == Unknown && op.Kind != Delete && !seen[op.New]:
+			op.Outcome == Unknown && op.Kind != Delete && op.Kind != Remove && !seen[op.New]:
 			continue
 		case op.Outcome == Unknown:
 			end = math.MaxInt64
@@ -97,6 +139,11 @@ var registerModel = porcupine.Model{
 // step is the register as it should be. The revision of a state may be unknown until
 // somebody sees it.
 func (op RegisterOp) step(is Version) (bool, Version) {
+	none := Version{}
+	if op.Missing {
+		return is.may(none), none
+	}
+	exists := !is.may(none)
 	switch op.Kind {
 	case Read:
 		return is.may(op.Seen), op.Seen
@@ -105,17 +152,35 @@ func (op RegisterOp) step(is Version) (bool, Version) {
 			return true, Version{Value: op.New}
 		}
 		return op.Seen.Revision > is.Revision, op.Seen
+	case Replace:
+		switch {
+		case op.Outcome == OK:
+			return exists && op.Seen.Revision > is.Revision, op.Seen
+		case exists:
+			return true, Version{Value: op.New}
+		}
+		return true, is
 	case Delete:
-		return true, Version{}
+		return true, none
+	case Remove:
+		return op.swap(is, exists && (op.Expect == none || is.may(op.Expect)), none)
 	}
-	holds := is.may(op.Expect)
+	return op.swap(is, is.may(op.Expect), Version{Value: op.New})
+}
+
+// swap is a step from one state to another if a condition holds.
+func (op RegisterOp) swap(is Version, holds bool, then Version) (bool, Version) {
 	switch {
 	case op.Outcome == Unknown && holds:
-		return true, Version{Value: op.New}
+		return true, then
 	case op.Outcome == Unknown:
 		return true, is
+	case op.Swapped && op.Kind == Remove:
+		return holds, then
 	case op.Swapped:
 		return holds && op.Seen.Revision > op.Expect.Revision, op.Seen
+	case op.Blind:
+		return !holds, is
 	}
 	return !holds && is.may(op.Seen), op.Seen
 }

@@ -9,6 +9,15 @@ import (
 type Add struct {
 	Element string
 	Outcome Outcome
+	Call    int64 // its place, if it is known
+}
+
+// of says that an anomaly concerns an attempt.
+func (a Add) of(found Anomaly) Anomaly {
+	if a.Call != 0 {
+		found = found.at(a.Call)
+	}
+	return found
 }
 
 // Set compares what was added with what a replica holds in the end: per element, how
@@ -21,11 +30,11 @@ func Set(adds []Add, held map[string]uint64) []Anomaly {
 		times := held[a.Element]
 		switch {
 		case a.Outcome == OK && times == 0:
-			found = append(found, anomaly("a lost write", "%s was acknowledged and is not there", a.Element))
+			found = append(found, a.of(anomaly("a lost write", "%s was acknowledged and is not there", a.Element)))
 		case a.Outcome == Failed && times > 0:
-			found = append(found, anomaly("a write that failed happened", "%s is there, and its writer was told that it is not", a.Element))
+			found = append(found, a.of(anomaly("a write that failed happened", "%s is there, and its writer was told that it is not", a.Element)))
 		case times > 1:
-			found = append(found, anomaly("a write happened twice", "%s was written %d times and asked for once", a.Element, times))
+			found = append(found, a.of(anomaly("a write happened twice", "%s was written %d times and asked for once", a.Element, times)))
 		}
 	}
 	for _, element := range slices.Sorted(maps.Keys(held)) {

@@ -121,6 +121,14 @@ func (l *Lab) Heal() error {
 	return l.change(func() error { l.faults = nil; return nil }, l.applyFaults)
 }
 
+// Mend ends the partitions that were made as cut says, whatever they stop.
+func (l *Lab) Mend(cut string) error {
+	return l.change(func() error {
+		l.faults = slices.DeleteFunc(l.faults, func(f Fault) bool { return f.Cut != "" && f.Cut == cut })
+		return nil
+	}, l.applyFaults)
+}
+
 // Faults are the partitions and losses that are in force.
 func (l *Lab) Faults() []Fault { return slices.Clone(l.faults) }
 

@@ -1,0 +1,280 @@
+package workload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"kontiki/jepsen/check"
+	"kontiki/jepsen/history"
+)
+
+// Workload is one thing that clients do.
+type Workload struct {
+	Name  string
+	About string // what is proven, in a sentence
+	// run has clients do it until the run's Ending is closed, and then reads, while all
+	// is well, what every node holds. An error says that nothing can be judged.
+	run func(ctx context.Context, r *Run) error
+	// judge tells what the events of this workload show and must not.
+	judge func(h judged) []check.Anomaly
+}
+
+// All are the workloads, in the order in which they are told of.
+func All() []Workload {
+	return []Workload{register(), createUnique(), set(), reads(), watches()}
+}
+
+// Select finds workloads by name; "all" are all of them.
+func Select(names []string) ([]Workload, error) {
+	var selected []Workload
+	for _, name := range names {
+		before := len(selected)
+		for _, w := range All() {
+			if name == w.Name || name == "all" {
+				selected = append(selected, w)
+			}
+		}
+		if len(selected) == before {
+			return nil, fmt.Errorf("there is no workload %q; there are %s, and all", name, strings.Join(Names(), ", "))
+		}
+	}
+	seen := make(map[string]bool)
+	for _, w := range selected {
+		if seen[w.Name] {
+			return nil, fmt.Errorf("workload %s is named twice", w.Name)
+		}
+		seen[w.Name] = true
+	}
+	return selected, nil
+}
+
+// Names are the names of all workloads.
+func Names() (names []string) {
+	for _, w := range All() {
+		names = append(names, w.Name)
+	}
+	return names
+}
+
+// Node is a node under proof, as clients see it. Address is where it is now.
+type Node struct {
+	Name    string
+	Config  *rest.Config
+	Address func() string
+}
+
+// Run is what the workloads of one run share.
+type Run struct {
+	Recorder *history.Recorder
+	Nodes    []Node
+	Clients  int     // of a workload, on each node
+	Rate     float64 // requests a second of a workload, of all its clients together
+	Seed     uint64
+	// Ending is closed when clients shall come to their end: faults are over and the
+	// cluster is whole.
+	Ending <-chan struct{}
+
+	processes atomic.Int64
+	latest    atomic.Uint64 // the greatest revision that any client was told
+}
+
+// Run does the workload, see Run.Ending. It returns when all clients have ended.
+func (w Workload) Run(ctx context.Context, r *Run) error {
+	if err := w.run(ctx, r); err != nil {
+		return fmt.Errorf("workload %s: %w", w.Name, err)
+	}
+	return nil
+}
+
+// Judge tells what a history shows and must not. It is pure.
+func (w Workload) Judge(events []history.Event) []check.Anomaly {
+	lives := history.LivesOf(events)
+	var own []history.Event
+	for _, e := range events {
+		if e.Workload == w.Name {
+			own = append(own, e)
+		}
+	}
+	h := judged{events: own, ops: history.Ops(own), lives: lives}
+	return append(w.judge(h), h.answeredInTheEnd()...)
+}
+
+// judged is a history as judges look at it: one workload's part.
+type judged struct {
+	events []history.Event
+	ops    []history.Op
+	lives  history.Lives
+}
+
+// final is the F of the reads by which nodes are asked in the end.
+const final = "final"
+
+// answeredInTheEnd tells which nodes were asked in the end and never answered.
+func (h judged) answeredInTheEnd() []check.Anomaly {
+	asked := make(map[string]history.Op)
+	for _, op := range h.ops {
+		if op.Call.F == final && asked[op.Call.Node].Return.Type != history.OK {
+			asked[op.Call.Node] = op
+		}
+	}
+	var found []check.Anomaly
+	for node, op := range asked {
+		if op.Return.Type != history.OK {
+			found = append(found, check.Anomaly{Kind: "no answer in the end", At: []int64{op.Call.Index},
+				Text: fmt.Sprintf("%s did not answer when all faults were over: %s", node, op)})
+		}
+	}
+	return found
+}
+
+// finals are what nodes showed in the end.
+func (h judged) finals() (ops []history.Op) {
+	for _, op := range h.ops {
+		if op.Call.F == final && op.Return.Type == history.OK {
+			ops = append(ops, op)
+		}
+	}
+	return ops
+}
+
+// namespace is where a workload's objects are.
+func (w Workload) namespace() string { return "jepsen-" + w.Name }
+
+// prepare makes the namespace.
+func (w Workload) prepare(ctx context.Context, r *Run) error {
+	c, err := r.client(w, r.Nodes[0])
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, setupTime)
+	defer cancel()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace()}}
+	return untilDone(ctx, "the namespace "+w.namespace(), func() error {
+		err := c.rest.Post().Resource("namespaces").Body(ns).Do(ctx).Error()
+		if apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+		return err
+	})
+}
+
+// setupTime bounds what is done before the first fault.
+const setupTime = time.Minute
+
+// untilDone repeats act until it succeeds or ctx ends.
+func untilDone(ctx context.Context, what string, act func() error) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := act()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("waited in vain for %s: %w", what, errors.Join(err, context.Cause(ctx)))
+		}
+	}
+}
+
+// ending tells whether clients shall end.
+func (r *Run) ending() bool {
+	select {
+	case <-r.Ending:
+		return true
+	default:
+		return false
+	}
+}
+
+// told takes a revision that a client was told into account.
+func (r *Run) told(revision uint64) {
+	for {
+		is := r.latest.Load()
+		if revision <= is || r.latest.CompareAndSwap(is, revision) {
+			return
+		}
+	}
+}
+
+// everywhere runs the clients of a workload on all nodes, at its rate, until the end.
+// Each makes its turns of its own, with its own source of chance.
+func (w Workload) everywhere(ctx context.Context, r *Run, each func(p *process) (turn func(ctx context.Context))) error {
+	if err := w.prepare(ctx, r); err != nil {
+		return err
+	}
+	var processes []*process
+	for rank := range r.Clients {
+		for _, node := range r.Nodes {
+			p, err := r.process(w, node)
+			if err != nil {
+				return err
+			}
+			p.reads = rank > 0
+			processes = append(processes, p)
+		}
+	}
+	pace := time.Duration(float64(len(processes)) / r.Rate * float64(time.Second))
+	var clients sync.WaitGroup
+	for i, p := range processes {
+		turn := each(p)
+		clients.Go(func() {
+			// Not all at once.
+			next := time.NewTimer(pace * time.Duration(i) / time.Duration(len(processes)))
+			defer next.Stop()
+			for {
+				select {
+				case <-next.C:
+				case <-r.Ending:
+					return
+				case <-ctx.Done():
+					return
+				}
+				next.Reset(pace/2 + rand.N(pace))
+				turn(ctx)
+			}
+		})
+	}
+	clients.Wait()
+	return ctx.Err()
+}
+
+// finalTime bounds what is read in the end, of each node.
+const finalTime = 45 * time.Second
+
+// readAll reads, as the last thing, all objects of the workload through every node.
+func (w Workload) readAll(ctx context.Context, r *Run) error {
+	for _, node := range r.Nodes {
+		p, err := r.process(w, node)
+		if err != nil {
+			return err
+		}
+		until, cancel := context.WithTimeout(ctx, finalTime)
+		err = untilDone(until, node.Name, func() error {
+			if e := p.list(until, final, ""); e.Type != history.OK {
+				return errors.New(e.Error)
+			}
+			return nil
+		})
+		cancel()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			continue // it is in the history, and judged
+		}
+	}
+	return nil
+}
