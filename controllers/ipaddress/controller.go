@@ -10,6 +10,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -62,7 +63,18 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	err := errors.Join(
-		c.loop.OnObject(c.serviceInformer),
+		loop.On(c.loop, c.serviceInformer, func(before, after *corev1.Service) {
+			if after != nil {
+				c.loop.AddObject(after)
+			}
+			if before != nil { // what it leaves, its IPAddress has gone with, unless somebody made that again
+				for _, ip := range ipsOf(before) {
+					if after == nil || !slices.Contains(ipsOf(after), ip) {
+						c.loop.Add(addressKey + ip)
+					}
+				}
+			}
+		}),
 		loop.On(c.loop, c.addressInformer, func(before, after *networkingv1.IPAddress) {
 			for _, a := range []*networkingv1.IPAddress{before, after} {
 				if a == nil {
