@@ -44,7 +44,7 @@ func TestKills(t *testing.T) {
 	c := newCluster(t, "kill", 1)
 	c.busybox(t)
 	host := c.Hosts()[0]
-	k := &killer{c: c, host: host, client: c.client(t, host), seed: rand.Uint64()}
+	k := &killer{c: c, lab: "kill", host: host, client: c.client(t, host), seed: rand.Uint64()}
 	t.Logf("seed %d, %d rounds", k.seed, rounds)
 	k.random = rand.New(rand.NewPCG(k.seed, 0))
 	k.create(t, "steady", corev1.RestartPolicyAlways, "exec sleep 1000000")
@@ -68,6 +68,7 @@ func TestKills(t *testing.T) {
 
 type killer struct {
 	c      *cluster
+	lab    string // its name
 	host   *lab.Host
 	client kubernetes.Interface
 	seed   uint64
@@ -239,7 +240,7 @@ func (k *killer) clean(t *testing.T) {
 				left = append(left, "mount "+f[4])
 			}
 		}
-		groups, err := podCgroups("kontiki-lab-kill")
+		groups, err := podCgroups("kontiki-lab-" + k.lab)
 		if err != nil {
 			return err
 		}

@@ -25,8 +25,23 @@ import (
 	"kontiki/runtime/shim"
 )
 
-// Patience is how long tests wait for what must happen.
-const Patience = 30 * time.Second
+// Patience is how long tests wait for what must happen: 30 s, or what patienceVariable says on a machine that
+// is known to be slow.
+var Patience = patience()
+
+const patienceVariable = "KONTIKI_TEST_PATIENCE"
+
+func patience() time.Duration {
+	s := os.Getenv(patienceVariable)
+	if s == "" {
+		return 30 * time.Second
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		panic(patienceVariable + ": " + err.Error())
+	}
+	return d
+}
 
 // builtVariable names a folder that holds kontiki-shim and probe, where there is no compiler.
 const builtVariable = "KONTIKI_TEST_PROGRAMS"

@@ -53,7 +53,7 @@ func host() error {
 	kernel := flag.String("kernel", "", "kernel to boot")
 	qemu := flag.String("qemu", "qemu-system-x86_64", "qemu")
 	tree := flag.String("systemd", "", "directory with a systemd and what it needs, to run the machine with")
-	timeout := flag.Duration("timeout", 9*time.Minute, "time for it all")
+	timeout := flag.Duration("timeout", 45*time.Minute, "bound on it all; a machine without KVM takes minutes, on a busy host many")
 	flag.Parse()
 	if *kernel == "" || flag.NArg() < 2 {
 		return fmt.Errorf("usage: vm -kernel FILE DIR PROGRAM [ARGUMENT...]: what is in DIR is at /test in the machine, PROGRAM one of it")
@@ -214,7 +214,7 @@ func runTest(command []byte, env ...string) error {
 	args := strings.Split(string(command), "\x00")
 	cmd := exec.Command(path.Join("/test", args[0]), args[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/tmp", os.Stdout, os.Stderr
-	cmd.Env = append([]string{"PATH=/test:/usr/bin", "HOME=/tmp", "KONTIKI_TEST_PROGRAMS=/test"}, env...)
+	cmd.Env = append([]string{"PATH=/test:/usr/bin", "HOME=/tmp", "KONTIKI_TEST_PROGRAMS=/test", "KONTIKI_TEST_PATIENCE=5m"}, env...)
 	if err := cmd.Start(); err != nil {
 		return err
 	}
