@@ -23,7 +23,7 @@ const crowdPods = 200
 // whatever of it is killed, the same processes go on, all known again, and more can come. How long it takes is the bench's to say.
 func TestManyPodsOutliveTheirNode(t *testing.T) {
 	if !long() {
-		t.Skip("needs KONTIKI_LONG=1, as make jepsen sets it: it takes two minutes")
+		t.Skip("needs KONTIKI_LONG=1: it fills the machine with 200 pods")
 	}
 	c := newLab(t, lab.Config{Name: "crowd"}, 1)
 	options := []string{"--max-pods", fmt.Sprint(crowdPods + 1)}
