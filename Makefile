@@ -89,7 +89,7 @@ jepsen-run: build ## clients and faults in a lab for ten minutes, with reports i
 	@n=0; while read -r options; do n=$$((n+1)); echo "== $$options"; \
 		bin/kontiki jepsen run --seed '$(SEED)' --report bin/jepsen/$$n $$options </dev/null || exit 1; done <<<"$$RUNS"
 
-jepsen-seeded: build ## build errors that are there on purpose, and demand that kontiki jepsen run finds each
+jepsen-seeded: build ## build an error that is there on purpose, and demand that kontiki jepsen run finds it
 	test/jepsen-seeded
 
 ROUNDS ?= 50
