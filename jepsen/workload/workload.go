@@ -189,16 +189,6 @@ func untilDone(ctx context.Context, what string, act func() error) error {
 	}
 }
 
-// ending tells whether clients shall end.
-func (r *Run) ending() bool {
-	select {
-	case <-r.Ending:
-		return true
-	default:
-		return false
-	}
-}
-
 // told takes a revision that a client was told into account.
 func (r *Run) told(revision uint64) {
 	for {
