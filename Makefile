@@ -94,10 +94,11 @@ jepsen-seeded: build ## build an error that is there on purpose, and demand that
 
 ROUNDS ?= 50
 jepsen: build next schedules jepsen-bugs jepsen-run ## prove it at length: ROUNDS=50 faults each, in clusters of 3 and of 5 (KONTIKI_SEED=n repeats a run's order)
+	test/programs
 	@for nodes in 3 5; do \
 		echo "== clusters of $$nodes, $(ROUNDS) rounds"; \
 		KONTIKI_BIN="$(CURDIR)/bin/kontiki" KONTIKI_NEXT_BIN="$(CURDIR)/$(NEXT)" KONTIKI_ROUNDS=$(ROUNDS) KONTIKI_NODES=$$nodes \
-			KONTIKI_LONG=1 $(GO) test -tags seccomp -count=1 -timeout 4h -v -run '^(TestGround|TestLoad|TestLeaderFaults|TestLeadershipMovesFromAFailingController|TestFormation.*|TestReaddressing|TestVotersAreReplaced|TestVoterZones|TestRollingUpgrade|TestNetworkFaults|TestNetworkOfHostGateways)$$' ./jepsen/acceptance || exit 1; \
+			KONTIKI_LONG=1 $(GO) test -tags seccomp -count=1 -timeout 4h -v -run '^(TestGround|TestLoad|TestLeaderFaults|TestLeadershipMovesFromAFailingController|TestFormation.*|TestReaddressing|TestVotersAreReplaced|TestVoterZones|TestRollingUpgrade|TestNetworkFaults|TestNetworkOfHostGateways|TestManyPodsOutliveTheirNode)$$' ./jepsen/acceptance || exit 1; \
 	done
 
 up: build ## start a cluster of three virtual hosts on this machine, and an application in it

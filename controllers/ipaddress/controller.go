@@ -128,7 +128,7 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 func (c *Controller) syncService(ctx context.Context, namespace, name string) error {
 	s, err := c.services.Services(namespace).Get(name)
 	if err != nil {
-		return ignoreGone(err)
+		return loop.IgnoreNotFound(err)
 	}
 	w := world{Service: s}
 	if w.CIDRs, err = c.cidrs.List(labels.Everything()); err != nil {
@@ -144,7 +144,7 @@ func (c *Controller) syncService(ctx context.Context, namespace, name string) er
 	}
 	w, err = c.asked(ctx, namespace, name)
 	if err != nil {
-		return ignoreGone(err)
+		return loop.IgnoreNotFound(err)
 	}
 	var failures []error
 	for _, r := range planService(w) {
@@ -232,13 +232,13 @@ func (c *Controller) repair(ctx context.Context, w world, r repair) error {
 func (c *Controller) syncAddress(ctx context.Context, name string) error {
 	a, err := c.addresses.Get(name)
 	if err != nil {
-		return ignoreGone(err)
+		return loop.IgnoreNotFound(err)
 	}
 	if s, _ := c.parentOf(a, func(namespace, name string) (*corev1.Service, error) { return c.services.Services(namespace).Get(name) }); planIPAddress(a, s) == (repair{}) {
 		return nil
 	}
 	if a, err = c.client.NetworkingV1().IPAddresses().Get(ctx, name, metav1.GetOptions{}); err != nil {
-		return ignoreGone(err)
+		return loop.IgnoreNotFound(err)
 	}
 	s, err := c.parentOf(a, func(namespace, name string) (*corev1.Service, error) {
 		return c.client.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
@@ -261,14 +261,14 @@ func (c *Controller) parentOf(a *networkingv1.IPAddress, get func(namespace, nam
 	}
 	s, err := get(a.Spec.ParentRef.Namespace, a.Spec.ParentRef.Name)
 	if err != nil {
-		return nil, ignoreGone(err)
+		return nil, loop.IgnoreNotFound(err)
 	}
 	return s, nil
 }
 
 func (c *Controller) remove(ctx context.Context, a *networkingv1.IPAddress) error {
 	err := c.client.NetworkingV1().IPAddresses().Delete(ctx, a.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &a.UID, ResourceVersion: &a.ResourceVersion}})
-	return ignoreGone(err)
+	return loop.IgnoreNotFound(err)
 }
 
 // ipsOf are the names of the IPAddresses that a Service should have.
@@ -280,11 +280,4 @@ func ipsOf(s *corev1.Service) []string {
 		}
 	}
 	return all
-}
-
-func ignoreGone(err error) error {
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return err
 }

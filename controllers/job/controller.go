@@ -139,7 +139,7 @@ func (c *Controller) do(ctx context.Context, job *batchv1.Job, todo actions) err
 		options := metav1.NewPreconditionDeleteOptions(string(job.UID))
 		options.Preconditions.ResourceVersion = &job.ResourceVersion
 		options.PropagationPolicy = ptr.To(metav1.DeletePropagationForeground)
-		return ignoreGone(c.client.BatchV1().Jobs(job.Namespace).Delete(ctx, job.Name, *options))
+		return loop.IgnoreNotFound(c.client.BatchV1().Jobs(job.Namespace).Delete(ctx, job.Name, *options))
 	}
 	failure := podcontrol.Each(todo.remove, func(pod *corev1.Pod) error {
 		if !todo.count && hasFinalizer(pod) {
@@ -168,13 +168,6 @@ func (c *Controller) do(ctx context.Context, job *batchv1.Job, todo actions) err
 	return failure
 }
 
-func ignoreGone(err error) error {
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return err
-}
-
 // free takes the finalizer off a pod.
 func (c *Controller) free(ctx context.Context, pod *corev1.Pod) error {
 	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q,"$deleteFromPrimitiveList/finalizers":[%q]}}`, pod.UID, finalizer)
@@ -182,7 +175,7 @@ func (c *Controller) free(ctx context.Context, pod *corev1.Pod) error {
 	if apierrors.IsConflict(err) { // another pod of that name
 		return nil
 	}
-	return ignoreGone(err)
+	return loop.IgnoreNotFound(err)
 }
 
 // freeAll frees the pods of a Job that is gone, of which the API itself is asked.
@@ -219,7 +212,7 @@ func (c *Controller) freeOrphan(ctx context.Context, key string) error {
 	}
 	pod, err := c.client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return ignoreGone(err)
+		return loop.IgnoreNotFound(err)
 	}
 	if metav1.GetControllerOfNoCopy(pod) != nil || !hasFinalizer(pod) {
 		return nil

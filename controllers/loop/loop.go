@@ -212,6 +212,14 @@ func Expected(err error) bool {
 	return apierrors.IsConflict(err) || apierrors.IsNotFound(err) || errors.Is(err, context.Canceled)
 }
 
+// IgnoreNotFound is err, but nil if that says that the object is gone.
+func IgnoreNotFound(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
 func (l *Loop) waitForSync(ctx context.Context) bool {
 	l.mu.Lock()
 	handlers := append([]handler(nil), l.handlers...)

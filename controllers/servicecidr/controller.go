@@ -107,7 +107,7 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	todo := plan(w)
 	if todo.Finalizer == remove { // for good: the API itself is asked
 		if w, err = c.asked(ctx, key); err != nil {
-			return ignoreGone(err)
+			return loop.IgnoreNotFound(err)
 		}
 		todo = plan(w)
 	}
@@ -177,7 +177,7 @@ func (c *Controller) do(ctx context.Context, cidr *networkingv1.ServiceCIDR, tod
 		}
 		written, err := client.Update(ctx, changed, metav1.UpdateOptions{})
 		if err != nil {
-			return ignoreGone(err)
+			return loop.IgnoreNotFound(err)
 		}
 		cidr = written
 	}
@@ -190,12 +190,5 @@ func (c *Controller) do(ctx context.Context, cidr *networkingv1.ServiceCIDR, tod
 	if err != nil && !loop.Expected(err) && todo.Condition.Status == metav1.ConditionTrue {
 		c.events.Event(cidr, corev1.EventTypeWarning, "KubernetesServiceCIDRError", "The ServiceCIDR Status can not be set to Ready=True")
 	}
-	return ignoreGone(err)
-}
-
-func ignoreGone(err error) error {
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return err
+	return loop.IgnoreNotFound(err)
 }

@@ -139,7 +139,7 @@ func (c *Controller) writeClaim(ctx context.Context, claim *corev1.PersistentVol
 	update := claim.DeepCopy()
 	update.Finalizers = changed(update.Finalizers, claimFinalizer, todo)
 	_, err := c.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, update, metav1.UpdateOptions{})
-	return ignoreGone(err)
+	return loop.IgnoreNotFound(err)
 }
 
 func (c *Controller) writeVolume(ctx context.Context, v *corev1.PersistentVolume, todo change) error {
@@ -149,7 +149,7 @@ func (c *Controller) writeVolume(ctx context.Context, v *corev1.PersistentVolume
 	update := v.DeepCopy()
 	update.Finalizers = changed(update.Finalizers, volumeFinalizer, todo)
 	_, err := c.client.CoreV1().PersistentVolumes().Update(ctx, update, metav1.UpdateOptions{})
-	return ignoreGone(err)
+	return loop.IgnoreNotFound(err)
 }
 
 func changed(finalizers []string, name string, todo change) []string {
@@ -157,11 +157,4 @@ func changed(finalizers []string, name string, todo change) []string {
 		return append(finalizers, name)
 	}
 	return slices.DeleteFunc(finalizers, func(f string) bool { return f == name })
-}
-
-func ignoreGone(err error) error {
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return err
 }
