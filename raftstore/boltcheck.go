@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/hashicorp/raft"
@@ -33,6 +34,7 @@ const (
 	boltIsBucket  = 0x01 // flag of a leaf's element: the value is a bucket
 	boltBucket    = 16   // head of a bucket: root page (8), sequence (8)
 	boltLogs      = "logs"
+	boltConf      = "conf"
 	boltMaxDepth  = 32
 	boltMaxLength = 1 << 30
 )
@@ -41,8 +43,8 @@ const (
 type boltFile struct {
 	file     io.ReaderAt
 	pageSize int
-	pages    uint64 // all page ids are below it
-	seen     map[uint64]bool
+	pages    uint64          // all page ids are below it
+	seen     map[uint64]bool // pages of the trees, those that a long page reaches over too
 }
 
 // checkBolt reads everything in a bbolt file that holds a Raft log, and says what
@@ -91,17 +93,29 @@ func (b *boltFile) check() error {
 			txid, root, b.pages = id, binary.LittleEndian.Uint64(meta[16:]), binary.LittleEndian.Uint64(meta[40:])
 		}
 	}
-	return b.walk(root, boltMaxDepth, func(name, value []byte, flags uint32) error {
-		if flags&boltIsBucket == 0 {
+	buckets := 0
+	err := b.walk(root, boltMaxDepth, keyRange{}, func(name, value []byte, flags uint32) error {
+		buckets++
+		switch {
+		case flags&boltIsBucket == 0:
 			return errors.New("a value lies outside of all buckets")
+		case string(name) == boltLogs:
+			return b.bucket(value, b.entry)
+		case string(name) == boltConf:
+			return b.bucket(value, setting)
+		default:
+			return fmt.Errorf("there is a bucket %q, which no log has", name)
 		}
-		visit := func([]byte, []byte, uint32) error { return nil }
-		if string(name) == boltLogs {
-			visit = b.entry
-		}
-		return b.bucket(value, visit)
 	})
+	if err == nil && buckets == 1 { // both are made in one transaction
+		err = errors.New("one of its two buckets is missing")
+	}
+	return err
 }
+
+// keyRange holds the keys that a page may have: from "from" on, below "below", which is nil
+// at a tree's right edge. bbolt ends the process on a page that has others.
+type keyRange struct{ from, below []byte }
 
 // visitor sees the elements of leaves.
 type visitor func(key, value []byte, flags uint32) error
@@ -112,17 +126,16 @@ func (b *boltFile) bucket(value []byte, visit visitor) error {
 		return errors.New("a bucket is cut short")
 	}
 	if root := binary.LittleEndian.Uint64(value); root != 0 {
-		return b.walk(root, boltMaxDepth, visit)
+		return b.walk(root, boltMaxDepth, keyRange{}, visit)
 	}
-	return b.elements(value[boltBucket:], 0, visit)
+	return b.elements(value[boltBucket:], 0, keyRange{}, visit)
 }
 
 // walk reads a page and all below it.
-func (b *boltFile) walk(id uint64, depth int, visit visitor) error {
+func (b *boltFile) walk(id uint64, depth int, keys keyRange, visit visitor) error {
 	if id < 2 || id >= b.pages || depth == 0 || b.seen[id] {
 		return fmt.Errorf("the tree names page %d, of %d, where it cannot be", id, b.pages)
 	}
-	b.seen[id] = true
 	page := make([]byte, b.pageSize)
 	if _, err := b.file.ReadAt(page, int64(id)*int64(b.pageSize)); err != nil {
 		return fmt.Errorf("page %d: %w", id, err)
@@ -130,7 +143,8 @@ func (b *boltFile) walk(id uint64, depth int, visit visitor) error {
 	if got := binary.LittleEndian.Uint64(page); got != id {
 		return fmt.Errorf("page %d says that it is page %d", id, got)
 	}
-	if more := uint64(binary.LittleEndian.Uint32(page[12:])); more > 0 {
+	more := uint64(binary.LittleEndian.Uint32(page[12:]))
+	if more > 0 {
 		if id+more >= b.pages || more*uint64(b.pageSize) > boltMaxLength {
 			return fmt.Errorf("page %d reaches over %d more", id, more)
 		}
@@ -140,13 +154,19 @@ func (b *boltFile) walk(id uint64, depth int, visit visitor) error {
 		}
 		page = append(page, rest...)
 	}
-	if err := b.elements(page, depth, visit); err != nil {
+	for n := id; n <= id+more; n++ {
+		if b.seen[n] {
+			return fmt.Errorf("page %d reaches over page %d, which is another's", id, n)
+		}
+		b.seen[n] = true
+	}
+	if err := b.elements(page, depth, keys, visit); err != nil {
 		return fmt.Errorf("page %d: %w", id, err)
 	}
 	return nil
 }
 
-func (b *boltFile) elements(page []byte, depth int, visit visitor) error {
+func (b *boltFile) elements(page []byte, depth int, keys keyRange, visit visitor) error {
 	if len(page) < boltHeader {
 		return errors.New("it is cut short")
 	}
@@ -154,35 +174,66 @@ func (b *boltFile) elements(page []byte, depth int, visit visitor) error {
 	if flags != boltBranch && flags != boltLeaf || len(page) < boltHeader+count*boltElement {
 		return fmt.Errorf("it is of kind %d with %d elements", flags, count)
 	}
-	var before []byte
-	for i := range count {
+	if flags == boltBranch && count == 0 {
+		return errors.New("it is a branch without elements")
+	}
+	// element is one of the page: its key, and the value or, in a branch, the page below.
+	type element struct {
+		key, value []byte
+		flags      uint32
+		below      uint64
+	}
+	all := make([]element, count)
+	// bbolt writes a page at once, its keys and values without gaps behind the elements: a
+	// count that is too small would otherwise hide the last entries.
+	next := uint64(boltHeader + count*boltElement)
+	for i := range all {
 		at := boltHeader + i*boltElement
 		e := page[at:]
 		number := func(n int) uint32 { return binary.LittleEndian.Uint32(e[n:]) }
 		var pos, ksize, vsize uint32
 		if flags == boltBranch {
-			pos, ksize = number(0), number(4)
+			pos, ksize, all[i].below = number(0), number(4), binary.LittleEndian.Uint64(e[8:])
 		} else {
-			pos, ksize, vsize = number(4), number(8), number(12)
+			all[i].flags, pos, ksize, vsize = number(0), number(4), number(8), number(12)
 		}
 		from := uint64(at) + uint64(pos)
-		if from+uint64(ksize)+uint64(vsize) > uint64(len(page)) || from < uint64(boltHeader+count*boltElement) {
+		if from != next {
+			return fmt.Errorf("element %d does not follow what is before it", i)
+		}
+		if next = from + uint64(ksize) + uint64(vsize); next > uint64(len(page)) {
 			return fmt.Errorf("element %d reaches beyond its end", i)
 		}
-		key, value := page[from:from+uint64(ksize)], page[from+uint64(ksize):from+uint64(ksize)+uint64(vsize)]
-		if i > 0 && bytes.Compare(before, key) >= 0 {
+		all[i].key, all[i].value = page[from:from+uint64(ksize)], page[from+uint64(ksize):next]
+		if i > 0 && bytes.Compare(all[i-1].key, all[i].key) >= 0 || bytes.Compare(all[i].key, keys.from) < 0 ||
+			keys.below != nil && bytes.Compare(all[i].key, keys.below) >= 0 {
 			return fmt.Errorf("element %d is out of order", i)
 		}
-		before = key
+	}
+	for i, e := range all {
 		var err error
 		if flags == boltBranch {
-			err = b.walk(binary.LittleEndian.Uint64(e[8:]), depth-1, visit)
+			under := keyRange{e.key, keys.below}
+			if i+1 < count {
+				under.below = all[i+1].key
+			}
+			err = b.walk(e.below, depth-1, under, visit)
 		} else {
-			err = visit(key, value, number(0))
+			err = visit(e.key, e.value, e.flags)
 		}
 		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// setting checks an element beside the log: a term or vote under another name, or without a
+// value, would be none. What it holds has a checksum of its own.
+func setting(name, value []byte, flags uint32) error {
+	known := slices.ContainsFunc(stableKeys, func(k []byte) bool { return bytes.Equal(k, name) })
+	if !known || len(value) == 0 || flags != 0 {
+		return fmt.Errorf("beside the log is %q, which nobody stored", name)
 	}
 	return nil
 }
