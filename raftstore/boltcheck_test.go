@@ -50,25 +50,24 @@ func storedLog(t *testing.T) []byte {
 	return file
 }
 
-// whole opens a log and says what it does not hold of what was stored. Refused tells
-// that it could not be opened, and named why.
-func whole(t *testing.T, dir string) (refused error, missing string) {
+// whole opens a log and says what it does not hold of what was stored, or why it was refused.
+func whole(t *testing.T, dir string) (missing string, refused error) {
 	t.Helper()
 	d, err := sealedDisk(t, dir, LogBolt)
 	if err != nil {
-		return err, ""
+		return "", err
 	}
 	defer d.Close()
 	if term, err := d.GetUint64([]byte(keyTerm)); err != nil || term != 5 {
-		return nil, fmt.Sprintf("term %d, %v", term, err)
+		return fmt.Sprintf("term %d, %v", term, err), nil
 	}
 	for i := uint64(1); i <= storedEntries; i++ {
 		var l raft.Log
 		if err := d.GetLog(i, &l); err != nil || !bytes.Equal(l.Data, storedEntry(i).Data) {
-			return nil, fmt.Sprintf("entry %d: %q, %v", i, l.Data, err)
+			return fmt.Sprintf("entry %d: %q, %v", i, l.Data, err), nil
 		}
 	}
-	return nil, ""
+	return "", nil
 }
 
 // However few bytes of a tree's pages change, and wherever: bbolt does not end the process,
@@ -96,7 +95,7 @@ func TestDamagedPages(t *testing.T) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err, missing := func() (err error, missing string) {
+		missing, err := func() (missing string, err error) {
 			defer func() {
 				if p := recover(); p != nil {
 					missing = fmt.Sprintf("panic: %v", p)
@@ -168,7 +167,7 @@ func TestPagesThatContradict(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, boltFileName), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err, _ := whole(t, dir)
+		_, err := whole(t, dir)
 		if err == nil || !strings.Contains(err.Error(), step.want) {
 			t.Errorf("%s: %v", name, err)
 		}
