@@ -104,13 +104,15 @@ func misfit(key string, history []porcupine.Operation, limit time.Duration) Anom
 }
 
 // registerHistory leaves out what cannot matter: what failed, reads whose answer is
-// not known, and writes of unknown outcome that nobody ever saw. Without one of the
+// not known, and writes of unknown outcome that nobody can have noticed. Without one of the
 // last, any order that explains the others still does; with it, it may stand last.
 func registerHistory(ops []RegisterOp) []porcupine.Operation {
 	seen := make(map[string]bool)
+	unseen := false
 	for _, op := range ops {
 		if op.Outcome == OK {
 			seen[op.Seen.Value], seen[op.Expect.Value] = true, true
+			unseen = unseen || op.noticesUnseen()
 		}
 	}
 	var history []porcupine.Operation
@@ -118,7 +120,7 @@ func registerHistory(ops []RegisterOp) []porcupine.Operation {
 		end := op.Return
 		switch {
 		case op.Outcome == Failed, op.Outcome == Unknown && op.Kind == Read,
-			op.Outcome == Unknown && op.Kind != Delete && op.Kind != Remove && !seen[op.New]:
+			op.Outcome == Unknown && op.Kind != Delete && op.Kind != Remove && !seen[op.New] && !unseen:
 			continue
 		case op.Outcome == Unknown:
 			end = math.MaxInt64
@@ -126,6 +128,12 @@ func registerHistory(ops []RegisterOp) []porcupine.Operation {
 		history = append(history, porcupine.Operation{Input: op, Call: op.Call, Return: end})
 	}
 	return history
+}
+
+// noticesUnseen tells if an operation that is OK depends on what the register holds, and
+// does not tell what that is: that it exists, or is not what was expected.
+func (op RegisterOp) noticesUnseen() bool {
+	return op.Blind || !op.Missing && (op.Kind == Replace || op.Kind == Remove)
 }
 
 var registerModel = porcupine.Model{

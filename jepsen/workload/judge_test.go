@@ -138,6 +138,28 @@ func TestRegisterIsJudged(t *testing.T) {
 			2 n2 fail update k=r
 			2 n2 invoke read k=r
 			2 n2 ok read k=r v=c rev=7`, "not linearizable"},
+		{"a creation of unknown outcome that only a patch notices", `1 n1 invoke create k=r v=a
+			1 n1 info create k=r
+			2 n2 invoke patch k=r v=b
+			2 n2 ok patch k=r v=b rev=7`, ""},
+		{"one that only a creation and a deletion notice", `1 n1 invoke create k=r v=a
+			1 n1 info create k=r
+			2 n2 invoke create k=r v=b
+			2 n2 ok create k=r refused=exists
+			2 n2 invoke delete k=r
+			2 n2 ok delete k=r`, ""},
+		{"a patch of unknown outcome that only an update notices", made + `1 n1 invoke patch k=r v=c
+			1 n1 info patch k=r
+			2 n2 invoke update k=r v=d x=b at=6
+			2 n2 ok update k=r refused=conflict
+			2 n2 invoke patch k=r v=e
+			2 n2 ok patch k=r v=e rev=9`, ""},
+		{"a register is lost altogether", made + `3 n3 invoke final
+			3 n3 ok final items= rev=9`, "not linearizable"},
+		{"a register that was deleted is not there in the end", made + `2 n2 invoke delete k=r
+			2 n2 ok delete k=r
+			3 n3 invoke final
+			3 n3 ok final items= rev=9`, ""},
 		{"an acknowledged write is gone in the end", made + `3 n3 invoke final
 			3 n3 ok final items=r:a:5 rev=9`, "not linearizable"},
 		{"revisions of two registers against their order", made + `2 n2 invoke create k=q v=z

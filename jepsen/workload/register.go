@@ -85,12 +85,11 @@ func (p *process) registerTurn(ctx context.Context, key string, seen map[string]
 func judgeRegisters(h judged) []check.Anomaly {
 	var registers []check.RegisterOp
 	var points []check.Point
+	for _, op := range h.finals() {
+		registers = append(registers, h.registersShown(op)...)
+	}
 	for _, op := range h.ops {
 		if op.Call.F == final {
-			for _, item := range op.Return.Items {
-				registers = append(registers, check.RegisterOp{Span: op.Span(), Key: item.Key, What: op.String(), Kind: check.Read,
-					Outcome: check.OK, Seen: check.Version{Value: item.Value, Revision: item.Revision}})
-			}
 			continue
 		}
 		registers = append(registers, registerOp(op))
@@ -99,6 +98,27 @@ func judgeRegisters(h judged) []check.Anomaly {
 		}
 	}
 	return append(check.Registers(registers, registerLimit), check.RealTime(points)...)
+}
+
+// registersShown are the reads that a list of all registers is: also of those that it
+// does not show, since what is lost is not there.
+func (h judged) registersShown(list history.Op) (reads []check.RegisterOp) {
+	items := objectsOf(list.Return.Items)
+	keys := make(map[string]bool)
+	for _, op := range h.ops {
+		if op.Call.Key != "" {
+			keys[op.Call.Key] = true
+		}
+	}
+	for key := range items {
+		keys[key] = true
+	}
+	for _, key := range sortedKeys(keys) {
+		is, there := items[key]
+		reads = append(reads, check.RegisterOp{Span: list.Span(), Key: key, What: list.String(), Kind: check.Read,
+			Outcome: check.OK, Seen: check.Version(is), Missing: !there})
+	}
+	return reads
 }
 
 // registerOp is a call as the checker of registers knows it.
