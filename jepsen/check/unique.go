@@ -15,9 +15,9 @@ type Claim struct {
 	Taken   bool // it is OK and was told that the name exists already
 }
 
-// Unique tells which names were not created by exactly one claim: at most one is told
-// that it did, who is refused is refused by a claim that had begun, and who did is found
-// there in the end. held is the value behind each name then.
+// Unique tells which names were not created by exactly one claim, once and for ever: at most
+// one is told that it did, who did is found there in the end, and who is refused is refused
+// by that one. held is the value behind each name then.
 func Unique(claims []Claim, held map[string]string) []Anomaly {
 	byName := make(map[string][]Claim)
 	for _, c := range claims {
@@ -67,12 +67,27 @@ func unique(name string, claims []Claim, held string) (found []Anomaly) {
 	if len(found) > 0 {
 		return found
 	}
-	// Whoever is refused was refused by a winner, or by one that may have won, and that
-	// had begun before the refusal came.
+	return refusals(name, claims, maybe, held)
+}
+
+// refusals tells which claims were not refused by the one that may refuse: since a name is
+// created once and never goes, that is the claim that is there in the end, and it had
+// begun before the refusal came.
+func refusals(name string, claims, maybe []Claim, held string) (found []Anomaly) {
 	for _, c := range claims {
-		refusedBy := func(o Claim) bool { return o.Call < c.Return }
-		if c.Taken && !slices.ContainsFunc(winners, refusedBy) && !slices.ContainsFunc(maybe, refusedBy) {
+		if !c.Taken {
+			continue
+		}
+		begun := func(o Claim) bool { return o.Call < c.Return }
+		holds := func(o Claim) bool { return o.By == held && begun(o) }
+		switch {
+		case slices.ContainsFunc(claims, holds):
+		case held == "" && slices.ContainsFunc(maybe, begun):
+			found = append(found, anomaly("a lost write", "%s was told that %s exists already, and it is not there", c.By, name).at(c.Call))
+		case held == "":
 			found = append(found, anomaly("refused for no reason", "%s was told that %s exists already, and nobody had created it", c.By, name).at(c.Call))
+		default:
+			found = append(found, anomaly("refused for no reason", "%s was told that %s exists already, before %s began, who created it", c.By, name, held).at(c.Call))
 		}
 	}
 	return found

@@ -197,6 +197,16 @@ func TestCreateUniqueIsJudged(t *testing.T) {
 			1 n1 ok create k=u refused=exists
 			2 n2 invoke create k=u v=b
 			2 n2 ok create k=u v=b rev=6` + end + `u:b:6`, "refused for no reason"},
+		{"a name that existed for one is gone", `2 n2 invoke create k=u v=b
+			2 n2 info create k=u
+			1 n1 invoke create k=u v=a
+			1 n1 ok create k=u refused=exists` + end, "a lost write"},
+		{"a name that existed for one is created again", `2 n2 invoke create k=u v=b
+			2 n2 info create k=u
+			1 n1 invoke create k=u v=a
+			1 n1 ok create k=u refused=exists
+			3 n3 invoke create k=u v=c
+			3 n3 ok create k=u v=c rev=7` + end + `u:c:7`, "refused for no reason"},
 		{"nobody asked for it", rivals + `2 n2 ok create k=u refused=exists` + end + `u:a:5,x:y:7`, "a write from nowhere"},
 	})
 }
