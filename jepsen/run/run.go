@@ -32,10 +32,10 @@ type Config struct {
 	Progress  io.Writer
 }
 
-const (
-	upTime  = 3 * time.Minute
-	endTime = 3 * time.Minute // for clients to end, and for what is read last
-)
+const upTime = 3 * time.Minute
+
+// errLate says that clients were broken off.
+var errLate = errors.New("clients did not end in time")
 
 // The names of files in a run's directory.
 const (
@@ -142,18 +142,28 @@ func (c Config) prove(ctx context.Context, l *lab.Lab, recorder *history.Recorde
 	if struck == nil {
 		struck = n.BecomeWhole(ctx)
 	}
-	if errors.Is(struck, nemesis.ErrNotWhole) { // it is in the history, and judged
+	if errors.Is(struck, nemesis.ErrNotWhole) {
 		c.say("%v", struck)
-		struck = nil
-	}
-	if struck != nil {
+	} else if struck != nil {
 		cancel(struck)
 	}
-	last, stop := context.WithTimeoutCause(ctx, endTime, errors.New("clients did not end in time"))
+	last, stop := context.WithTimeoutCause(ctx, workload.EndTime+time.Minute, errLate)
 	defer stop()
 	defer context.AfterFunc(last, func() { cancel(context.Cause(last)) })()
 	close(ending)
 	running.Wait()
+	return broken(struck, context.Cause(ctx), failed)
+}
+
+// broken is why nothing can be judged, if that is so. That the cluster did not become whole
+// is in the history, and judged; so is then what clients did until they were broken off.
+func broken(struck, cause error, failed []error) error {
+	if errors.Is(struck, nemesis.ErrNotWhole) {
+		struck = nil
+		if errors.Is(cause, errLate) {
+			return nil
+		}
+	}
 	return errors.Join(append(failed, struck)...)
 }
 

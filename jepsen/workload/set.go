@@ -66,31 +66,17 @@ func (p *process) add(ctx context.Context, key, element string) {
 // readElements reads the whole set through every node in the end. An item's value is
 // its elements.
 func (w Workload) readElements(ctx context.Context, r *Run) error {
-	for _, node := range r.Nodes {
-		p, err := r.process(w, node)
-		if err != nil {
-			return err
-		}
-		until, cancel := context.WithTimeout(ctx, finalTime)
-		_ = untilDone(until, node.Name, func() error { // a failure is in the history, and judged
-			var failed error
-			p.do(until, history.Event{F: final}, 5*time.Second, func(ctx context.Context, answer *history.Event) error {
-				var list corev1.ConfigMapList
-				failed = p.configMaps(p.rest.Get()).Do(ctx).Into(&list)
-				if failed != nil {
-					return failed
-				}
+	return w.throughEach(ctx, r, func(ctx context.Context, p *process) (failed error) {
+		p.do(ctx, history.Event{F: final}, 5*time.Second, func(ctx context.Context, answer *history.Event) error {
+			var list corev1.ConfigMapList
+			failed = p.configMaps(p.rest.Get()).Do(ctx).Into(&list)
+			if failed == nil {
 				answer.Items = elementsOf(list.Items)
-				return nil
-			})
+			}
 			return failed
 		})
-		cancel()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-	}
-	return nil
+		return failed
+	})
 }
 
 func elementsOf(objects []corev1.ConfigMap) []history.Item {

@@ -129,8 +129,8 @@ func (h judged) answeredInTheEnd() []check.Anomaly {
 		}
 	}
 	var found []check.Anomaly
-	for node, op := range asked {
-		if op.Return.Type != history.OK {
+	for _, node := range sortedKeys(asked) {
+		if op := asked[node]; op.Return.Type != history.OK {
 			found = append(found, check.Anomaly{Kind: "no answer in the end", At: []int64{op.Call.Index},
 				Text: fmt.Sprintf("%s did not answer when all faults were over: %s", node, op)})
 		}
@@ -241,30 +241,42 @@ func (w Workload) everywhere(ctx context.Context, r *Run, each func(p *process) 
 	return ctx.Err()
 }
 
-// finalTime bounds what is read in the end, of each node.
+// finalTime bounds what is read in the end.
 const finalTime = 45 * time.Second
+
+// EndTime bounds what clients do once a run's Ending is closed: the turns that are under
+// way, then the word to watches that all is over, and the reads through every node.
+const EndTime = 30*time.Second + 2*finalTime
 
 // readAll reads, as the last thing, all objects of the workload through every node.
 func (w Workload) readAll(ctx context.Context, r *Run) error {
-	for _, node := range r.Nodes {
-		p, err := r.process(w, node)
-		if err != nil {
+	return w.throughEach(ctx, r, func(ctx context.Context, p *process) error {
+		if e := p.list(ctx, final, ""); e.Type != history.OK {
+			return errors.New(e.Error)
+		}
+		return nil
+	})
+}
+
+// throughEach repeats a read through every node until it is answered, or finalTime is over:
+// that is in the history, and judged. All nodes are asked at once: if none answers, it
+// takes no longer than if one does not.
+func (w Workload) throughEach(ctx context.Context, r *Run, read func(ctx context.Context, p *process) error) error {
+	processes := make([]*process, len(r.Nodes))
+	for i, node := range r.Nodes {
+		var err error
+		if processes[i], err = r.process(w, node); err != nil {
 			return err
 		}
-		until, cancel := context.WithTimeout(ctx, finalTime)
-		err = untilDone(until, node.Name, func() error {
-			if e := p.list(until, final, ""); e.Type != history.OK {
-				return errors.New(e.Error)
-			}
-			return nil
-		})
-		cancel()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			continue // it is in the history, and judged
-		}
 	}
-	return nil
+	until, cancel := context.WithTimeout(ctx, finalTime)
+	defer cancel()
+	var reads sync.WaitGroup
+	for _, p := range processes {
+		reads.Go(func() {
+			_ = untilDone(until, p.node, func() error { return read(until, p) })
+		})
+	}
+	reads.Wait()
+	return ctx.Err()
 }
