@@ -25,10 +25,12 @@ type grant struct {
 	Revision uint64 `json:"revision"`
 	// UnderlayMTU lets pods be attached while the node's address is on no device.
 	UnderlayMTU int `json:"underlayMTU"`
+	// Ranges are those of Services besides the cluster's own, as far as packets are led there.
+	Ranges []netip.Prefix `json:"ranges,omitempty"`
 }
 
 func (g grant) equal(o grant) bool {
-	return g.NodeID == o.NodeID && g.Revision == o.Revision && g.UnderlayMTU == o.UnderlayMTU && slices.Equal(g.Subnets, o.Subnets)
+	return g.NodeID == o.NodeID && g.Revision == o.Revision && g.UnderlayMTU == o.UnderlayMTU && slices.Equal(g.Subnets, o.Subnets) && slices.Equal(g.Ranges, o.Ranges)
 }
 
 // with returns g after a sight of the Node at a revision. The same subnets seen

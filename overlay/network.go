@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -36,7 +37,9 @@ type Network struct {
 	forget  *forgetter
 	health  *service.Health
 	dns     *dns.Server // nil: the cluster has no DNS address
-	figures figures
+	// upstreams are the name servers that other names are asked of.
+	upstreams func() []netip.AddrPort
+	figures   figures
 
 	dnsConfig atomic.Pointer[dnsConfig]
 	file      string // path of the grant
@@ -87,8 +90,10 @@ func New(cfg Config) (*Network, error) {
 	n.health = service.NewHealth(n.listenTCP, n.log)
 	n.dnsConfig.Store(&dnsConfig{})
 	n.objects = newObjects(cfg.Client, cfg.NodeName)
+	conf := dns.NewResolvConf(cfg.ResolvConf, cfg.ClusterDNS)
+	n.upstreams = n.upstreamsFrom(conf)
 	if cfg.ClusterDNS.IsValid() {
-		n.dns = n.newDNS()
+		n.dns = n.newDNS(conf)
 	}
 	if err := n.follow(); err != nil {
 		n.kernel.Close()
@@ -210,6 +215,8 @@ func (n *Network) reconcileLocked() error {
 		return err
 	}
 	failed := n.takeGrantLocked()
+	refused, err := n.takeRangesLocked()
+	failed = errors.Join(failed, err)
 	if under.Index != 0 {
 		now := n.grant
 		now.UnderlayMTU = under.MTU
@@ -218,7 +225,7 @@ func (n *Network) reconcileLocked() error {
 	}
 	failed = errors.Join(failed, n.publishLocked(under))
 	wanted, complaints := datapath.Plan(n.inputLocked(under))
-	n.complainLocked(complaints)
+	n.complainLocked(append(complaints, refused...))
 	failed = errors.Join(failed, n.rules.SetBase(n.baseLocked()))
 	changes, err := n.kernel.Apply(wanted)
 	n.changes = changes
@@ -262,7 +269,7 @@ func (n *Network) publishLocked(under datapath.Underlay) error {
 func (n *Network) inputLocked(under datapath.Underlay) datapath.Input {
 	in := datapath.Input{
 		NodeID: n.cfg.NodeID, Subnets: n.grant.Subnets, GrantRevision: n.grant.Revision, Backend: n.cfg.Backend, Underlay: under,
-		ClusterCIDRs: n.cfg.ClusterCIDRs, ServiceCIDRs: n.cfg.ServiceCIDRs, ClusterDNS: n.cfg.ClusterDNS,
+		ClusterCIDRs: n.cfg.ClusterCIDRs, ServiceCIDRs: n.serviceRangesLocked(), ClusterDNS: n.cfg.ClusterDNS,
 	}
 	for _, l := range n.cfg.Leases.Leases() {
 		in.Peers = append(in.Peers, datapath.Peer{NodeID: l.NodeID, Subnets: l.Subnets, GrantRevision: l.GrantRevision, Addr: l.Endpoint.Addr, MAC: l.Endpoint.MAC})
@@ -343,7 +350,7 @@ func (n *Network) Close() {
 // baseLocked is what the nftables table depends on besides Services.
 func (n *Network) baseLocked() nft.Base {
 	b := nft.Base{
-		Subnets: n.grant.Subnets, ClusterCIDRs: n.cfg.ClusterCIDRs, ServiceCIDRs: n.cfg.ServiceCIDRs,
+		Subnets: n.grant.Subnets, ClusterCIDRs: n.cfg.ClusterCIDRs, ServiceCIDRs: n.serviceRangesLocked(),
 		Bridge: datapath.BridgeName, Tunnel: datapath.TunnelName,
 	}
 	if n.cfg.Backend == datapath.VXLAN {

@@ -23,6 +23,7 @@ import (
 type objects struct {
 	all, self, config           informers.SharedInformerFactory
 	services, slices, node, dns cache.SharedIndexInformer
+	ranges                      cache.SharedIndexInformer // of Services: ServiceCIDRs
 }
 
 func newObjects(client kubernetes.Interface, nodeName string) *objects {
@@ -38,6 +39,7 @@ func newObjects(client kubernetes.Interface, nodeName string) *objects {
 	o.dns = o.config.Core().V1().ConfigMaps().Informer()
 	o.services = o.all.Core().V1().Services().Informer()
 	o.slices = o.all.Discovery().V1().EndpointSlices().Informer()
+	o.ranges = o.all.Networking().V1().ServiceCIDRs().Informer()
 	o.node = o.self.Core().V1().Nodes().Informer()
 	return o
 }
@@ -66,6 +68,9 @@ func (n *Network) follow() error {
 		return fmt.Errorf("following EndpointSlices: %w", err)
 	}
 	if err := n.followGrant(); err != nil {
+		return err
+	}
+	if err := n.followRanges(); err != nil {
 		return err
 	}
 	_, err := n.objects.dns.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -98,6 +103,19 @@ func (n *Network) followGrant() error {
 	})
 	if err != nil {
 		return fmt.Errorf("following this node's subnet: %w", err)
+	}
+	return nil
+}
+
+// followRanges has the loop look again whenever a ServiceCIDR comes or goes.
+func (n *Network) followRanges() error {
+	_, err := n.objects.ranges.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { n.wake() },
+		UpdateFunc: func(_, _ any) { n.wake() },
+		DeleteFunc: func(any) { n.wake() },
+	})
+	if err != nil {
+		return fmt.Errorf("following the ranges of Services: %w", err)
 	}
 	return nil
 }

@@ -14,17 +14,19 @@ import (
 
 // Report is what a node says of its pod network.
 type Report struct {
-	Node     string          `json:"node"`
-	NodeID   string          `json:"nodeID"`
-	Ready    string          `json:"ready"` // "yes", or why no pod can be attached
-	Subnets  []netip.Prefix  `json:"subnets"`
-	Address  netip.Addr      `json:"address"` // on the underlay
-	MTU      int             `json:"mtu"`     // of pods
-	Backend  string          `json:"backend"`
-	Leases   []LeaseReport   `json:"leases"`
-	Pods     []PodReport     `json:"pods"`
-	Services []ServiceReport `json:"services"`
-	DNS      dns.Stats       `json:"dns"`
+	Node    string         `json:"node"`
+	NodeID  string         `json:"nodeID"`
+	Ready   string         `json:"ready"` // "yes", or why no pod can be attached
+	Subnets []netip.Prefix `json:"subnets"`
+	Address netip.Addr     `json:"address"` // on the underlay
+	MTU     int            `json:"mtu"`     // of pods
+	Backend string         `json:"backend"`
+	// ServiceCIDRs are the ranges of Services that packets are led to.
+	ServiceCIDRs []netip.Prefix  `json:"serviceCIDRs"`
+	Leases       []LeaseReport   `json:"leases"`
+	Pods         []PodReport     `json:"pods"`
+	Services     []ServiceReport `json:"services"`
+	DNS          dns.Stats       `json:"dns"`
 	// Differences are what was not as it should be when the report was made, and
 	// whether it was put right.
 	Differences []string `json:"differences"`
@@ -80,7 +82,7 @@ func (n *Network) Report() Report {
 		r.Differences = append(r.Differences, "not put right: "+err.Error())
 	}
 	r.Subnets, r.Address, r.MTU = slices.Clone(n.grant.Subnets), n.cfg.Underlay(), n.mtu
-	r.Backend = string(n.cfg.Backend)
+	r.Backend, r.ServiceCIDRs = string(n.cfg.Backend), n.serviceRangesLocked()
 	under, _ := n.kernel.FindUnderlay(n.cfg.Underlay()) // what fails here failed above
 	wanted, _ := datapath.Plan(n.inputLocked(under))
 	n.mu.Unlock()

@@ -14,24 +14,27 @@ import (
 	"kontiki/overlay/dns"
 )
 
-// newDNS returns the server for the cluster's DNS address on this node.
-func (n *Network) newDNS() *dns.Server {
-	conf := dns.NewResolvConf(n.cfg.ResolvConf, n.cfg.ClusterDNS)
+// upstreamsFrom returns who says what the name servers of others are now.
+func (n *Network) upstreamsFrom(conf *dns.ResolvConf) func() []netip.AddrPort {
 	own := conf.Servers
 	if n.cfg.Upstreams != nil {
 		own = func() []netip.AddrPort { return n.cfg.Upstreams }
 	}
-	upstreams := func() []netip.AddrPort {
+	return func() []netip.AddrPort {
 		if told := n.dnsConfig.Load().upstreams; told != nil {
 			return told
 		}
 		return own()
 	}
+}
+
+// newDNS returns the server for the cluster's DNS address on this node.
+func (n *Network) newDNS(conf *dns.ResolvConf) *dns.Server {
 	return dns.New(dns.Config{
 		Domain: n.cfg.ClusterDomain, Pods: n.cfg.ClusterCIDRs,
 		Ranges:    slices.Concat(n.cfg.ClusterCIDRs, n.cfg.ServiceCIDRs),
 		Source:    dns.Informers{ServiceInformer: n.objects.services, SliceInformer: n.objects.slices},
-		Upstreams: upstreams, Stubs: func() []dns.Stub { return n.dnsConfig.Load().stubs },
+		Upstreams: n.upstreams, Stubs: func() []dns.Stub { return n.dnsConfig.Load().stubs },
 		NamespaceOf: n.book.NamespaceOf, Searches: conf.Searches,
 		Listen: n.listenDNS,
 		Took:   func(d time.Duration) { n.figures.dns.Observe(d.Seconds()) },

@@ -45,6 +45,7 @@ func printNet(out io.Writer, r overlay.Report) error {
 	fmt.Fprintf(out, "Node         %s, %s on the nodes' network\n", r.Node, r.Address)
 	fmt.Fprintf(out, "Takes pods   %s\n", r.Ready)
 	fmt.Fprintf(out, "Subnets      %s, MTU %d, other nodes by %s\n", list(r.Subnets), r.MTU, r.Backend)
+	fmt.Fprintf(out, "Services     %s\n", list(r.ServiceCIDRs))
 	fmt.Fprintf(out, "DNS          %d questions: %d of the cluster, %d walks completed, %d cached, %d forwarded, %d failed\n\n",
 		r.DNS.Questions, r.DNS.Cluster, r.DNS.Completed, r.DNS.Cached, r.DNS.Forwarded, r.DNS.Failed)
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)

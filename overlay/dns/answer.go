@@ -18,7 +18,7 @@ const ttl = 5
 // Zone is what the answers are about.
 type Zone struct {
 	Domain string // "cluster.local."; lower case, with the final dot
-	// Ranges are the addresses whose reverse names are the cluster's own.
+	// Ranges are the addresses all of whose reverse names are the cluster's own.
 	Ranges []netip.Prefix
 	// Pods are the addresses that have names as 10-42-0-5.namespace.pod.DOMAIN.
 	Pods []netip.Prefix
@@ -33,13 +33,15 @@ type Reply struct {
 	Chase string
 }
 
-// Mine says whether a name (lower case, with the final dot) is the cluster's own.
-func (z Zone) Mine(name string) bool {
+// Mine says whether a name (lower case, with the final dot) is the cluster's own. So are the
+// reverse names of Services' addresses out of other ranges than those that were there first.
+func (z Zone) Mine(name string, src Source) bool {
 	if name == z.Domain || strings.HasSuffix(name, "."+z.Domain) {
 		return true
 	}
 	addr, ok := reverse(name)
-	return ok && slices.ContainsFunc(z.Ranges, func(p netip.Prefix) bool { return p.Contains(addr) })
+	return ok && (slices.ContainsFunc(z.Ranges, func(p netip.Prefix) bool { return p.Contains(addr) }) ||
+		!src.Synced() || len(src.ServicesAt(addr)) > 0)
 }
 
 // Answer answers a question about a name that is Mine. It is a pure function of
@@ -142,7 +144,7 @@ func (z Zone) answerSRV(q dns.Question, svc *corev1.Service, headless bool, eps 
 			return
 		}
 		r.Answers = append(r.Answers, &dns.SRV{Hdr: header(q.Name, dns.TypeSRV), Weight: 1, Port: port, Target: target})
-		extra := addresses(dns.Question{Name: target, Qtype: dns.TypeA}, addr)
+		extra := addresses(dns.Question{Name: target, Qtype: dns.TypeANY}, addr)
 		r.Extra = append(r.Extra, extra.Answers...)
 	}
 	match := func(name, protocol string) bool {

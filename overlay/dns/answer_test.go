@@ -50,7 +50,7 @@ func (k known) HasNamespace(namespace string) bool {
 
 func (k known) ServicesAt(addr netip.Addr) (out []*corev1.Service) {
 	for _, s := range k.services {
-		if s.Spec.ClusterIP == addr.String() {
+		if s.Spec.ClusterIP == addr.String() || slices.Contains(s.Spec.ClusterIPs, addr.String()) {
 			out = append(out, s)
 		}
 	}
@@ -78,6 +78,8 @@ func svc(name, clusterIP string, ports ...corev1.ServicePort) *corev1.Service {
 
 func cluster() known {
 	http := corev1.ServicePort{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP}
+	dual := svc("dual", "10.43.0.22", http)
+	dual.Spec.ClusterIPs = []string{"10.43.0.22", "fd00:43::22"}
 	external := svc("away", "")
 	external.Spec.Type, external.Spec.ExternalName = corev1.ServiceTypeExternalName, "www.example.org"
 	slice := &discoveryv1.EndpointSlice{
@@ -90,8 +92,12 @@ func cluster() known {
 		},
 	}
 	return known{
-		services: []*corev1.Service{svc("web", "10.43.0.20", http), svc("db", corev1.ClusterIPNone), svc("empty", corev1.ClusterIPNone), external},
-		slices:   []*discoveryv1.EndpointSlice{slice},
+		services: []*corev1.Service{svc("web", "10.43.0.20", http), svc("db", corev1.ClusterIPNone), svc("empty", corev1.ClusterIPNone), external, dual, svc("further", "10.99.0.7", http), svc("six", corev1.ClusterIPNone)},
+		slices: []*discoveryv1.EndpointSlice{slice, {
+			ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "six-1", Labels: map[string]string{discoveryv1.LabelServiceName: "six"}},
+			AddressType: discoveryv1.AddressTypeIPv6,
+			Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"fd00:42::5"}}},
+		}},
 	}
 }
 
@@ -122,6 +128,15 @@ func TestSpecification(t *testing.T) {
 		{dns.TypeA, "_tcp.web.default.svc.cluster.local.", "NOERROR"},
 		{dns.TypePTR, "20.0.43.10.in-addr.arpa.", "NOERROR web.default.svc.cluster.local."},
 		{dns.TypePTR, "21.0.43.10.in-addr.arpa.", "NXDOMAIN"},
+		// A range that somebody added: of its addresses only those of Services are the cluster's.
+		{dns.TypePTR, "7.0.99.10.in-addr.arpa.", "NOERROR further.default.svc.cluster.local."},
+		{dns.TypePTR, "8.0.99.10.in-addr.arpa.", "SERVFAIL"}, // no upstream here
+		{dns.TypeAAAA, "dual.default.svc.cluster.local.", "NOERROR fd00:43::22"},
+		{dns.TypeA, "dual.default.svc.cluster.local.", "NOERROR 10.43.0.22"},
+		{dns.TypePTR, reverse6("fd00:43::22"), "NOERROR dual.default.svc.cluster.local."},
+		{dns.TypeAAAA, "six.default.svc.cluster.local.", "NOERROR fd00:42::5"},
+		{dns.TypeA, "six.default.svc.cluster.local.", "NOERROR"},
+		{dns.TypeAAAA, "fd00-42--5.six.default.svc.cluster.local.", "NOERROR fd00:42::5"},
 		{dns.TypeA, "db.default.svc.cluster.local.", "NOERROR 10.42.1.5 10.42.2.7"},
 		{dns.TypeA, "db-0.db.default.svc.cluster.local.", "NOERROR 10.42.1.5"},
 		{dns.TypeA, "10-42-2-7.db.default.svc.cluster.local.", "NOERROR 10.42.2.7"},
@@ -157,6 +172,14 @@ func TestSpecification(t *testing.T) {
 	}
 }
 
+func reverse6(addr string) string {
+	name, err := dns.ReverseAddr(addr)
+	if err != nil {
+		panic("dns: an address of a test does not parse: " + addr)
+	}
+	return name
+}
+
 func describe(resp *dns.Msg) string {
 	var parts []string
 	for _, rr := range resp.Answer {
@@ -172,6 +195,10 @@ func TestNothingIsDeniedBeforeAllIsKnown(t *testing.T) {
 	resp := server(src).Handle(t.Context(), netip.Addr{}, new(dns.Msg).SetQuestion("nothing.default.svc.cluster.local.", dns.TypeA), false)
 	if resp.Rcode != dns.RcodeServerFailure {
 		t.Errorf("the code is %s", dns.RcodeToString[resp.Rcode])
+	}
+	asked := server(src, upstream(t)).Handle(t.Context(), netip.Addr{}, new(dns.Msg).SetQuestion("8.0.99.10.in-addr.arpa.", dns.TypePTR), false)
+	if asked.Rcode != dns.RcodeServerFailure {
+		t.Errorf("an address that may be a Service's: the code is %s", dns.RcodeToString[asked.Rcode])
 	}
 }
 

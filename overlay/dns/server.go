@@ -194,7 +194,7 @@ func (s *Server) Handle(ctx context.Context, client netip.Addr, req *dns.Msg, tc
 func (s *Server) resolve(ctx context.Context, req, resp *dns.Msg) *dns.Msg {
 	q := req.Question[0]
 	for range maxChase {
-		if !s.zone.Mine(strings.ToLower(q.Name)) {
+		if !s.zone.Mine(strings.ToLower(q.Name), s.cfg.Source) {
 			return s.forward(ctx, req, resp, q)
 		}
 		if !s.cfg.Source.Synced() {
