@@ -96,6 +96,14 @@ func TestPlan(t *testing.T) {
 			s.Spec.InternalTrafficPolicy, s.Spec.ExternalTrafficPolicy = &local, corev1.ServiceExternalTrafficPolicyLocal
 		}), ends("10.42.2.5 b", "10.42.1.5 a"), nil,
 			"10.43.0.20:80/6 → 10.42.1.5:8080\nnode:30080/6 → 10.42.1.5:8080"},
+		"local policies, and all that is here ends": {web(func(s *corev1.Service) {
+			s.Spec.InternalTrafficPolicy, s.Spec.ExternalTrafficPolicy = &local, corev1.ServiceExternalTrafficPolicyLocal
+		}), ends("10.42.2.5 b", "10.42.1.5 a ending", "10.42.1.6 a starting"), nil,
+			"10.43.0.20:80/6 → 10.42.1.5:8080\nnode:30080/6 → 10.42.1.5:8080"},
+		"local policies, and nothing is here": {web(func(s *corev1.Service) {
+			s.Spec.InternalTrafficPolicy, s.Spec.ExternalTrafficPolicy = &local, corev1.ServiceExternalTrafficPolicyLocal
+		}), ends("10.42.2.5 b"), nil,
+			"10.43.0.20:80/6 →\nnode:30080/6 →"},
 		"addresses from outside": {web(func(s *corev1.Service) {
 			s.Spec.ExternalIPs = []string{"192.0.2.9"}
 			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.10"}, {IP: "192.0.2.11", IPMode: ptr.To(corev1.LoadBalancerIPModeProxy)}, {IP: "192.168.77.1", IPMode: ptr.To(corev1.LoadBalancerIPModeProxy)}}
