@@ -1,11 +1,8 @@
 package apps
 
 import (
-	"strconv"
-
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -25,9 +22,6 @@ func replicaSets() kind.Definition {
 		Warn:           warnReplicaSet,
 		Status: &kind.Status[*appsv1.ReplicaSet]{
 			Validate: validateReplicaSetStatus,
-		},
-		Fields: func(r *appsv1.ReplicaSet) fields.Set {
-			return fields.Set{"status.replicas": strconv.Itoa(int(r.Status.Replicas))}
 		},
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,

@@ -43,6 +43,7 @@ func jobs() kind.Definition {
 		Fields: func(j *batchv1.Job) fields.Set {
 			return fields.Set{"status.successful": strconv.Itoa(int(j.Status.Succeeded))}
 		},
+		FieldRefusal: "field label %q not supported for Job",
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,
 			kind.Column("Status", "Status of the job."),

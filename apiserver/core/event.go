@@ -18,8 +18,9 @@ import (
 // eventTTL is how long an event is kept, in seconds.
 const eventTTL = 60 * 60
 
-// Events describes events; events.k8s.io serves the same objects.
-func Events() kind.Definition {
+// Events describes events; events.k8s.io serves the same objects, and calls their fields
+// by other labels.
+func Events(labels map[string]string) kind.Definition {
 	return &kind.Kind[*corev1.Event]{
 		Resource: "events", Singular: "event", ShortNames: []string{"ev"},
 		New:            func() *corev1.Event { return &corev1.Event{} },
@@ -29,6 +30,7 @@ func Events() kind.Definition {
 		TTL:            eventTTL,
 		Validate:       validateEvent,
 		Fields:         eventFields,
+		FieldLabels:    labels,
 		Columns: []metav1.TableColumnDefinition{
 			kind.Column("Last Seen", corev1.Event{}.SwaggerDoc()["lastTimestamp"]),
 			kind.Column("Type", corev1.Event{}.SwaggerDoc()["type"]),

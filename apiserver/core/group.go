@@ -49,7 +49,7 @@ func Group(cfg Config) kind.Group {
 			configMaps(),
 			secrets(),
 			serviceAccounts(cfg.TokenRequests),
-			Events(),
+			Events(nil),
 			replicationControllers(),
 			podTemplates(),
 			persistentVolumes(),

@@ -30,7 +30,7 @@ func namespaces() kind.Definition {
 		ValidateUpdate: func(*corev1.Namespace, *corev1.Namespace) field.ErrorList { return nil },
 		Status:         &kind.Status[*corev1.Namespace]{Validate: validateNamespaceStatus},
 		Fields: func(ns *corev1.Namespace) fields.Set {
-			return fields.Set{"status.phase": string(ns.Status.Phase), "name": ns.Name}
+			return fields.Set{"status.phase": string(ns.Status.Phase)}
 		},
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,

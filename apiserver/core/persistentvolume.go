@@ -9,7 +9,6 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -38,7 +37,6 @@ func persistentVolumes() kind.Definition {
 				}
 			},
 		},
-		Fields: func(v *corev1.PersistentVolume) fields.Set { return fields.Set{"name": v.Name} },
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,
 			kind.Column("Capacity", doc["capacity"]),

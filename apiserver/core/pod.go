@@ -27,6 +27,7 @@ func pods(cfg Config) kind.Definition {
 		Status:         &kind.Status[*corev1.Pod]{Prepare: preparePodStatus, Validate: validatePodStatus, Warn: warnPodStatus},
 		Graceful:       deletePodGracefully,
 		Fields:         podFields,
+		FieldLabels:    podFieldLabels(),
 		Columns:        podColumns,
 		Cells:          podCells,
 		RowConditions:  podRowConditions,
@@ -53,6 +54,15 @@ func podFields(p *corev1.Pod) fields.Set {
 		"status.podIP":             ip,
 		"status.nominatedNodeName": p.Status.NominatedNodeName,
 	}
+}
+
+// podFieldLabels are the names of podFields, and two that clients may use besides.
+func podFieldLabels() map[string]string {
+	labels := map[string]string{"spec.host": "spec.nodeName", "status.podIPs": "status.podIPs"}
+	for name := range podFields(&corev1.Pod{}) {
+		labels[name] = name
+	}
+	return labels
 }
 
 func preparePod(_ context.Context, p, old *corev1.Pod) {

@@ -132,6 +132,7 @@ func resourceSlices() kind.Definition {
 				resourcev1.ResourceSliceSelectorPoolName: s.Spec.Pool.Name,
 			}
 		},
+		FieldRefusal: "field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: %s",
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,
 			kind.Column("Node", doc["nodeName"]),

@@ -23,8 +23,17 @@ func Group() kind.Group {
 		Name:        eventsv1.GroupName,
 		Versions:    []string{"v1"},
 		AddToScheme: addToScheme,
-		Kinds:       map[string][]kind.Definition{"v1": {core.Events()}},
+		Kinds:       map[string][]kind.Definition{"v1": {core.Events(fieldLabels())}},
 	}
+}
+
+// fieldLabels is what selectors of this group call the fields of core's events.
+func fieldLabels() map[string]string {
+	labels := map[string]string{"reason": "reason", "type": "type", "reportingController": "reportingComponent"}
+	for _, part := range []string{"kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"} {
+		labels["regarding."+part] = "involvedObject." + part
+	}
+	return labels
 }
 
 func addToScheme(scheme *runtime.Scheme) error {

@@ -9,6 +9,8 @@ package kind
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"reflect"
 
 	"k8s.io/apimachinery/pkg/api/validation"
@@ -78,6 +80,11 @@ type Kind[T Object] struct {
 
 	// Fields are what field selectors can ask for besides name and namespace.
 	Fields func(T) fields.Set
+	// FieldLabels is what selectors call the Fields; nil: each by its own name.
+	FieldLabels map[string]string
+	// FieldRefusal is what is said of another label, in the format of fmt; empty: what nearly
+	// all kinds with Fields say.
+	FieldRefusal string
 	// TTL, in seconds, of an object in the store; 0 means for ever.
 	TTL uint64
 
@@ -149,15 +156,24 @@ func (k *Kind[T]) addFieldLabels(scheme *runtime.Scheme, gv schema.GroupVersion)
 	if err != nil {
 		return err
 	}
-	known := k.Fields(k.New())
+	labels := map[string]string{"metadata.name": "metadata.name"}
+	if !k.Cluster {
+		labels["metadata.namespace"] = "metadata.namespace"
+	}
+	for name := range k.Fields(k.New()) {
+		if k.FieldLabels == nil {
+			labels[name] = name
+		}
+	}
+	maps.Copy(labels, k.FieldLabels)
+	refusal := "field label not supported: %s"
+	if k.FieldRefusal != "" {
+		refusal = k.FieldRefusal
+	}
 	return scheme.AddFieldLabelConversionFunc(gvk, func(label, value string) (string, string, error) {
-		if _, ok := known[label]; ok {
-			return label, value, nil
+		if name, ok := labels[label]; ok {
+			return name, value, nil
 		}
-		switch label {
-		case "metadata.name", "metadata.namespace":
-			return label, value, nil
-		}
-		return runtime.DefaultMetaV1FieldSelectorConversion(label, value)
+		return "", "", fmt.Errorf(refusal, label)
 	})
 }

@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	unversioned "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -223,9 +222,6 @@ func ipAddresses() kind.Definition {
 		},
 		ValidateUpdate: func(a, old *networkingv1.IPAddress) field.ErrorList {
 			return validation.ValidateImmutableField(a.Spec.ParentRef, old.Spec.ParentRef, field.NewPath("spec", "parentRef"))
-		},
-		Fields: func(a *networkingv1.IPAddress) fields.Set {
-			return fields.Set{"spec.parentRef": refOf(a.Spec.ParentRef)}
 		},
 		Columns: []metav1.TableColumnDefinition{
 			kind.NameColumn,
