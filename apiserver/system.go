@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
 
 	"kontiki/apiserver/allocate"
 	"kontiki/apiserver/storage"
@@ -54,7 +55,11 @@ type System struct {
 	ClientCA, FrontProxyCA []byte
 	// Changed, which may be nil, tells that Endpoints returns something else.
 	Changed <-chan struct{}
-	Logger  *slog.Logger
+	// Events, which may be nil, takes what is to be told of the default ServiceCIDR.
+	Events record.EventRecorder
+	Logger *slog.Logger
+
+	told cidrTold
 }
 
 // Run keeps the system's objects until ctx ends. It returns an error only when

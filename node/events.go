@@ -56,9 +56,14 @@ func memberEvents(before, after []raftstore.Member) (out []memberEvent) {
 
 // nodeRecorder writes events about Nodes until ctx ends.
 func nodeRecorder(ctx context.Context, client kubernetes.Interface) (record.EventRecorder, func()) {
+	return recorder(ctx, client, eventComponent)
+}
+
+// recorder writes a component's events until ctx ends.
+func recorder(ctx context.Context, client kubernetes.Interface, component string) (record.EventRecorder, func()) {
 	b := record.NewBroadcaster(record.WithContext(ctx))
 	b.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
-	return b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: eventComponent}), b.Shutdown
+	return b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component}), b.Shutdown
 }
 
 // nodeReference is a Node as the kubelet names it in its events.

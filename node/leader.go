@@ -121,6 +121,8 @@ func (n *node) govern(ctx context.Context, term uint64) error {
 	defer stop()
 	work, ctx := errgroup.WithContext(ctx) // any part that ends takes the others with it
 	work.Go(func() error {
+		events, stop := recorder(ctx, system, apiserver.CIDREventSource)
+		defer stop()
 		objects := &apiserver.System{
 			Client:               system,
 			ServiceCIDR:          n.charter.Settings.ServiceCIDR,
@@ -129,6 +131,7 @@ func (n *node) govern(ctx context.Context, term uint64) error {
 			ClientCA:             n.charter.trust.Authority.CertPEM(),
 			FrontProxyCA:         front.CertPEM(),
 			Changed:              changed,
+			Events:               events,
 			Logger:               n.log.With("room", "apiserver"),
 		}
 		return objects.Run(ctx)
