@@ -54,6 +54,10 @@ func TestHostileBodies(t *testing.T) {
 	for i := range 10_000 { // the library's managed fields take quadratic time
 		fmt.Fprintf(&keys, `"k%d":"",`, i)
 	}
+	million := strings.Builder{}
+	for i := range 1_000_000 {
+		fmt.Fprintf(&million, `"k%d":"",`, i)
+	}
 	for _, c := range []struct {
 		name, contentType, body string
 		want                    int
@@ -65,6 +69,8 @@ func TestHostileBodies(t *testing.T) {
 		{"10,000 deep in YAML", yamlType, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata: " + strings.Repeat("[", 10_000), http.StatusBadRequest},
 		{"YAML that multiplies", yamlType, "a: &a [x,x,x,x,x,x,x,x,x]\n" + bomb(), http.StatusBadRequest},
 		{"many keys", jsonType, head + `"data":{` + keys.String() + `"a/b":""}}`, http.StatusUnprocessableEntity},
+		{"a million keys", jsonType, head + `"data":{` + million.String() + `"k":""}}`, http.StatusRequestEntityTooLarge},
+		{"a million keys in YAML", yamlType, head + `"data":{` + million.String() + `"k":""}}`, http.StatusRequestEntityTooLarge},
 		{"nothing", jsonType, "", http.StatusBadRequest},
 		{"no protobuf", protobufType, "k8s\x00\xff\xff\xff\xff", http.StatusBadRequest},
 	} {
