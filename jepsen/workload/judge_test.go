@@ -274,6 +274,24 @@ func TestReadsAreJudged(t *testing.T) {
 			3 n3 ok list rev=6 items=a:x:5`, ""},
 		{"older than asked for", written + `2 n2 invoke list level=8
 			2 n2 ok list rev=6 items=a:x:5`, "older than asked for"},
+		{"a write of unknown outcome happened", written + `1 n1 invoke patch k=a v=z
+			1 n1 info patch k=a
+			2 n2 invoke list
+			2 n2 ok list rev=11 items=a:z:10`, ""},
+		{"a write that failed happened", written + `1 n1 invoke patch k=a v=z
+			1 n1 fail patch k=a
+			2 n2 invoke list
+			2 n2 ok list rev=11 items=a:z:10`, "a write that failed happened"},
+		{"a write that was refused happened", written + `1 n1 invoke create k=a v=z
+			1 n1 ok create k=a refused=exists
+			2 n2 invoke list
+			2 n2 ok list rev=11 items=a:z:10`, "a write that was refused happened"},
+		{"a value that nobody wrote", written + `2 n2 invoke list
+			2 n2 ok list rev=11 items=a:z:10`, "a write from nowhere"},
+		{"a write of unknown outcome happened before it was called", written + `2 n2 invoke list
+			2 n2 ok list rev=11 items=a:z:10
+			1 n1 invoke patch k=a v=z
+			1 n1 info patch k=a`, "a write in the past"},
 		{"one revision in two states", written + `2 n2 invoke list level=0
 			2 n2 ok list rev=9 items=a:y:8,b:q:9
 			3 n3 invoke list level=0

@@ -59,14 +59,11 @@ func judgeReads(h judged) []check.Anomaly {
 	local := make(map[string][]check.Point) // what must not go back, by life of a node's process
 	var found []check.Anomaly
 	for _, op := range h.ops {
-		if op.Return.Type != history.OK {
+		switch {
+		case op.Call.F != "list" && op.Call.F != final:
+			writes = append(writes, objectWrite(op))
 			continue
-		}
-		if op.Call.F != "list" && op.Call.F != final {
-			if op.Return.Refused == "" {
-				writes = append(writes, objectWrite(op))
-				latest = append(latest, check.Point{Span: op.Span(), Outcome: check.OK, Revision: op.Return.Revision, Changed: true, What: op.String()})
-			}
+		case op.Return.Type != history.OK:
 			continue
 		}
 		lists = append(lists, shown(op))
@@ -85,8 +82,10 @@ func judgeReads(h judged) []check.Anomaly {
 	}
 	timeline, bad := check.Evidence(writes, lists)
 	found = append(found, bad...)
+	bad, points := timeline.Writes(writes)
+	found = append(found, bad...)
 	found = append(found, timeline.Lists(lists)...)
-	found = append(found, check.RealTime(latest)...)
+	found = append(found, check.RealTime(append(points, latest...))...)
 	for _, process := range sortedKeys(local) {
 		found = append(found, check.RealTime(local[process])...)
 	}
