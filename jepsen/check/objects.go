@@ -41,13 +41,15 @@ type ObjectWrite struct {
 type Timeline struct {
 	changes []ObjectEvent
 	byKey   map[string][]int // places in changes
-	sure    uint64           // some watch was told of all that happened up to here
+	// from and sure are the revisions between which some watch was told of all that happened.
+	from, sure uint64
 }
 
 // NewTimeline puts together what all watches told. Two that tell one revision
 // differently, and changes that do not follow from those before, are anomalies. So are
-// values that were written twice. before is what the objects were when watches began.
-func NewTimeline(before map[string]Object, sure uint64, told ...[]ObjectEvent) (*Timeline, []Anomaly) {
+// values that were written twice. before is what the objects were at revision from, after which
+// watches began; what came after revision sure may not have been told all.
+func NewTimeline(before map[string]Object, from, sure uint64, told ...[]ObjectEvent) (*Timeline, []Anomaly) {
 	var found []Anomaly
 	all := make(map[uint64]ObjectEvent)
 	for _, events := range told {
@@ -64,7 +66,7 @@ func NewTimeline(before map[string]Object, sure uint64, told ...[]ObjectEvent) (
 			}
 		}
 	}
-	l := &Timeline{byKey: make(map[string][]int), sure: sure}
+	l := &Timeline{byKey: make(map[string][]int), from: from, sure: sure}
 	started := slices.SortedFunc(maps.Keys(before), func(a, b string) int { return cmp.Compare(before[a].Revision, before[b].Revision) })
 	for _, key := range started {
 		l.add(ObjectEvent{Key: key, Added: true, Now: before[key]})
@@ -75,7 +77,9 @@ func NewTimeline(before map[string]Object, sure uint64, told ...[]ObjectEvent) (
 		if is := l.At(e.Key, revision); is.Revision == revision {
 			continue // it was there when watches began
 		}
-		found = append(found, l.follows(e)...)
+		if revision <= sure {
+			found = append(found, l.follows(e)...)
+		}
 		if at := written[e.Now.Value]; at != 0 && !e.Deleted {
 			found = append(found, anomaly("a write happened twice", "%q was written at revision %d and at %d", e.Now.Value, at, revision).at(e.Place))
 		}
@@ -154,7 +158,7 @@ func (l *Timeline) Writes(writes []ObjectWrite) ([]Anomaly, []Point) {
 		happened = happened && !w.Deleted
 		switch {
 		case w.Outcome == OK && !w.Refused && w.Revision != 0 && w.Revision <= l.sure:
-			if is, ok := at[w.Revision]; !ok || is.Key != w.Key || is.Deleted != w.Deleted || !w.Deleted && is.Now.Value != w.Value {
+			if is, ok := at[w.Revision]; !ok && w.Revision > l.from || ok && (is.Key != w.Key || is.Deleted != w.Deleted || !w.Deleted && is.Now.Value != w.Value) {
 				what := "nothing"
 				if ok {
 					what = is.String()
@@ -260,7 +264,7 @@ func Evidence(writes []ObjectWrite, lists []Shown) (*Timeline, []Anomaly) {
 	for i, e := range told {
 		told[i].Added = e.Now.Revision == first[e.Key]
 	}
-	return NewTimeline(nil, math.MaxUint64, told)
+	return NewTimeline(nil, 0, math.MaxUint64, told)
 }
 
 // Lists tells which lists do not show the objects as they were at their revision.

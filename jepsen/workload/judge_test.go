@@ -350,6 +350,23 @@ func TestWatchesAreJudged(t *testing.T) {
 		{"a last write that nobody is told of", changes + all + end + "\n5 n1 invoke patch k=b v=v5\n5 n1 ok patch k=b v=v5 rev=11", "a lost write"},
 		{"a change that nobody made", strings.ReplaceAll(changes+all+end, "k=b v=v3 rev=8 level", "k=b v=v7 rev=8 level"), "a lost write"},
 		{"a failed write happened", strings.Replace(changes+all+end, "5 n1 ok create k=b v=v3 rev=8", "5 n1 fail create k=b", 1), "a write that failed happened"},
+		{"a deletion that nobody is told of", strings.Replace(changes, "5 n1 invoke create k=the-end", "5 n1 invoke delete k=b\n5 n1 ok delete k=b\n5 n1 invoke create k=the-end", 1) + all + end, "a lost write"},
+		{"two deletions of which one is told", strings.Replace(changes, "5 n1 ok delete k=a", "6 n2 invoke delete k=a\n6 n2 ok delete k=a\n5 n1 ok delete k=a", 1) + all + end, "a lost write"},
+		{"two of which one was refused", strings.Replace(changes, "5 n1 ok delete k=a", "6 n2 invoke delete k=a\n6 n2 ok delete k=a refused=absent\n5 n1 ok delete k=a", 1) + all + end, ""},
+		{"two of which one never returned", strings.Replace(changes, "5 n1 ok delete k=a", "6 n2 invoke delete k=a\n6 n2 info delete k=a\n5 n1 ok delete k=a", 1) + all + end, ""},
+		{"a deletion that only happened later", strings.Replace(strings.Replace(changes, "5 n1 invoke delete k=a\n", "", 1), "5 n1 ok delete k=a\n", "", 1) +
+			"5 n1 invoke delete k=a\n5 n1 info delete k=a\n" + all + end, "a write from nowhere"},
+		{"a deletion that failed", strings.Replace(changes, "5 n1 ok delete k=a", "5 n1 fail delete k=a", 1) + all + end, "a write from nowhere"},
+		{"one of unknown outcome", strings.Replace(changes, "5 n1 ok delete k=a", "5 n1 info delete k=a", 1) + all + end, ""},
+		{"what happened before the first watch", "5 n1 invoke create k=c v=w1\n5 n1 ok create k=c v=w1 rev=1\n5 n1 invoke delete k=c\n5 n1 ok delete k=c\n" + strings.TrimLeft(changes, "\n") + all + end, ""},
+		{"what happened while nobody watched", strings.Replace(changes, "2 n2 invoke watch at=4", `1 n1 invoke list
+			1 n1 ok list rev=20 items=the-end:v4:12
+			1 n1 invoke watch at=20
+			1 n1 info told k=b v=v5 rev=21 level=ADDED
+			5 n1 invoke create k=b v=v5
+			5 n1 ok create k=b v=v5 rev=21
+			1 n1 info told-all rev=21
+			2 n2 invoke watch at=4`, 1) + all + end, ""},
 		{"a list that does not add up", changes + all + end + "\n3 n1 invoke final\n3 n1 ok final rev=12 items=a:v2:6,b:v3:8,the-end:v4:12", "a wrong state"},
 		{"a stale list in the end", changes + all + end + "\n3 n1 invoke final\n3 n1 ok final rev=8 items=a:v2:6,b:v3:8", "a stale read"},
 		{"one that falls behind", changes + all, "a watch fell behind"},

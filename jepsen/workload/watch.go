@@ -214,12 +214,12 @@ func kindOf(o runtime.Object) string {
 }
 
 func judgeWatches(h judged) []check.Anomaly {
-	all, sure, before := h.watched()
+	all, first, sure := h.watched()
 	var streams [][]check.ObjectEvent
 	for _, w := range all {
 		streams = append(streams, w.Told)
 	}
-	timeline, found := check.NewTimeline(before, sure, streams...)
+	timeline, found := check.NewTimeline(objectsOf(first.Items), first.Revision, sure, streams...)
 	var writes []check.ObjectWrite
 	var lists []check.Shown
 	var latest []check.Point
@@ -239,17 +239,17 @@ func judgeWatches(h judged) []check.Anomaly {
 	}
 	bad, points := timeline.Writes(writes)
 	found = append(found, bad...)
+	found = append(found, timeline.Deletions(writes)...)
 	found = append(found, timeline.Watches(all)...)
 	found = append(found, timeline.Lists(lists)...)
 	found = append(found, check.RealTime(append(points, latest...))...)
 	return append(found, h.notTold()...)
 }
 
-// watched are all watches, the revision through which it is certain that they were told
-// of everything, and the objects as they were when the first of them began.
-func (h judged) watched() (all []check.ObjectWatch, sure uint64, before map[string]check.Object) {
+// watched are all watches, the list that the first of them began after, and the revision
+// through which it is certain that they were told of everything.
+func (h judged) watched() (all []check.ObjectWatch, first history.Event, sure uint64) {
 	open := make(map[int]int) // process → place in all
-	first := history.Event{}
 	for _, e := range h.events {
 		switch {
 		case e.F == listed && e.Type == history.OK && (first.F == "" || e.Revision < first.Revision):
@@ -278,7 +278,7 @@ func (h judged) watched() (all []check.ObjectWatch, sure uint64, before map[stri
 		}
 		sure = max(sure, w.Through)
 	}
-	return all, sure, objectsOf(first.Items)
+	return all, first, sure
 }
 
 // notTold tells which nodes' watches were not told all in the end.
