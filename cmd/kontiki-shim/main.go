@@ -39,13 +39,17 @@ func run() int {
 		return 2
 	}
 	logrus.SetLevel(logrus.WarnLevel)
+	program, err := runSealed()
+	if err != nil {
+		log.Warn("not running from a sealed copy; each start of a container makes one", "error", err)
+	}
 	// libcontainer hands this to the init stage of each container, whose Go
 	// runtime would otherwise make threads for every CPU, within the container's limits.
 	os.Setenv("GOMAXPROCS", "1")
 	unix.Umask(0o022)
 	defaultSignals()
 
-	s, err := server.New(server.Config{Dir: *dir, CgroupRoot: *root, Logger: log})
+	s, err := server.New(server.Config{Dir: *dir, CgroupRoot: *root, Program: program, Logger: log})
 	if errors.Is(err, server.ErrRunning) {
 		return 0 // whoever started this one finds the other
 	}

@@ -108,6 +108,10 @@ func (t *target) loop(ctx context.Context, kind string, p *corev1.Probe, began t
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, shim.ErrNewer) { // nobody was asked: no reason to end what may be well
+			t.w.deps.API.Event(t.pod, t.c.Name, corev1.EventTypeWarning, "Unhealthy", kind+" probe errored and resulted in unknown state: "+err.Error())
+			continue
+		}
 		if err == nil {
 			good, bad = good+1, 0
 		} else {

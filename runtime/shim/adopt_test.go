@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,6 +93,44 @@ func TestKilledShimIsReplacedAndAdopts(t *testing.T) {
 	}
 	if m := shimtest.MountsBelow(e.Dir); len(m) != 0 {
 		t.Errorf("left mounts: %v", m)
+	}
+}
+
+// TestAContainerOfANewerShim is watched, stopped and removed by an older one; nothing is started in it.
+func TestAContainerOfANewerShim(t *testing.T) {
+	e := shimtest.New(t)
+	e.Sandbox("a")
+	c := e.Run(e.Spec("a", "c1", "term"))
+	waitForLine(t, c.IO.Stdout, "ready")
+	e.KillShim()
+	path := filepath.Join(e.Config.Dir, "containers", "c1", "container.json")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := map[string]any{}
+	if err := json.Unmarshal(b, &rec); err != nil {
+		t.Fatal(err)
+	}
+	rec["format"] = rec["format"].(float64) + 1
+	if b, err = json.Marshal(rec); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = e.Client.ExecSync(e.Context(), "c1", shim.ExecSpec{Args: []string{"/probe", "exit", "0"}}, 100)
+	if !errors.Is(err, shim.ErrNewer) || !strings.Contains(err.Error(), "made by a newer kontiki-shim") {
+		t.Errorf("exec: %v", err)
+	}
+	if err := e.Client.Signal(e.Context(), "c1", unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if exit := e.Wait("c1"); exit.Code != 7 || exit.Unknown {
+		t.Errorf("%+v", exit)
+	}
+	if err := e.Client.RemoveSandbox(e.Context(), "a"); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -181,6 +221,7 @@ func TestUpgradeInPlace(t *testing.T) {
 	if err != nil || after.PID != before.PID || after.Hash == before.Hash {
 		t.Fatalf("%+v, then %+v, %v", before, after, err)
 	}
+	sealed(t, e)
 	if err := e.Client.Signal(e.Context(), "c1", unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

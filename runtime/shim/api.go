@@ -17,6 +17,8 @@ var (
 	ErrNotRunning = errors.New("shim: container is not running")
 	// ErrInvalid: the specification cannot be carried out by anyone; do not retry it unchanged.
 	ErrInvalid = errors.New("shim: invalid specification")
+	// ErrNewer: the container was made by a newer shim, whose rules this one does not know.
+	ErrNewer = errors.New("shim: container of a newer shim")
 	// ErrUnavailable: the shim could not be reached or started. After Exec it means: outcome unknown.
 	ErrUnavailable = errors.New("shim: not available")
 )

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -69,6 +70,33 @@ func TestStartToExitCode(t *testing.T) {
 	}
 	if _, err := e.Client.State(e.Context(), "c1"); !errors.Is(err, shim.ErrNotFound) {
 		t.Fatalf("State after Delete: %v", err)
+	}
+}
+
+// TestTheShimIsSealed: libcontainer would otherwise make a copy of it for each process that it starts.
+func TestTheShimIsSealed(t *testing.T) {
+	e := shimtest.New(t)
+	sealed(t, e)
+}
+
+func sealed(t *testing.T, e *shimtest.Env) {
+	t.Helper()
+	info, err := e.Client.Info(e.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	proc := "/proc/" + itoa(info.PID)
+	exe, err := os.Open(proc + "/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer exe.Close()
+	const all = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	if seals, err := unix.FcntlInt(exe.Fd(), unix.F_GET_SEALS, 0); err != nil || seals&all != all {
+		t.Errorf("the shim's program has seals %#x, %v", seals, err)
+	}
+	if name, err := os.ReadFile(proc + "/comm"); err != nil || string(name) != "kontiki-shim\n" {
+		t.Errorf("the shim is called %q, %v", name, err)
 	}
 }
 
@@ -189,6 +217,13 @@ func TestProcessAttributes(t *testing.T) {
 			t.Errorf("a forbidden system call of an exec, %v: %q, %+v, %v", args, got, exit, err)
 		}
 	}
+	// The kernel drops the upper half of a family's register; the filter must not look at it either.
+	for family, code := range map[string]int{"2": 0, "0x100000002": 0, "40": 1, "0x100000028": 1} {
+		exit, got, err := e.Client.ExecSync(e.Context(), held.ID, shim.ExecSpec{Args: []string{"/probe", "socket", family}}, 1<<10)
+		if err != nil || exit.Code != code || code != 0 && !strings.Contains(string(got), "not permitted") {
+			t.Errorf("a socket of family %s: %q, %+v, %v", family, got, exit, err)
+		}
+	}
 	// Both halves of the filter are there, and what they came by is not.
 	if exit, got, err := e.Client.ExecSync(e.Context(), held.ID, shim.ExecSpec{Args: []string{"/probe", "file", "/proc/self/status"}}, 1<<12); err != nil || exit.Code != 0 ||
 		strings.Contains(string(got), "Seccomp_filters:") && !strings.Contains(string(got), "Seccomp_filters:\t2\n") {
@@ -215,6 +250,16 @@ func TestProcessAttributes(t *testing.T) {
 		if !strings.Contains(got, want) {
 			t.Errorf("/proc/self/status lacks %q:\n%s", want, got)
 		}
+	}
+}
+
+// TestAnInitStageWithoutItsFilterEnds: what is executed as one, and was not given what a shim gives, makes no container.
+func TestAnInitStageWithoutItsFilterEnds(t *testing.T) {
+	cmd := exec.Command(shimtest.Program(t), "init")
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 255 || !strings.Contains(string(out), "descriptor 3 is not the file of the seccomp filter") {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

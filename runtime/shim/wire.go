@@ -55,6 +55,7 @@ var codes = map[string]error{
 	"Conflict":   ErrConflict,
 	"NotRunning": ErrNotRunning,
 	"Invalid":    ErrInvalid,
+	"Newer":      ErrNewer,
 }
 
 // NewWireError keeps the sentinel that err wraps.

@@ -21,6 +21,7 @@ import (
 // record is what a successor needs to know of a container, besides
 // libcontainer's own state: container.json.
 type record struct {
+	Format      int                `json:"format,omitempty"` // see recordFormat
 	Spec        shim.ContainerSpec `json:"spec"`
 	Cgroup      string             `json:"cgroup"`
 	Boot        string             `json:"boot"` // pids below are of this life of the machine
@@ -30,6 +31,14 @@ type record struct {
 	StdinClosed bool               `json:"stdinClosed,omitempty"`
 	Deleting    bool               `json:"deleting,omitempty"` // Delete has begun and has to be finished
 }
+
+// recordFormat is raised when a shim that does not know of a change would do harm to a container made with
+// it: start more programs in it than it may, say. One that meets a higher number goes on watching the
+// container, and stops and removes it; it starts nothing in it.
+//
+//	0  libcontainer's state has all of the seccomp profile
+//	1  RuntimeDefault is in two halves (filter.go)
+const recordFormat = 1
 
 // container is one container. Its first process is watched by a goroutine from
 // the end of Create on, which ends with it.
@@ -123,7 +132,7 @@ func (s *Server) make(c *container, sb *sandbox) (err error) {
 	sb.mu.Lock() // the sandbox may still be in the making
 	alive := sb.alive()
 	sb.mu.Unlock()
-	c.rec = record{Spec: c.spec, Cgroup: containerGroup(sb.cgroup, c.spec.ID), Boot: s.boot, Created: now()}
+	c.rec = record{Format: recordFormat, Spec: c.spec, Cgroup: containerGroup(sb.cgroup, c.spec.ID), Boot: s.boot, Created: now()}
 	defer func() {
 		if err == nil {
 			return
@@ -232,10 +241,8 @@ func (s *Server) fork(c *container, p *libcontainer.Process) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if filter != nil {
-		defer filter.Close()
-		p.ExtraFiles = []*os.File{filter}
-	}
+	defer filter.Close()
+	p.ExtraFiles = []*os.File{filter} // see filterFD
 	end := s.reaper.begin()
 	defer end()
 	if err := c.lc.Start(p); err != nil {

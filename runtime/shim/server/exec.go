@@ -52,6 +52,9 @@ func (s *Server) exec(_ context.Context, body shim.ExecBody, files []*os.File) (
 		return nil, err
 	}
 	defer c.mu.Unlock()
+	if c.rec.Format > recordFormat {
+		return nil, fmt.Errorf("exec in container %s: it was made by a newer kontiki-shim, whose rules this one does not know; upgrade the node, or delete the pod: %w", c.spec.ID, shim.ErrNewer)
+	}
 	if err := s.mayExec(c, spec); err != nil {
 		return nil, err
 	}

@@ -60,13 +60,13 @@ type filterCache struct {
 // maxFilters bounds the cache: so many different sets of capabilities are not on one node.
 const maxFilters = 64
 
-// early returns the filter that goes before late, as a file for the init stage; nil if late is no half of
+// early returns the filter that goes before late, as a file for the init stage; an empty one if late is no half of
 // one. What it allows beyond the profile is read off late, so that the two fit also when an
 // earlier build made that one.
 func (f *filterCache) early(spec *shim.ContainerSpec, late *configs.Seccomp) (*os.File, error) {
 	if spec.Privileged || late == nil || late.DefaultAction != configs.Allow ||
 		spec.Seccomp != "" && spec.Seccomp != shim.SeccompRuntimeDefault {
-		return nil, nil
+		return filterFile(nil)
 	}
 	var open []string
 	for _, c := range late.Syscalls {
@@ -143,6 +143,10 @@ func callNumber(name, arch string) (uint32, bool) {
 	}
 	return t.base | uint32(n), true
 }
+
+// intCalls take their arguments as ints: the kernel drops the upper halves of the registers, and so
+// does a comparison here. Else what is refused would be had by setting a bit that nobody reads.
+var intCalls = map[string]bool{"socket": true, "personality": true}
 
 // verdict is a filter's answer to a call: then if one of when holds of its arguments, else otherwise.
 // Without when it is then.
@@ -225,7 +229,7 @@ func verdicts(p *configs.Seccomp, arch string) (map[uint32]verdict, error) {
 		if len(c.Args) > 1 {
 			return nil, fmt.Errorf("more than one condition on system call %q cannot be translated", c.Name)
 		}
-		v.when, v.wide, v.otherwise = c.Args, tables[arch].wide, fails(*p.DefaultErrnoRet).then
+		v.when, v.wide, v.otherwise = c.Args, tables[arch].wide && !intCalls[c.Name], fails(*p.DefaultErrnoRet).then
 		if before, ok := calls[n]; ok { // any one of several rules is enough
 			if before.then != v.then {
 				return nil, fmt.Errorf("several actions on system call %q cannot be translated", c.Name)
@@ -373,10 +377,13 @@ func (v verdict) instructions() ([]unix.SockFilter, error) {
 	return append(out, answer(v.otherwise)), nil
 }
 
-// An early filter goes to the init stage as a sealed file, which is the first of its extra files.
+// Every init stage is given a sealed file, the first of its extra files, which begins with filterMagic; the
+// early filter follows, if there is one. A stage without such a file ends: were descriptors ever to come in
+// another order, a container would not be made, rather than be made with half of its filter.
 const (
 	filterFD    = 3
 	filterSeals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	filterMagic = "kontiki early seccomp filter v1\n"
 )
 
 func filterFile(program []unix.SockFilter) (*os.File, error) {
@@ -389,7 +396,7 @@ func filterFile(program []unix.SockFilter) (*os.File, error) {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
 	file := os.NewFile(uintptr(fd), name)
-	if _, err := file.Write(bytesOf(program)); err != nil {
+	if _, err := file.Write(append([]byte(filterMagic), bytesOf(program)...)); err != nil {
 		file.Close()
 		return nil, fmt.Errorf("write the seccomp filter: %w", err)
 	}
@@ -406,26 +413,38 @@ func bytesOf(program []unix.SockFilter) []byte {
 }
 
 // EnterFilter is called by an init stage before libcontainer's code, on the thread that will execute the
-// container's program. It puts the thread under the early filter, if the stage was given one: nothing
-// else of what a stage is given is sealed. The file stays, under its number, until that
-// execution closes it: libcontainer keeps the extra files for the program.
+// container's program. It puts the thread under the early filter, if the stage was given one. The file
+// stays, under its number, until that execution closes it: libcontainer keeps the extra files for the program.
 func EnterFilter() error {
-	seals, err := unix.FcntlInt(filterFD, unix.F_GET_SEALS, 0)
-	if err != nil || seals&filterSeals != filterSeals {
-		return nil
+	program, err := readFilter(filterFD)
+	if err != nil || len(program) == 0 {
+		return err
 	}
-	program := make([]unix.SockFilter, unix.BPF_MAXINSNS)
-	n, err := unix.Pread(filterFD, bytesOf(program), 0)
-	if err != nil {
-		return fmt.Errorf("read the seccomp filter: %w", err)
-	}
-	size := int(unsafe.Sizeof(unix.SockFilter{}))
-	if n == 0 || n%size != 0 {
-		return fmt.Errorf("the seccomp filter has %d bytes", n)
-	}
-	unix.CloseOnExec(filterFD)
-	prog := unix.SockFprog{Len: uint16(n / size), Filter: &program[0]}
+	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
 	err = unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0)
 	runtime.KeepAlive(program)
 	return os.NewSyscallError("load the seccomp filter", err)
+}
+
+// readFilter reads what filterFile wrote, and nothing else.
+func readFilter(fd int) ([]unix.SockFilter, error) {
+	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	if err != nil || seals&filterSeals != filterSeals {
+		return nil, fmt.Errorf("descriptor %d is not the file of the seccomp filter", fd)
+	}
+	var magic [len(filterMagic)]byte
+	if n, err := unix.Pread(fd, magic[:], 0); err != nil || string(magic[:n]) != filterMagic {
+		return nil, fmt.Errorf("descriptor %d is not the file of the seccomp filter (%v)", fd, err)
+	}
+	program := make([]unix.SockFilter, unix.BPF_MAXINSNS)
+	n, err := unix.Pread(fd, bytesOf(program), int64(len(filterMagic)))
+	if err != nil {
+		return nil, fmt.Errorf("read the seccomp filter: %w", err)
+	}
+	size := int(unsafe.Sizeof(unix.SockFilter{}))
+	if n%size != 0 {
+		return nil, fmt.Errorf("the seccomp filter has %d bytes", n)
+	}
+	unix.CloseOnExec(fd)
+	return program[:n/size], nil
 }

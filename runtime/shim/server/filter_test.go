@@ -169,18 +169,24 @@ func TestTranslation(t *testing.T) {
 			ours, theirs := translated(t, p, nil), byLibseccomp(t, p)
 			last := map[uint32]uint32{}
 			later := map[uint32]bool{}
+			ints := map[[2]uint32]bool{} // calls of which the kernel reads half of each argument
 			for _, arch := range p.Architectures {
 				table := tables[arch]
 				for _, c := range p.Syscalls {
 					if n, ok := callNumber(c.Name, arch); ok {
 						last[table.audit|table.base] = max(last[table.audit|table.base], n)
 						later[n] = later[n] || laterCalls[c.Name] != 0
+						ints[[2]uint32{table.audit, n}] = intCalls[c.Name]
 					}
 				}
 			}
 			enosys := unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
 			for c := range calls {
-				want := theirs(c)
+				asked := c
+				if ints[[2]uint32{c.audit, c.number}] {
+					asked.args[0] = uint64(uint32(c.args[0]))
+				}
+				want := theirs(asked)
 				table := c.audit
 				if c.number >= x32Bit && last[c.audit|x32Bit] != 0 {
 					table |= x32Bit
@@ -272,15 +278,16 @@ func TestWhoGetsAnEarlyFilter(t *testing.T) {
 		"an operator's that allows": {shim.ContainerSpec{Seccomp: shim.SeccompLocalhost}, &configs.Seccomp{DefaultAction: configs.Allow}, false},
 	} {
 		file, err := cache.early(&tc.spec, tc.late)
-		if err != nil || (file != nil) != tc.want {
-			t.Errorf("%s: %v, %v", name, file != nil, err)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
 		}
-		if file != nil {
-			if _, err := file.WriteAt([]byte{0}, 0); err == nil {
-				t.Errorf("%s: the filter can be changed", name)
-			}
-			file.Close()
+		if program, err := readFilter(int(file.Fd())); err != nil || (len(program) > 0) != tc.want {
+			t.Errorf("%s: %d instructions, %v", name, len(program), err)
 		}
+		if _, err := file.WriteAt([]byte{0}, 0); err == nil {
+			t.Errorf("%s: the filter can be changed", name)
+		}
+		file.Close()
 	}
 	for i := range 3 * maxFilters {
 		file, err := cache.early(&shim.ContainerSpec{Capabilities: []string{fmt.Sprint("CAP_", i)}}, lateFilter(profile))
@@ -291,6 +298,39 @@ func TestWhoGetsAnEarlyFilter(t *testing.T) {
 		if len(cache.programs) > maxFilters {
 			t.Fatalf("%d filters are kept", len(cache.programs))
 		}
+	}
+}
+
+// TestOnlyAFilterIsTakenForOne: a stage whose descriptors are others than it was meant to have ends.
+func TestOnlyAFilterIsTakenForOne(t *testing.T) {
+	sealed := func(content string) *os.File {
+		fd, err := unix.MemfdCreate("other", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := os.NewFile(uintptr(fd), "other")
+		if _, err := file.WriteString(content); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := unix.FcntlInt(file.Fd(), unix.F_ADD_SEALS, filterSeals); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	plain, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := plain.WriteString(filterMagic); err != nil {
+		t.Fatal(err)
+	}
+	for name, file := range map[string]*os.File{
+		"a file that can be changed": plain, "an empty one": sealed(""), "one that begins otherwise": sealed(filterMagic[1:]), "a torn one": sealed(filterMagic + "1234567"),
+	} {
+		if program, err := readFilter(int(file.Fd())); err == nil {
+			t.Errorf("%s is taken for a filter of %d instructions", name, len(program))
+		}
+		file.Close()
 	}
 }
 

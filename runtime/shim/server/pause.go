@@ -46,13 +46,9 @@ func (s *Server) ensurePause(ctx context.Context, sb *sandbox) error {
 		if err := s.deleteContainer(ctx, id); err != nil {
 			return err
 		}
-		program, err := os.Readlink("/proc/self/exe")
-		if err != nil {
-			return err
-		}
 		spec := shim.ContainerSpec{
 			ID: id, SandboxID: sb.ID, Args: []string{"/pause", "pause"}, Rootfs: s.pauseRoot(id), ReadonlyRootfs: true,
-			Mounts:          []shim.Mount{{Type: shim.MountBind, Source: program, Destination: "/pause", ReadOnly: true}},
+			Mounts:          []shim.Mount{{Type: shim.MountBind, Source: s.program, Destination: "/pause", ReadOnly: true}},
 			NoNewPrivileges: true, MaskedPaths: shim.DefaultMaskedPaths(), ReadonlyPaths: shim.DefaultReadonlyPaths(), OOMScoreAdj: pauseOOMScore, Labels: sb.Labels,
 		}
 		if _, err := s.create(ctx, spec); err != nil {

@@ -27,6 +27,7 @@ var ErrRunning = errors.New("another shim serves this folder")
 type Config struct {
 	Dir        string // absolute
 	CgroupRoot string
+	Program    string // path of what runs, which may do so from a copy in memory
 	Logger     *slog.Logger
 }
 
@@ -34,6 +35,7 @@ type Config struct {
 type Server struct {
 	log      *slog.Logger
 	layout   layout
+	program  string
 	tree     tree
 	boot     string
 	instance string
@@ -69,7 +71,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		log: cfg.Logger, layout: layout{cfg.Dir}, tree: newTree(cfg.CgroupRoot, systemdRuns()), boot: boot, instance: rand.Text(),
+		log: cfg.Logger, layout: layout{cfg.Dir}, program: cfg.Program, tree: newTree(cfg.CgroupRoot, systemdRuns()), boot: boot, instance: rand.Text(),
 		hash:   sync.OnceValues(func() (string, error) { return shim.HashFile("/proc/self/exe") }),
 		lock:   h.lock,
 		reaper: newReaper(), sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, changed: make(chan struct{}),

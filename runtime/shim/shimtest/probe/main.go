@@ -140,6 +140,12 @@ func main() {
 			fmt.Println("error:", err)
 			os.Exit(1)
 		}
+	case "socket": // FAMILY, as a whole register: what the kernel's answer to it is
+		family, _ := strconv.ParseUint(args[0], 0, 64)
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_SOCKET, uintptr(family), syscall.SOCK_STREAM, 0); errno != 0 {
+			fmt.Println("error:", errno)
+			os.Exit(1)
+		}
 	case "orphan": // leaves a child behind and ends
 		c := exec.Command("/proc/self/exe", "run")
 		if err := c.Start(); err != nil {
