@@ -3,9 +3,9 @@
 //
 // A graph of owners and dependents is kept from metadata informers over every kind
 // discovery finds. The graph only says where to look: before anything is deleted,
-// the object and its owners are read from the API itself. plan.go decides and is
-// pure. Several workers run, an object is handled by one at a time. Only
-// controllers imports this package.
+// its owners are read from the API itself, and the object, too, unless the deletion
+// names the version that was decided on. plan.go decides and is pure. Several workers
+// run, an object is handled by one at a time. Only controllers imports this package.
 package garbage
 
 import (
@@ -151,6 +151,9 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if i == nil || c.settledInGraph(i) {
 		return nil
 	}
+	if done, err := c.removeSeen(ctx, i); done || err != nil {
+		return err
+	}
 	live, err := c.client(i.resource, i.namespace).Get(ctx, i.name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil // its event is on the way
@@ -161,11 +164,35 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if live.UID != i.uid {
 		return nil
 	}
-	f, err := c.familyOf(ctx, newItem(i.resource, live), live.Finalizers)
+	now := newItem(i.resource, live)
+	f, err := c.familyOf(ctx, now)
 	if err != nil {
 		return err
 	}
-	return c.do(ctx, i, live, plan(f))
+	return c.do(ctx, now, plan(f))
+}
+
+// removeSeen deletes an object as the graph has it, without reading it first, if that is
+// what is to be done with it: the deletion names the version, so it happens only to what
+// was decided on. What has changed meanwhile is left to who reads it; where nothing is to
+// be done, the event of a change comes.
+func (c *Controller) removeSeen(ctx context.Context, i *item) (done bool, err error) {
+	if i.version == "" || i.deleting {
+		return false, nil
+	}
+	f, err := c.familyOf(ctx, i)
+	if err != nil {
+		return false, err
+	}
+	switch a := plan(f); a.Verb {
+	case nothing:
+		return true, nil
+	case remove:
+		if err := c.do(ctx, i, a); !apierrors.IsConflict(err) {
+			return true, err
+		}
+	}
+	return false, nil
 }
 
 // settledInGraph saves questions to the API: as far as is known nothing has to be
@@ -187,10 +214,10 @@ func (c *Controller) client(gvr schema.GroupVersionResource, namespace string) m
 	return c.metadata.Resource(gvr).Namespace(namespace)
 }
 
-func (c *Controller) familyOf(ctx context.Context, i *item, finalizers []string) (family, error) {
+func (c *Controller) familyOf(ctx context.Context, i *item) (family, error) {
 	f := family{
 		deleting: i.deleting, waits: i.waits, orphans: i.orphans,
-		owners: i.owners, finalizers: finalizers, states: map[types.UID]ownerState{},
+		owners: i.owners, finalizers: i.finalizers, states: map[types.UID]ownerState{},
 	}
 	for _, d := range c.graph.dependentsOf(i.uid) {
 		ref, _ := d.ownedBy(i.uid)
@@ -261,23 +288,24 @@ func (c *Controller) rememberAbsent(key ownerKey) {
 	c.absent[key] = struct{}{}
 }
 
-func (c *Controller) do(ctx context.Context, i *item, live *metav1.PartialObjectMetadata, a action) error {
+// do carries out what was decided on one version of an object.
+func (c *Controller) do(ctx context.Context, i *item, a action) error {
 	switch a.Verb {
 	case remove:
-		options := metav1.NewPreconditionDeleteOptions(string(live.UID))
-		options.Preconditions.ResourceVersion = &live.ResourceVersion
+		options := metav1.NewPreconditionDeleteOptions(string(i.uid))
+		options.Preconditions.ResourceVersion = &i.version
 		options.PropagationPolicy = &a.Policy
 		return settled(c.client(i.resource, i.namespace).Delete(ctx, i.name, *options))
 	case unlink:
-		return c.unlink(ctx, i, live, a.Owners)
+		return c.unlink(ctx, i, a.Owners)
 	case visitDependents:
 		for _, d := range c.graph.dependentsOf(i.uid) {
 			c.loop.Add(string(d.uid))
 		}
 	case orphan:
-		return c.orphanDependents(ctx, i, live)
+		return c.orphanDependents(ctx, i)
 	case release:
-		return c.dropFinalizer(ctx, i, live, metav1.FinalizerDeleteDependents)
+		return c.dropFinalizer(ctx, i, metav1.FinalizerDeleteDependents)
 	}
 	return nil
 }
@@ -290,12 +318,12 @@ func settled(err error) error {
 	return err
 }
 
-func (c *Controller) unlink(ctx context.Context, i *item, live *metav1.PartialObjectMetadata, owners []types.UID) error {
-	kept := slices.DeleteFunc(slices.Clone(live.OwnerReferences), func(o metav1.OwnerReference) bool { return slices.Contains(owners, o.UID) })
-	return c.patch(ctx, i, live, "ownerReferences", kept)
+func (c *Controller) unlink(ctx context.Context, i *item, owners []types.UID) error {
+	kept := slices.DeleteFunc(slices.Clone(i.owners), func(o metav1.OwnerReference) bool { return slices.Contains(owners, o.UID) })
+	return c.patch(ctx, i, "ownerReferences", kept)
 }
 
-func (c *Controller) orphanDependents(ctx context.Context, i *item, live *metav1.PartialObjectMetadata) error {
+func (c *Controller) orphanDependents(ctx context.Context, i *item) error {
 	var failures []error
 	for _, d := range c.graph.dependentsOf(i.uid) {
 		current, err := c.client(d.resource, d.namespace).Get(ctx, d.name, metav1.GetOptions{})
@@ -303,26 +331,26 @@ func (c *Controller) orphanDependents(ctx context.Context, i *item, live *metav1
 			continue
 		}
 		if err == nil {
-			err = c.unlink(ctx, d, current, []types.UID{i.uid})
+			err = c.unlink(ctx, newItem(d.resource, current), []types.UID{i.uid})
 		}
 		failures = append(failures, err)
 	}
 	if err := errors.Join(failures...); err != nil {
 		return err
 	}
-	return c.dropFinalizer(ctx, i, live, metav1.FinalizerOrphanDependents)
+	return c.dropFinalizer(ctx, i, metav1.FinalizerOrphanDependents)
 }
 
-func (c *Controller) dropFinalizer(ctx context.Context, i *item, live *metav1.PartialObjectMetadata, finalizer string) error {
-	kept := slices.DeleteFunc(slices.Clone(live.Finalizers), func(f string) bool { return f == finalizer })
-	return c.patch(ctx, i, live, "finalizers", kept)
+func (c *Controller) dropFinalizer(ctx context.Context, i *item, finalizer string) error {
+	kept := slices.DeleteFunc(slices.Clone(i.finalizers), func(f string) bool { return f == finalizer })
+	return c.patch(ctx, i, "finalizers", kept)
 }
 
-// patch replaces one list of the metadata of exactly the version that was read. A
+// patch replaces one list of the metadata of exactly the version that was decided on. A
 // merge patch works for every kind, custom ones too.
-func (c *Controller) patch(ctx context.Context, i *item, live *metav1.PartialObjectMetadata, field string, value any) error {
+func (c *Controller) patch(ctx context.Context, i *item, field string, value any) error {
 	body, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid": live.UID, "resourceVersion": live.ResourceVersion, field: value,
+		"uid": i.uid, "resourceVersion": i.version, field: value,
 	}})
 	if err != nil {
 		return err

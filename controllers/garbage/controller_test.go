@@ -4,13 +4,17 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	metadatafake "k8s.io/client-go/metadata/fake"
+	clienttesting "k8s.io/client-go/testing"
 )
 
 var podsGVR = corev1.SchemeGroupVersion.WithResource("pods")
@@ -81,6 +85,81 @@ func TestCollects(t *testing.T) {
 	})
 	if kept := get("pods", "kept"); kept == nil || len(kept.OwnerReferences) != 1 {
 		t.Errorf("an object with a living owner was touched: %+v", kept)
+	}
+}
+
+// TestRemovesWhatItSaw: an object is deleted as it was decided on, without being read
+// again; its owner is always asked for. One that has changed meanwhile is decided on anew.
+func TestRemovesWhatItSaw(t *testing.T) {
+	at := func(version string, o *metav1.PartialObjectMetadata) *metav1.PartialObjectMetadata {
+		o.ResourceVersion = version
+		return o
+	}
+	scheme := metadatafake.NewTestScheme()
+	if err := metav1.AddMetaToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		seen, live *metav1.PartialObjectMetadata
+		gets       []string // in order
+		deletes    []string // versions they name
+		kept       bool
+	}{
+		"as it was seen": {
+			seen: at("7", object("Pod", "p", "lost")), live: at("7", object("Pod", "p", "lost")),
+			gets: []string{"lost"}, deletes: []string{"7"},
+		},
+		"changed, and still nobody's": {
+			seen: at("7", object("Pod", "p", "lost")), live: at("8", object("Pod", "p", "lost")),
+			gets: []string{"lost", "p"}, deletes: []string{"7", "8"},
+		},
+		"changed, and owned again": {
+			seen: at("7", object("Pod", "p", "lost")), live: at("8", object("Pod", "p", "owner")),
+			gets: []string{"lost", "p", "owner"}, deletes: []string{"7"}, kept: true,
+		},
+		"owned by what the graph lacks": {
+			seen: at("7", object("Pod", "p", "owner")), live: at("7", object("Pod", "p", "owner")),
+			gets: []string{"owner"}, kept: true,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := metadatafake.NewSimpleMetadataClient(scheme, object("ConfigMap", "owner"), test.live)
+			var deletes []string
+			client.PrependReactor("delete", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+				must := action.(clienttesting.DeleteAction).GetDeleteOptions().Preconditions
+				if must == nil || must.UID == nil || *must.UID != test.live.UID || must.ResourceVersion == nil {
+					t.Fatalf("a deletion under %+v", must)
+				}
+				deletes = append(deletes, *must.ResourceVersion)
+				if *must.ResourceVersion != test.live.ResourceVersion {
+					return true, nil, apierrors.NewConflict(corev1.Resource("pods"), "p", nil)
+				}
+				return false, nil, nil
+			})
+			c := New(client, kinds{}, slog.New(slog.DiscardHandler))
+			lists, err := kinds{}.ServerPreferredResourcesWithContext(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.monitors.kinds, _ = collectable(lists)
+			c.graph.set(newItem(podsGVR, test.seen))
+			if err := c.sync(t.Context(), string(test.seen.UID)); err != nil {
+				t.Fatal(err)
+			}
+			var gets []string
+			for _, a := range client.Actions() {
+				if get, ok := a.(clienttesting.GetAction); ok && a.GetVerb() == "get" {
+					gets = append(gets, get.GetName())
+				}
+			}
+			if !slices.Equal(gets, test.gets) || !slices.Equal(deletes, test.deletes) {
+				t.Errorf("asked for %q and deleted versions %q, want %q and %q", gets, deletes, test.gets, test.deletes)
+			}
+			_, err = client.Resource(podsGVR).Namespace("default").Get(t.Context(), "p", metav1.GetOptions{})
+			if kept := err == nil; kept != test.kept {
+				t.Errorf("kept: %v, want %v (%v)", kept, test.kept, err)
+			}
+		})
 	}
 }
 

@@ -15,17 +15,20 @@ type item struct {
 	namespace string
 	name      string
 	uid       types.UID
+	version   string // resourceVersion
 	owners    []metav1.OwnerReference
-	deleting  bool
-	waits     bool // deleting in the foreground: for its dependents to go
-	orphans   bool // deleting, and its dependents shall stay
+	// finalizers decide how the object is deleted.
+	finalizers []string
+	deleting   bool
+	waits      bool // deleting in the foreground: for its dependents to go
+	orphans    bool // deleting, and its dependents shall stay
 }
 
 func newItem(resource schema.GroupVersionResource, o metav1.Object) *item {
 	deleting := o.GetDeletionTimestamp() != nil
 	return &item{
 		resource: resource, namespace: o.GetNamespace(), name: o.GetName(), uid: o.GetUID(),
-		owners:   o.GetOwnerReferences(),
+		version: o.GetResourceVersion(), owners: o.GetOwnerReferences(), finalizers: o.GetFinalizers(),
 		deleting: deleting,
 		waits:    deleting && slices.Contains(o.GetFinalizers(), metav1.FinalizerDeleteDependents),
 		orphans:  deleting && slices.Contains(o.GetFinalizers(), metav1.FinalizerOrphanDependents),
