@@ -54,7 +54,8 @@ network between them. Every call and every return is written into a history, whi
 judged in the end; report.html shows it.
 
 It exits with 0 if nothing was found, with 1 if there is an anomaly, and with 2 if the
-run itself is broken and proves nothing. ` + "`kontiki jepsen list`" + ` tells the workloads and faults.`,
+run itself is broken and proves nothing, or less than was asked for: if no fault was
+played, or a workload had no write acknowledged. ` + "`kontiki jepsen list`" + ` tells the workloads and faults.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Progress = cmd.OutOrStdout()
@@ -146,9 +147,15 @@ func tellVerdict(out io.Writer, v *run.Verdict, err error) error {
 		}
 		fmt.Fprintf(out, "ANOMALY %s: %s\n", f.Workload, f.Anomaly)
 	}
+	for _, why := range v.Unproven {
+		fmt.Fprintf(out, "NOT PROVEN %s\n", why)
+	}
 	fmt.Fprintf(out, "report: %s\n", v.Report)
 	if len(v.Findings) > 0 {
 		return exitError{fmt.Errorf("%d anomalies", len(v.Findings)), exitAnomaly}
+	}
+	if len(v.Unproven) > 0 {
+		return exitError{errors.New("no anomaly, and not all was proven"), exitBroken}
 	}
 	fmt.Fprintln(out, "no anomaly")
 	return nil

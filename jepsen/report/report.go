@@ -17,6 +17,7 @@ import (
 // Report is what the page tells.
 type Report struct {
 	Findings []Finding
+	Unproven []string // what could not be judged
 	Events   []history.Event
 	Claims   []Claim // of the workloads
 	Faults   []Claim // what the nemeses do
@@ -62,13 +63,16 @@ func (r Report) Write(out io.Writer) (Counts, error) {
 	marks := r.marks(s)
 	c := s.counts()
 	verdict := "No anomaly was found"
-	if n := len(r.Findings); n == 1 {
+	switch n := len(r.Findings); {
+	case n == 1:
 		verdict = "One anomaly was found"
-	} else if n > 1 {
+	case n > 1:
 		verdict = fmt.Sprintf("%d anomalies were found", n)
+	case len(r.Unproven) > 0:
+		verdict = "No anomaly was found, and not all was proven"
 	}
 	return c, page.Execute(out, map[string]any{
-		"Verdict": verdict, "Bad": len(r.Findings) > 0, "Counts": c.String(), "Lasted": seconds(s.length),
+		"Verdict": verdict, "Bad": len(r.Findings)+len(r.Unproven) > 0, "Unproven": r.Unproven, "Counts": c.String(), "Lasted": seconds(s.length),
 		"Picture":   template.HTML(s.draw(marks)),
 		"Nodes":     s.legend(),
 		"Anomalies": r.anomalies(s), "More": max(0, len(r.Findings)-mostShown),

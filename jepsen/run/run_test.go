@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"testing"
 
+	"kontiki/jepsen/history"
 	"kontiki/jepsen/nemesis"
 )
 
@@ -28,6 +29,26 @@ func TestLostQuorumIsJudged(t *testing.T) {
 	} {
 		if got := broken(c.struck, c.cause, c.failed); (got != nil) != c.broken {
 			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// TestNoFaultIsNoProof: a run that was to play faults and played none has shown nothing.
+func TestNoFaultIsNoProof(t *testing.T) {
+	fault := []history.Event{{Type: history.Invoke, Process: -2, F: "kill"}}
+	whole := []history.Event{{Type: history.Invoke, Process: -1, F: nemesis.Whole}}
+	for name, c := range map[string]struct {
+		nemeses  []string
+		events   []history.Event
+		unproven int
+	}{
+		"a fault":             {[]string{"kill"}, fault, 0},
+		"none":                {[]string{"kill"}, nil, 1},
+		"none, and it waited": {[]string{"mix"}, whole, 1},
+		"none asked for":      {[]string{"none"}, nil, 0},
+	} {
+		if got := (Settings{Nemeses: c.nemeses}).unproven(nil, c.events); len(got) != c.unproven {
+			t.Errorf("%s: %q", name, got)
 		}
 	}
 }

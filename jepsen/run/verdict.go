@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"kontiki/jepsen/check"
@@ -43,7 +44,8 @@ func (s Settings) write(dir string) error {
 // Verdict is what a history shows.
 type Verdict struct {
 	Findings []report.Finding
-	Report   string // its file
+	Unproven []string // why that nothing was found would prove less than it seems to
+	Report   string   // its file
 	Counts   report.Counts
 }
 
@@ -66,8 +68,8 @@ func Judge(dir string) (*Verdict, error) {
 	if err != nil {
 		return nil, err
 	}
-	findings := judge(workloads, events)
-	r := report.Report{Findings: findings, Events: events, Settings: settings.rows(), Command: settings.Command}
+	findings, unproven := judge(workloads, events), settings.unproven(workloads, events)
+	r := report.Report{Findings: findings, Unproven: unproven, Events: events, Settings: settings.rows(), Command: settings.Command}
 	for _, w := range workloads {
 		r.Claims = append(r.Claims, report.Claim{Name: w.Name, About: w.About})
 	}
@@ -79,7 +81,7 @@ func Judge(dir string) (*Verdict, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &Verdict{Findings: findings, Report: filepath.Join(dir, reportFile), Counts: counts}
+	v := &Verdict{Findings: findings, Unproven: unproven, Report: filepath.Join(dir, reportFile), Counts: counts}
 	return v, os.WriteFile(v.Report, page.Bytes(), 0o644)
 }
 
@@ -97,6 +99,21 @@ func judge(workloads []workload.Workload, events []history.Event) []report.Findi
 		}
 	}
 	return findings
+}
+
+// unproven tells what was asked for and cannot be judged: no write that was acknowledged, no
+// fault that was played.
+func (s Settings) unproven(workloads []workload.Workload, events []history.Event) (why []string) {
+	for _, w := range workloads {
+		for _, one := range w.Unproven(events) {
+			why = append(why, w.Name+": "+one)
+		}
+	}
+	played := func(e history.Event) bool { return e.Fault() && e.Type == history.Invoke && e.F != nemesis.Whole }
+	if (Config{Nemeses: s.Nemeses}).faults() != nil && !slices.ContainsFunc(events, played) {
+		why = append(why, "no fault was played: one takes up to ten seconds, and --time was "+s.Time)
+	}
+	return why
 }
 
 func (s Settings) rows() []report.Setting {

@@ -1,6 +1,7 @@
 package workload_test
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -372,6 +373,42 @@ func TestWatchesAreJudged(t *testing.T) {
 		{"one that falls behind", changes + all, "a watch fell behind"},
 		{"no end", strings.ReplaceAll(changes+all+end, "the-end", "c"), "no answer in the end"},
 	})
+}
+
+// TestUnproven: a history in which nothing is wrong is no proof if nothing happened in it.
+func TestUnproven(t *testing.T) {
+	const written = "1 n1 invoke create k=a v=x\n1 n1 %s\n2 n2 invoke list\n2 n2 ok list rev=9 items=a:x:5"
+	const watched = `
+		1 n1 invoke list
+		1 n1 ok list rev=4 items=
+		1 n1 invoke watch at=4
+		5 n1 invoke create k=a v=x
+		5 n1 ok create k=a v=x rev=6
+		1 n1 info told k=a v=x rev=6 level=ADDED
+		1 n1 ok watch
+		%s
+		1 n1 info told k=the-end v=y rev=12 level=ADDED
+		5 n1 invoke create k=the-end v=y
+		5 n1 ok create k=the-end v=y rev=12`
+	for name, c := range map[string]struct {
+		of, history string
+		want        int
+	}{
+		"a write":            {"reads", fmt.Sprintf(written, "ok create k=a v=x rev=5"), 0},
+		"one that failed":    {"reads", fmt.Sprintf(written, "fail create k=a"), 1},
+		"one refused":        {"register", fmt.Sprintf(written, "ok create k=a refused=exists"), 1},
+		"nothing":            {"set", "9 n1 invoke final\n9 n1 ok final items=", 1},
+		"watches without":    {"watch", fmt.Sprintf(watched, "1 n1 invoke watch at=6"), 0},
+		"watches with a gap": {"watch", fmt.Sprintf(watched, "1 n1 invoke watch at=8"), 1},
+	} {
+		selected, err := workload.Select([]string{c.of})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := selected[0].Unproven(parse(t, c.of, c.history)); len(got) != c.want {
+			t.Errorf("%s: %q, want %d", name, got, c.want)
+		}
+	}
 }
 
 func TestSelect(t *testing.T) {

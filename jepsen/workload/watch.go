@@ -36,7 +36,7 @@ func watches() Workload {
 	w := Workload{
 		Name:  "watch",
 		About: "every watch on every node is told every change once, in the one order; bookmarks keep their word, and a list and the watch after it add up",
-		judge: judgeWatches,
+		judge: judgeWatches, unproven: unwatched,
 	}
 	w.run = func(ctx context.Context, r *Run) error {
 		if err := w.prepare(ctx, r); err != nil {
@@ -279,6 +279,18 @@ func (h judged) watched() (all []check.ObjectWatch, first history.Event, sure ui
 		sure = max(sure, w.Through)
 	}
 	return all, first, sure
+}
+
+// unwatched tells from where on no watch may have been told all: where each had ended and
+// could not go on, but had to begin with a list.
+func unwatched(h judged) []string {
+	_, _, sure := h.watched()
+	for _, op := range h.ops {
+		if op.Call.Key == sentinel && op.Return.Type == history.OK && op.Return.Revision > sure {
+			return []string{fmt.Sprintf("no watch went on beyond revision %d without a gap, and the last is %d: what is between them is not judged", sure, op.Return.Revision)}
+		}
+	}
+	return nil
 }
 
 // notTold tells which nodes' watches were not told all in the end.

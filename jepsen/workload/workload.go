@@ -28,6 +28,8 @@ type Workload struct {
 	run func(ctx context.Context, r *Run) error
 	// judge tells what the events of this workload show and must not.
 	judge func(h judged) []check.Anomaly
+	// unproven tells, in words, what of them could not be judged; nil if that is judge's alone.
+	unproven func(h judged) []string
 }
 
 // All are the workloads, in the order in which they are told of.
@@ -99,15 +101,34 @@ func (w Workload) Run(ctx context.Context, r *Run) error {
 
 // Judge tells what a history shows and must not. It is pure.
 func (w Workload) Judge(events []history.Event) []check.Anomaly {
-	lives := history.LivesOf(events)
-	var own []history.Event
-	for _, e := range events {
-		if e.Workload == w.Name {
-			own = append(own, e)
+	h := w.of(events)
+	return append(w.judge(h), h.answeredInTheEnd()...)
+}
+
+// Unproven tells why a history in which nothing is found proves less than it seems to.
+func (w Workload) Unproven(events []history.Event) (why []string) {
+	h := w.of(events)
+	if w.unproven != nil {
+		why = w.unproven(h)
+	}
+	for _, op := range h.ops {
+		if !isRead(op.Call) && op.Return.Type == history.OK && op.Return.Refused == "" {
+			return why
 		}
 	}
-	h := judged{events: own, ops: history.Ops(own), lives: lives}
-	return append(w.judge(h), h.answeredInTheEnd()...)
+	return append(why, "no write was acknowledged")
+}
+
+// of is the workload's part of a history.
+func (w Workload) of(events []history.Event) judged {
+	h := judged{lives: history.LivesOf(events)}
+	for _, e := range events {
+		if e.Workload == w.Name {
+			h.events = append(h.events, e)
+		}
+	}
+	h.ops = history.Ops(h.events)
+	return h
 }
 
 // judged is a history as judges look at it: one workload's part.
