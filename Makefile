@@ -26,11 +26,12 @@ build: deps $(SHIM) ## build bin/kontiki, with kontiki-shim inside, and the imag
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/examples/guestbook/guestbook ./examples/guestbook
 	bin/kontiki image import bin/examples/guestbook --name kontiki.local/guestbook:v1 --entrypoint /guestbook --output bin/examples/guestbook.tar
 
-# A program whose commands are one version ahead: what a rolling upgrade goes to in tests.
+# What tests need of a program beyond the product's: commands that are one version ahead, which a
+# rolling upgrade goes to, and a way to damage a replica's memory.
 NEXT := bin/next/kontiki
 .PHONY: next
 next: $(SHIM)
-	$(GO) build -trimpath -tags nextversion -ldflags '$(LDFLAGS)' -o $(NEXT) ./cmd/kontiki
+	$(GO) build -trimpath -tags nextversion,faultinject -ldflags '$(LDFLAGS)' -o $(NEXT) ./cmd/kontiki
 
 # The shim is built anew each time: Go's own cache decides whether anything changed.
 .PHONY: $(SHIM)

@@ -136,14 +136,6 @@ func TestMembers(t *testing.T) {
 		}
 	})
 	t.Run("a removed node stops and stays out", func(t *testing.T) { c.removed(t, n1, n4) })
-	t.Run("a DaemonSet counts no pod of it any more", func(t *testing.T) { c.everywhere(t, client, 3) })
-	t.Run("with an empty data directory it is a new node", func(t *testing.T) {
-		c.wipe(t, n4)
-		c.start(t, n4)
-		c.awaitAccount(t, n1, "n4 to be a member again", func(a account) bool { return a.role("n4") == "non-voter" })
-		c.runsPods(t, n4)
-	})
-	t.Run("a machine whose disk was lost takes its name back", func(t *testing.T) { c.diskLost(t, n1, n4) })
 	t.Run("a node of another cluster is refused, and both sides say so", func(t *testing.T) {
 		c.wipe(t, n4)
 		if err := c.Partition("n4|n1,n2,n3", ""); err != nil {
@@ -169,6 +161,14 @@ func TestMembers(t *testing.T) {
 			c.awaitAccount(t, h, "a word about the secret", func(a account) bool { return a.complains("does not know this node's join secret") })
 		}
 	})
+	t.Run("a DaemonSet counts no pod of it any more", func(t *testing.T) { c.everywhere(t, client, 3) })
+	t.Run("with an empty data directory it is a new node", func(t *testing.T) {
+		c.wipe(t, n4)
+		c.start(t, n4)
+		c.awaitAccount(t, n1, "n4 to be a member again", func(a account) bool { return a.role("n4") == "non-voter" })
+		c.runsPods(t, n4)
+	})
+	t.Run("a machine whose disk was lost takes its name back", func(t *testing.T) { c.diskLost(t, n1, n4) })
 }
 
 // everywhere waits until the DaemonSet of that name has a ready pod on each of the first n
