@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -342,5 +343,88 @@ func TestKilledInTheMiddleOfAStart(t *testing.T) {
 		if exit := e.Wait(tc.id); exit.Code != 11 && (tc.read || !exit.Unknown) {
 			t.Errorf("%s: %+v", tc.id, exit)
 		}
+	}
+}
+
+// TestSecretsStayOffTheDisk: neither a container's environment nor its arguments are in what a
+// shim writes down, nor in what it finds of one before it that did; and who asks again for a container of
+// which they are not known any more gets that container.
+func TestSecretsStayOffTheDisk(t *testing.T) {
+	const secret = "correct-horse-battery"
+	e := shimtest.New(t)
+	e.Sandbox("a")
+	spec := e.Spec("a", "c1", "tick")
+	spec.Env = append(spec.Env, "PASSWORD="+secret)
+	spec.Args = append(spec.Args, "--password="+secret)
+	c := e.Run(spec)
+	waitForLine(t, c.IO.Stdout, "tick 1")
+	in, keepsItWaiting, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer keepsItWaiting.Close()
+	_, _, err = e.Client.Exec(e.Context(), "c1", shim.ExecSpec{ID: "e1", Args: []string{"/probe", "cat", secret}, Env: spec.Env}, shim.Stdio{Stdin: in})
+	in.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := func(when string) {
+		t.Helper()
+		err := filepath.WalkDir(e.Config.Dir, func(path string, d os.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() || filepath.Ext(path) == "" { // namespaces are files, too
+				return err
+			}
+			if b, err := os.ReadFile(path); err != nil || strings.Contains(string(b), secret) {
+				t.Errorf("%s: %s holds a secret (%v)", when, path, err)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	told("written")
+	other := spec
+	other.Env = []string{"PASSWORD=other"}
+	if _, err := e.Client.Create(e.Context(), other); !errors.Is(err, shim.ErrConflict) {
+		t.Errorf("another environment: %v", err)
+	}
+
+	e.KillShim()
+	for file, with := range map[string]map[string]any{"container.json": {"args": spec.Args, "env": spec.Env}, "execs/e1.json": {"env": spec.Env}} {
+		path := filepath.Join(e.Config.Dir, "containers", "c1", file)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec := map[string]any{}
+		if err := json.Unmarshal(b, &rec); err != nil {
+			t.Fatal(err)
+		}
+		inner, _ := rec["spec"].(map[string]any)
+		if inner == nil {
+			inner = map[string]any{}
+		}
+		maps.Copy(inner, with)
+		rec["spec"] = inner
+		if b, err = json.Marshal(rec); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, err := e.Client.Create(e.Context(), spec)
+	if err != nil || again.PID != c.PID {
+		t.Errorf("asked for again: %+v, %v", again, err)
+	}
+	told("adopted")
+	other = spec
+	other.Rootfs += "/other"
+	if _, err := e.Client.Create(e.Context(), other); !errors.Is(err, shim.ErrConflict) {
+		t.Errorf("another root: %v", err)
+	}
+	if err := e.Client.RemoveSandbox(e.Context(), "a"); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -105,8 +105,13 @@ func (s *Server) adoptContainer(id string, h handover) error {
 	if !rec.Complete || rec.Deleting {
 		return s.purge(rec)
 	}
-	c := newContainer(rec.Spec)
-	c.rec, c.started = rec, rec.Started
+	c := newContainer(withoutSecrets(rec.Spec))
+	c.rec, c.started, c.adopted = rec, rec.Started, true
+	if c.rec.Spec = c.spec; rec.Spec.Args != nil { // of a shim that wrote them down
+		if err := s.save(c); err != nil {
+			return err
+		}
+	}
 	s.containers[id] = c
 	c.io.console = h.consoles[id]
 	s.reopenStdio(c)

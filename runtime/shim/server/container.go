@@ -22,7 +22,7 @@ import (
 // libcontainer's own state: container.json.
 type record struct {
 	Format      int                `json:"format,omitempty"` // see recordFormat
-	Spec        shim.ContainerSpec `json:"spec"`
+	Spec        shim.ContainerSpec `json:"spec"`             // without what withoutSecrets leaves out
 	Cgroup      string             `json:"cgroup"`
 	Boot        string             `json:"boot"` // pids below are of this life of the machine
 	Created     time.Time          `json:"created"`
@@ -43,7 +43,8 @@ const recordFormat = 1
 // container is one container. Its first process is watched by a goroutine from
 // the end of Create on, which ends with it.
 type container struct {
-	spec shim.ContainerSpec // never changes
+	spec    shim.ContainerSpec // never changes
+	adopted bool               // of spec there is what its record has
 
 	mu     sync.Mutex // held while something is done to it
 	rec    record
@@ -65,6 +66,28 @@ type container struct {
 
 func newContainer(spec shim.ContainerSpec) *container {
 	return &container{spec: spec, exited: make(chan struct{})}
+}
+
+// withoutSecrets is a specification without what may hold the values of Secrets: the
+// environment, and arguments that refer to it. Nobody needs them once a process began, and
+// they never come to lie on the disk.
+func withoutSecrets(spec shim.ContainerSpec) shim.ContainerSpec {
+	spec.Args, spec.Env = nil, nil
+	return spec
+}
+
+// isOf tells if a container is what is asked for. Of one that an earlier shim made, arguments
+// and environment are not known: what has its id, and all else, is it.
+func (c *container) isOf(spec shim.ContainerSpec) bool {
+	if c.adopted {
+		spec = withoutSecrets(spec)
+	}
+	return sameJSON(c.spec, spec)
+}
+
+// save writes the record of a container.
+func (s *Server) save(c *container) error {
+	return writeJSON(s.layout.record(c.spec.ID), &c.rec)
 }
 
 // sameJSON compares what was asked for with what is asked for, as the disk and the wire see it.
@@ -100,7 +123,7 @@ func (s *Server) create(_ context.Context, spec shim.ContainerSpec) (shim.Contai
 			continue // that one is out of the map: our turn
 		case deleting:
 			return shim.Container{}, fmt.Errorf("container %s is being deleted: %w", spec.ID, shim.ErrConflict)
-		case !sameJSON(c.spec, spec):
+		case !c.isOf(spec):
 			return shim.Container{}, fmt.Errorf("container %s: %w", spec.ID, shim.ErrConflict)
 		}
 		return s.view(c), nil
@@ -132,7 +155,7 @@ func (s *Server) make(c *container, sb *sandbox) (err error) {
 	sb.mu.Lock() // the sandbox may still be in the making
 	alive := sb.alive()
 	sb.mu.Unlock()
-	c.rec = record{Format: recordFormat, Spec: c.spec, Cgroup: containerGroup(sb.cgroup, c.spec.ID), Boot: s.boot, Created: now()}
+	c.rec = record{Format: recordFormat, Spec: withoutSecrets(c.spec), Cgroup: containerGroup(sb.cgroup, c.spec.ID), Boot: s.boot, Created: now()}
 	defer func() {
 		if err == nil {
 			return
@@ -167,7 +190,7 @@ func (s *Server) make(c *container, sb *sandbox) (err error) {
 			return err
 		}
 	}
-	if err := writeJSON(s.layout.record(c.spec.ID), &c.rec); err != nil {
+	if err := s.save(c); err != nil {
 		return err
 	}
 	if c.lc, err = libcontainer.Create(s.layout.libcontainer(), c.spec.ID, config); err != nil {
@@ -177,7 +200,7 @@ func (s *Server) make(c *container, sb *sandbox) (err error) {
 		return err
 	}
 	c.rec.Complete = true
-	if err := writeJSON(s.layout.record(c.spec.ID), &c.rec); err != nil {
+	if err := s.save(c); err != nil {
 		s.abandon(c)
 		return err
 	}
@@ -343,7 +366,7 @@ func (s *Server) deleteContainer(ctx context.Context, id string) error {
 	}
 	defer c.mu.Unlock()
 	c.rec.Deleting = true
-	if err := writeJSON(s.layout.record(id), &c.rec); err != nil {
+	if err := s.save(c); err != nil {
 		return fmt.Errorf("delete container %s: %w", id, err)
 	}
 	if err := s.signalLocked(c, unix.SIGKILL); err != nil {

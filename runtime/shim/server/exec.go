@@ -15,17 +15,16 @@ import (
 // execution is one more process in a container. Everything but id is under Server.mu.
 type execution struct {
 	id     string
-	spec   shim.ExecSpec
 	proc   *process // nil: the shim did not see its end
 	exit   *shim.Exit
 	exited chan struct{}
 }
 
-// execRecord is written once an exec runs, so that a successor watches it.
+// execRecord is written once an exec runs, so that a successor watches it. What runs is not
+// in it: see withoutSecrets.
 type execRecord struct {
-	Spec      shim.ExecSpec `json:"spec"`
-	PID       int           `json:"pid"`
-	StartTime uint64        `json:"startTime"`
+	PID       int    `json:"pid"`
+	StartTime uint64 `json:"startTime"`
 }
 
 // keptExecs bounds how many ended execs of a container can still be asked for.
@@ -77,8 +76,8 @@ func (s *Server) exec(_ context.Context, body shim.ExecBody, files []*os.File) (
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", body.Container, err)
 	}
-	e := &execution{id: spec.ID, spec: spec, proc: proc, exited: make(chan struct{})}
-	rec := execRecord{Spec: spec, PID: proc.pid, StartTime: proc.startTime}
+	e := &execution{id: spec.ID, proc: proc, exited: make(chan struct{})}
+	rec := execRecord{PID: proc.pid, StartTime: proc.startTime}
 	if err := writeJSON(s.layout.exec(c.spec.ID, e.id), rec); err != nil {
 		s.log.Warn("cannot record an exec; a successor will not know it", "container", c.spec.ID, "error", err)
 	}
@@ -241,7 +240,10 @@ func (s *Server) adoptExecs(c *container) {
 			os.Remove(path)
 			continue
 		}
-		e := &execution{id: id, spec: rec.Spec, exited: make(chan struct{})}
+		if err := writeJSON(path, rec); err != nil { // an earlier shim wrote more
+			s.log.Warn("cannot rewrite the record of an exec", "container", c.spec.ID, "error", err)
+		}
+		e := &execution{id: id, exited: make(chan struct{})}
 		proc, err := openProcess(rec.PID, rec.StartTime)
 		s.addExec(c, e)
 		if err != nil {

@@ -76,7 +76,7 @@ func (s *Server) start(ctx context.Context, id string) (shim.Container, error) {
 		}
 	}
 	// The FIFO goes last: until the time is on disk it tells a successor to look at the process.
-	if err := writeJSON(s.layout.record(id), &c.rec); err != nil {
+	if err := s.save(c); err != nil {
 		return shim.Container{}, fmt.Errorf("start container %s: it runs, but cannot be recorded: %w", id, err)
 	}
 	os.Remove(s.execFifo(id))
@@ -155,7 +155,7 @@ func (s *Server) noteBegin(c *container) error {
 	}
 	c.rec.Started = now()
 	c.started = c.rec.Started
-	if err := writeJSON(s.layout.record(c.spec.ID), &c.rec); err != nil {
+	if err := s.save(c); err != nil {
 		return err
 	}
 	os.Remove(s.execFifo(c.spec.ID))

@@ -226,7 +226,7 @@ func (s *Server) closeStdin(id string) error {
 	}
 	defer c.mu.Unlock()
 	c.rec.StdinClosed = true
-	if err := writeJSON(s.layout.record(id), &c.rec); err != nil {
+	if err := s.save(c); err != nil {
 		return err
 	}
 	if c.io.stdin > 0 {

@@ -218,14 +218,19 @@ func (e *Env) KillShim() {
 	Eventually(e.T, fmt.Sprintf("shim %d to be gone", info.PID), func() bool { return !Alive(info.PID) })
 }
 
-// Alive tells whether a process runs; a zombie does not.
+// Alive tells whether a process runs; a zombie does not, once all its threads are gone: until then
+// its files are open.
 func Alive(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return false
 	}
 	i := strings.LastIndexByte(string(b), ')')
-	return i >= 0 && len(b) > i+2 && b[i+2] != 'Z'
+	if i < 0 || len(b) <= i+2 {
+		return false
+	}
+	threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	return b[i+2] != 'Z' || len(threads) > 1
 }
 
 // Rootfs makes a root file system that holds /probe.
