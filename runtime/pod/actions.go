@@ -237,7 +237,10 @@ func (w *Worker) start(ctx context.Context, c *Container, spec *corev1.Container
 	if img.RepoDigest != "" {
 		c.ImageID = img.RepoDigest
 	}
-	c.Exec = shim.ExecSpec{Env: cs.Env, Cwd: cs.Cwd, User: cs.User, Capabilities: cs.Capabilities, NoNewPrivileges: cs.NoNewPrivileges}
+	joins := shim.ExecSpec{Env: cs.Env, Cwd: cs.Cwd, User: cs.User, Capabilities: cs.Capabilities, NoNewPrivileges: cs.NoNewPrivileges}
+	if err := w.setExec(spec, c, joins); err != nil {
+		return configError{err}
+	}
 	w.startPump(ctx, spec.Name, made.IO)
 	recorded()
 	run, err := w.deps.Shim.Start(ctx, id)

@@ -12,7 +12,7 @@ import (
 
 // adopt brings the record in line with what the shim has, after the agent began.
 func (w *Worker) adopt(ctx context.Context, known []shim.Container) {
-	changed := false
+	changed := w.forgetEnv()
 	byID := map[string]shim.Container{}
 	for _, k := range known {
 		byID[k.ID] = k

@@ -111,7 +111,9 @@ type Container struct {
 	Hooked     bool          `json:"hooked,omitempty"`  // the postStart hook is done
 	SpecImage  string        `json:"specImage,omitempty"`
 	Changed    bool          `json:"changed,omitempty"` // its specification changed: it begins anew whatever the policy
-	Exec       shim.ExecSpec `json:"exec,omitzero"`     // as what a process joins it
+	Exec       shim.ExecSpec `json:"exec,omitzero"`     // as what a process joins it; see EnvInMemory
+
+	EnvInMemory bool `json:"envInMemory,omitempty"` // Exec's environment is not on the disk, see secretenv.go
 
 	Killed      bool       `json:"-"`
 	BackoffTold bool       `json:"-"` // the event of this back-off was sent
@@ -185,6 +187,9 @@ func LoadRecord(dir string) (*Record, error) {
 	}
 	r.SetPod(r.Pod)
 	r.rememberGiven()
+	for name, c := range r.Containers {
+		c.fromMemory(dir, name)
+	}
 	return &r, nil
 }
 
