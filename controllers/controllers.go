@@ -36,6 +36,7 @@ import (
 	"kontiki/controllers/disruption"
 	"kontiki/controllers/endpoints"
 	"kontiki/controllers/endpointslice"
+	"kontiki/controllers/eventseries"
 	"kontiki/controllers/garbage"
 	"kontiki/controllers/hpa"
 	"kontiki/controllers/ipaddress"
@@ -175,7 +176,7 @@ func workloadControllers(config Config, shared informers.SharedInformerFactory, 
 			return disruption.New(client, shared, config.Targets, recorders.as(disruption.Component), log, time.Now), nil
 		}},
 		{name: scheduler.Name, start: func() (runner, error) {
-			return scheduler.New(config.SchedulerClient, shared, recorders.asScheduler(), log, time.Now).Measured(config.SchedulerMetrics), nil
+			return scheduler.New(config.SchedulerClient, shared, recorders.scheduler, log, time.Now).Measured(config.SchedulerMetrics), nil
 		}},
 		{name: hpa.Name, needs: kinds("autoscaling/v2", "horizontalpodautoscalers"), start: func() (runner, error) {
 			return hpa.New(client, shared, config.Targets, config.Metrics, recorders.as(hpa.Component), log, time.Now), nil
@@ -273,31 +274,35 @@ func trim(obj any) (any, error) {
 	return obj, nil
 }
 
-// recorders write events, those of the scheduler with its own client.
+// recorders write events, those of the scheduler with its own client and, as upstream's,
+// to events.k8s.io.
 type recorders struct {
-	controllers, scheduler record.EventBroadcaster
+	controllers record.EventBroadcaster
+	scheduler   *eventseries.Recorder
+	cancel      context.CancelFunc
+	writing     sync.WaitGroup
 }
 
 func newRecorders(ctx context.Context, config Config) *recorders {
-	broadcaster := func(client kubernetes.Interface) record.EventBroadcaster {
-		b := record.NewBroadcaster(record.WithContext(ctx))
-		b.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
-		return b
+	ctx, cancel := context.WithCancel(ctx)
+	r := &recorders{
+		controllers: record.NewBroadcaster(record.WithContext(ctx)),
+		scheduler:   eventseries.New(config.SchedulerClient.EventsV1(), config.Logger.With("controller", scheduler.Name), time.Now),
+		cancel:      cancel,
 	}
-	return &recorders{broadcaster(config.Client), broadcaster(config.SchedulerClient)}
+	r.controllers.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: config.Client.CoreV1().Events("")})
+	r.writing.Go(func() { r.scheduler.Run(ctx) })
+	return r
 }
 
 func (r *recorders) as(component string) record.EventRecorder {
 	return r.controllers.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component})
 }
 
-func (r *recorders) asScheduler() record.EventRecorder {
-	return r.scheduler.NewRecorder(scheme.Scheme, corev1.EventSource{Component: scheduler.Component})
-}
-
 func (r *recorders) stop() {
 	r.controllers.Shutdown()
-	r.scheduler.Shutdown()
+	r.cancel()
+	r.writing.Wait()
 }
 
 func panicked(p any) error {

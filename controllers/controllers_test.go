@@ -15,6 +15,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -438,9 +439,9 @@ func TestAnUnschedulablePodWaitsForRoomAndSaysWhy(t *testing.T) {
 		return len(pods) == 1 && len(pods[0].Status.Conditions) == 1 && pods[0].Status.Conditions[0].Message == why
 	})
 	c.eventually("an event FailedScheduling says why", func() bool {
-		list, err := c.CoreV1().Events("default").List(context.Background(), metav1.ListOptions{})
-		return err == nil && slices.ContainsFunc(list.Items, func(e corev1.Event) bool {
-			return e.Reason == "FailedScheduling" && e.Message == why && e.Source.Component == corev1.DefaultSchedulerName
+		list, err := c.EventsV1().Events("default").List(context.Background(), metav1.ListOptions{})
+		return err == nil && slices.ContainsFunc(list.Items, func(e eventsv1.Event) bool {
+			return e.Reason == "FailedScheduling" && e.Note == why && e.Action == "Scheduling" && e.ReportingController == corev1.DefaultSchedulerName
 		})
 	})
 	big := node("b")

@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
-	"k8s.io/client-go/tools/record"
 
 	"kontiki/controllers/podview"
 	"kontiki/internal/meter/metertest"
@@ -34,7 +33,7 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := NewMetrics()
-	s := New(client, shared, record.NewFakeRecorder(100), slog.New(slog.DiscardHandler), time.Now).Measured(m)
+	s := New(client, shared, silent{}, slog.New(slog.DiscardHandler), time.Now).Measured(m)
 	ctx, cancel := context.WithCancel(t.Context())
 	shared.Start(ctx.Done())
 	defer shared.Shutdown()

@@ -22,7 +22,7 @@ const maxEvictions = 16
 // reportFailure tells the user why the pod waits: an event, and the PodScheduled
 // condition and the nomination, when they do not say so already.
 func (s *Scheduler) reportFailure(ctx context.Context, d decision) {
-	s.events.Eventf(d.pod, corev1.EventTypeWarning, "FailedScheduling", "%s", d.message)
+	s.tell(d.pod, d.pod, nil, corev1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s", d.message)
 	condition := &corev1.PodCondition{
 		Type: corev1.PodScheduled, Status: corev1.ConditionFalse,
 		Reason: corev1.PodReasonUnschedulable, Message: d.message,
@@ -92,7 +92,7 @@ func (s *Scheduler) preempt(ctx context.Context, d decision, victim *corev1.Pod)
 		return fmt.Errorf("preempt pod %s/%s: %w", victim.Namespace, victim.Name, err)
 	}
 	s.cache.preempted(victim.UID)
-	s.events.Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v", d.pod.UID, d.room.node)
+	s.tell(d.pod, victim, d.pod, corev1.EventTypeNormal, "Preempted", "Preempting", "Preempted by pod %v on node %v", d.pod.UID, d.room.node)
 	return nil
 }
 

@@ -13,8 +13,13 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
-	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/tools/events"
 )
+
+// silent has nobody hear events.
+type silent struct{}
+
+func (silent) As(string) events.EventRecorder { return &events.FakeRecorder{} }
 
 // TestAConflictIsNoDeparture: a victim that could not be told to leave is tried again,
 // unless it left and another pod has its name.
@@ -35,7 +40,7 @@ func TestAConflictIsNoDeparture(t *testing.T) {
 			client.PrependReactor("patch", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
 				return true, nil, apierrors.NewConflict(corev1.Resource("pods"), "victim", nil)
 			})
-			s := New(client, informers.NewSharedInformerFactory(client, 0), record.NewFakeRecorder(1), slog.New(slog.DiscardHandler), time.Now)
+			s := New(client, informers.NewSharedInformerFactory(client, 0), silent{}, slog.New(slog.DiscardHandler), time.Now)
 			d := decision{placed: &placed{pod: pod("p")}, room: room{node: "a", victims: []*placed{{pod: pod("v")}}}}
 			if err := s.evict(t.Context(), d); (err != nil) != test.again {
 				t.Errorf("error %v, tried again: want %v", err, test.again)

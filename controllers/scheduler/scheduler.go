@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -12,10 +13,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/tools/events"
 )
 
 // Name is the scheduler's name in logs; Component is the source of its events and
@@ -28,10 +30,15 @@ const (
 // maxWrites bounds the bindings and status patches under way at once.
 const maxWrites = 64
 
+// Events tells events as the controller of a name: that of a profile, as upstream.
+type Events interface {
+	As(controller string) events.EventRecorder
+}
+
 // Scheduler gives pods nodes.
 type Scheduler struct {
 	client  kubernetes.Interface
-	events  record.EventRecorder
+	events  Events
 	log     *slog.Logger
 	now     func() time.Time
 	watched watched
@@ -52,7 +59,7 @@ type Scheduler struct {
 }
 
 // New makes the scheduler. It reads from the shared informers and writes with client.
-func New(client kubernetes.Interface, shared informers.SharedInformerFactory, events record.EventRecorder, log *slog.Logger, now func() time.Time) *Scheduler {
+func New(client kubernetes.Interface, shared informers.SharedInformerFactory, events Events, log *slog.Logger, now func() time.Time) *Scheduler {
 	s := &Scheduler{
 		client: client, events: events, log: log.With("controller", Name), now: now,
 		watched: newWatched(shared), volumes: newVolumeStore(shared),
@@ -205,7 +212,7 @@ func (s *Scheduler) bind(ctx context.Context, d decision) {
 	}, metav1.CreateOptions{})
 	if err == nil {
 		s.metrics.tried(d, resultScheduled)
-		s.events.Eventf(d.pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", d.pod.Namespace, d.pod.Name, d.node)
+		s.tell(d.pod, d.pod, nil, corev1.EventTypeNormal, "Scheduled", "Binding", "Successfully assigned %s/%s to %s", d.pod.Namespace, d.pod.Name, d.node)
 		return
 	}
 	s.cache.forget(d.pod.UID)
@@ -217,6 +224,11 @@ func (s *Scheduler) bind(ctx context.Context, d decision) {
 	if !apierrors.IsConflict(err) {
 		s.log.Warn("binding not written, trying again", "pod", d.pod.Namespace+"/"+d.pod.Name, "node", d.node, "error", err)
 	}
+}
+
+// tell has an event about something, as the profile that plans pod.
+func (s *Scheduler) tell(pod *corev1.Pod, about, with runtime.Object, kind, reason, action, note string, args ...any) {
+	s.events.As(cmp.Or(pod.Spec.SchedulerName, Component)).Eventf(about, with, kind, reason, action, note, args...)
 }
 
 func (s *Scheduler) requeue(uid types.UID, helps help) {

@@ -165,7 +165,7 @@ func (s *Scheduler) bindVolumes(ctx context.Context, d decision) {
 		s.metrics.tried(d, resultError)
 		s.requeue(d.pod.UID, help{})
 		if !apierrors.IsConflict(err) {
-			s.events.Eventf(d.pod, corev1.EventTypeWarning, "FailedScheduling", "running PreBind plugin %q: binding volumes: %v", "VolumeBinding", err)
+			s.tell(d.pod, d.pod, nil, corev1.EventTypeWarning, "FailedScheduling", "Scheduling", "running PreBind plugin %q: binding volumes: %v", "VolumeBinding", err)
 		}
 	})
 }

@@ -220,7 +220,7 @@ func (s *Scheduler) configChanged(before, after *corev1.ConfigMap) {
 		var err error
 		if with, err = readProfiles(after.Data[configKey]); err != nil {
 			s.log.Error("scheduler configuration not taken", "error", err)
-			s.events.Eventf(after, corev1.EventTypeWarning, "InvalidConfiguration", "The scheduler goes on as before: %v", err)
+			s.events.As(Component).Eventf(after, nil, corev1.EventTypeWarning, "InvalidConfiguration", "Configuring", "The scheduler goes on as before: %v", err)
 			return
 		}
 	}
