@@ -9,6 +9,7 @@ package podcontrol
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -46,6 +47,26 @@ type Control struct {
 
 	// Fresh reads an owner from the API, not from a cache.
 	Fresh func(ctx context.Context, namespace, name string) (metav1.Object, error)
+
+	// Says is what an event at the owner says of a pod that was made or deleted (verb is Create or
+	// Delete), or of why it was not. nil: what all kinds but StatefulSets say.
+	Says func(owner Owner, verb, pod string, err error) string
+}
+
+// says tells a pod's making or deletion as an event of upstream's has it.
+func (c *Control) says(owner Owner, verb, pod string, err error) string {
+	switch {
+	case c.Says != nil:
+		return c.Says(owner, verb, pod, err)
+	case verb == "Create" && err == nil:
+		return "Created pod: " + pod
+	case verb == "Create":
+		return fmt.Sprintf("Error creating: %v", err)
+	case err == nil:
+		return "Deleted pod: " + pod
+	default:
+		return fmt.Sprintf("Error deleting: %v", err)
+	}
 }
 
 // Refusal is a create or delete the API refused, with the reason a condition shows.
@@ -94,11 +115,11 @@ func (c *Control) Create(ctx context.Context, owner Owner, pod *corev1.Pod) erro
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return nil // nothing can be created here any more
 		}
-		c.Events.Eventf(owner, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
+		c.Events.Event(owner, corev1.EventTypeWarning, "FailedCreate", c.says(owner, "Create", pod.Name, err))
 		return Refusal{"FailedCreate", err}
 	}
 	c.Writes.Created(Key(owner), made, c.Now())
-	c.Events.Eventf(owner, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", made.Name)
+	c.Events.Event(owner, corev1.EventTypeNormal, "SuccessfulCreate", c.says(owner, "Create", made.Name, nil))
 	return nil
 }
 
@@ -109,11 +130,11 @@ func (c *Control) Delete(ctx context.Context, owner Owner, pod *corev1.Pod) erro
 		return nil
 	}
 	if err != nil {
-		c.Events.Eventf(owner, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
+		c.Events.Event(owner, corev1.EventTypeWarning, "FailedDelete", c.says(owner, "Delete", pod.Name, err))
 		return Refusal{"FailedDelete", err}
 	}
 	c.Writes.Deleted(Key(owner), pod.UID, c.Now())
-	c.Events.Eventf(owner, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", pod.Name)
+	c.Events.Event(owner, corev1.EventTypeNormal, "SuccessfulDelete", c.says(owner, "Delete", pod.Name, nil))
 	return nil
 }
 

@@ -66,7 +66,7 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 		setInformer: sets.Informer(), revisionsInformer: revisions.Informer(), sets: sets.Lister(),
 		pods: &podcontrol.Control{
 			Kind: kind, Client: client, Pods: shared.Core().V1().Pods().Informer(), Events: events,
-			Writes: pending.New(), Now: now, Fresh: fresh,
+			Writes: pending.New(), Now: now, Fresh: fresh, Says: says,
 		},
 		history: &history.Keeper{Kind: kind, Client: client, Revisions: revisions.Lister(), Fresh: fresh},
 		loop:    loop.New(Name, log),
@@ -185,6 +185,14 @@ func (c *Controller) changePods(ctx context.Context, set *appsv1.StatefulSet, to
 	return podcontrol.Each(append(todo.scaled, todo.remove...), func(pod *corev1.Pod) error { return c.pods.Delete(ctx, set, pod) })
 }
 
+// says names the set beside the pod, as upstream's events of StatefulSets do.
+func says(set podcontrol.Owner, verb, pod string, err error) string {
+	if err != nil {
+		return fmt.Sprintf("%s Pod %s in StatefulSet %s failed error: %s", verb, pod, set.GetName(), err)
+	}
+	return fmt.Sprintf("%s Pod %s in StatefulSet %s successful", verb, pod, set.GetName())
+}
+
 // makeClaims makes the claims a pod needs. One that is being deleted is waited for:
 // a pod must not start on a volume that goes away under it.
 func (c *Controller) makeClaims(ctx context.Context, set *appsv1.StatefulSet, pod *corev1.Pod) error {
@@ -195,10 +203,10 @@ func (c *Controller) makeClaims(ctx context.Context, set *appsv1.StatefulSet, po
 		case apierrors.IsNotFound(err):
 			_, err = c.client.CoreV1().PersistentVolumeClaims(set.Namespace).Create(ctx, claim, metav1.CreateOptions{})
 			if err != nil {
-				c.events.Eventf(set, corev1.EventTypeWarning, "FailedCreate", "create Claim %s for Pod %s in StatefulSet %s failed error: %v", claim.Name, pod.Name, set.Name, err)
+				c.events.Eventf(set, corev1.EventTypeWarning, "FailedCreate", "Create Claim %s for Pod %s in StatefulSet %s failed error: %v", claim.Name, pod.Name, set.Name, err)
 				return err
 			}
-			c.events.Eventf(set, corev1.EventTypeNormal, "SuccessfulCreate", "create Claim %s Pod %s in StatefulSet %s success", claim.Name, pod.Name, set.Name)
+			c.events.Eventf(set, corev1.EventTypeNormal, "SuccessfulCreate", "Create Claim %s Pod %s in StatefulSet %s success", claim.Name, pod.Name, set.Name)
 		case err != nil:
 			return err
 		case there.DeletionTimestamp != nil:
