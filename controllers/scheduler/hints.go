@@ -28,7 +28,36 @@ type change struct {
 	node, oldNode *corev1.Node // after and before; one of them may be missing
 	pod           *placed
 	before        *corev1.Pod // an earlier version, if labels differ
+	smaller       bool        // podGone is no more than that: the pod may take up less
 	namespace     func(string) labels.Set
+	stored        string // what became of a claim, a volume or a class, in upstream's words
+}
+
+// label is upstream's name of the change. Of several changes at once it is the first that upstream
+// would look at.
+func (e change) label() string {
+	switch {
+	case e.event&storageChanged != 0:
+		return e.stored
+	case e.event&nodeAdded != 0:
+		return "NodeAdd"
+	case e.event&nodeGone != 0:
+		return "NodeDelete"
+	case e.event&nodeAllocatableChanged != 0:
+		return "NodeUpdateNodeAllocatable"
+	case e.event&nodeLabelsChanged != 0:
+		return "NodeUpdateNodeLabel"
+	case e.event&nodeTaintsChanged != 0:
+		return "NodeUpdateNodeTaint"
+	case e.event&podAdded != 0:
+		return "AssignedPodAdd"
+	case e.event&podLabelsChanged != 0:
+		return "AssignedPodUpdatePodLabel"
+	case e.smaller:
+		return "AssignedPodUpdatePodScaleDown"
+	default:
+		return "AssignedPodDelete"
+	}
 }
 
 // hasLabel says whether the node has or had the label.

@@ -19,6 +19,7 @@ var Families meter.Set
 var (
 	attemptsMetric = Families.Counter("scheduler_schedule_attempts_total", "Attempts to find pods a node and to bind them, by what they came to: unschedulable means that there was no room.", "profile", "result")
 	pendingMetric  = Families.Gauge("scheduler_pending_pods", "Pods without a node, on the leader: active ones are about to be planned, the others wait for the end of their back-off or for something that may help.", "queue")
+	incomingMetric = Families.Count("scheduler_queue_incoming_pods_total", "Number of pods added to scheduling queues by event and queue type.", "queue", "event")
 	preemptions    = Families.Counter("scheduler_preemption_attempts_total", "Attempts to make room for a pod by taking others away.")
 	attemptTime    = Families.Histogram("scheduler_scheduling_attempt_duration_seconds", "From the beginning of a pod's planning to its binding or to why there is none. Pods are planned in batches.", prometheus.ExponentialBuckets(0.001, 2, 15), "profile", "result")
 	planTime       = Families.Histogram("scheduler_scheduling_algorithm_duration_seconds", "Planning of a pod: of a batch, divided by its pods.", prometheus.ExponentialBuckets(0.00001, 4, 10))
@@ -42,6 +43,7 @@ const manyAttempts = 16
 type Metrics struct {
 	plan, attempts, victims prometheus.Histogram
 	attempt, sli            *prometheus.HistogramVec
+	incoming                *prometheus.CounterVec
 	preempted               atomic.Uint64
 
 	mu      sync.Mutex // protects what follows
@@ -52,12 +54,13 @@ type Metrics struct {
 // NewMetrics makes Metrics that have counted nothing.
 func NewMetrics() *Metrics {
 	return &Metrics{plan: planTime.New(), attempts: podAttempts.New(), victims: victimsMetric.New(),
-		attempt: attemptTime.NewVec(), sli: sliTime.NewVec(), results: map[[2]string]uint64{}}
+		attempt: attemptTime.NewVec(), sli: sliTime.NewVec(), incoming: incomingMetric.NewVec(), results: map[[2]string]uint64{}}
 }
 
 // Measured has the scheduler count into m. It is called before Run.
 func (s *Scheduler) Measured(m *Metrics) *Scheduler {
 	s.metrics = m
+	s.queue.counted = m.came
 	return s
 }
 
@@ -74,6 +77,9 @@ func (m *Metrics) follow(s *Scheduler) func() {
 		}
 	}
 }
+
+// came counts a pod that came to where it waits.
+func (m *Metrics) came(where, why string) { m.incoming.WithLabelValues(where, why).Inc() }
 
 // planned counts a batch.
 func (m *Metrics) planned(pods int, took time.Duration) {
@@ -121,7 +127,7 @@ func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 	for queue, n := range runs.pending() {
 		pendingMetric.Send(out, float64(n), queue)
 	}
-	for _, c := range []prometheus.Collector{m.plan, m.attempts, m.victims, m.attempt, m.sli} {
+	for _, c := range []prometheus.Collector{m.plan, m.attempts, m.victims, m.attempt, m.sli, m.incoming} {
 		c.Collect(out)
 	}
 }

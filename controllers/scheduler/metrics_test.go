@@ -55,6 +55,8 @@ func TestMetrics(t *testing.T) {
 		"scheduler_pod_scheduling_attempts":                                                             1,
 		`scheduler_pod_scheduling_sli_duration_seconds{attempts="1"}`:                                   1,
 		"scheduler_preemption_attempts_total":                                                           0,
+		`scheduler_queue_incoming_pods_total{event="UnscheduledPodAdd",queue="active"}`:                 2,
+		`scheduler_queue_incoming_pods_total{event="ScheduleAttemptFailure",queue="unschedulable"}`:     1,
 	} {
 		if got[name] != want {
 			t.Errorf("%s is %v, want %v", name, got[name], want)

@@ -59,7 +59,20 @@ type queue struct {
 	stalled  podHeap  // waits because writing failed: tried when its time is over
 	heard    []change // since the last pop
 	deaf     bool     // heard is not all
+
+	counted func(where, why string) // a pod came to active, backoff or unschedulable
 }
+
+// Why a pod came to where it waits, in upstream's words; other reasons are changes of the
+// cluster (change.label).
+const (
+	podCame       = "UnscheduledPodAdd"
+	podChanged    = "TargetPodUpdate"
+	attemptFailed = "ScheduleAttemptFailure"
+	backoffOver   = "BackoffComplete"
+	tookEarly     = "PopFromBackoffQ"
+	waitedLong    = "UnschedulableTimeout"
+)
 
 func newQueue() *queue {
 	soonest := func(a, b *waiting) bool { return a.until.Before(b.until) }
@@ -71,6 +84,7 @@ func newQueue() *queue {
 			return cmp.Or(cmp.Compare(b.priority, a.priority), a.since.Compare(b.since)) < 0
 		}},
 		backoff: podHeap{less: soonest}, stalled: podHeap{less: soonest},
+		counted: func(string, string) {},
 	}
 }
 
@@ -81,13 +95,13 @@ func (q *queue) set(pod *placed, specChanged bool, now time.Time) {
 		w = &waiting{placed: pod, since: now}
 		q.pods[pod.pod.UID] = w
 		q.nominate(pod.pod.UID, pod.pod.Status.NominatedNodeName)
-		q.activate(w)
+		q.activate(w, podCame)
 		return
 	}
 	w.placed = pod
 	if specChanged {
 		if w.at == unschedulable {
-			q.retry(w, now)
+			q.retry(w, now, podChanged)
 		}
 		w.touched = true
 	}
@@ -112,7 +126,9 @@ func (q *queue) pop(max int, now time.Time) []*waiting {
 	for len(batch) < max {
 		w := q.active.next(active)
 		if w == nil && len(batch) == 0 {
-			w = q.backoff.next(backingOff)
+			if w = q.backoff.next(backingOff); w != nil {
+				q.counted("active", tookEarly)
+			}
 		}
 		if w == nil {
 			break
@@ -137,11 +153,12 @@ func (q *queue) failed(uid types.UID, helps help, now time.Time) {
 		return
 	}
 	if w.touched || w.helped || q.deaf || slices.ContainsFunc(q.heard, helps.by) {
-		q.retry(w, now)
+		q.retry(w, now, attemptFailed)
 		return
 	}
 	w.at = unschedulable
 	q.parked[uid] = w
+	q.counted("unschedulable", attemptFailed)
 }
 
 // hold keeps a pod back while its victims are being told to leave, so that it does
@@ -188,7 +205,7 @@ func (q *queue) happened(e change, now time.Time) {
 	}
 	for _, w := range q.parked {
 		if w.helps.by(e) {
-			q.retry(w, now)
+			q.retry(w, now, e.label())
 		}
 	}
 	for _, w := range q.held {
@@ -215,12 +232,12 @@ func (q *queue) sleep(now time.Time) time.Duration {
 func (q *queue) wake(now time.Time) {
 	for _, h := range []*podHeap{&q.backoff, &q.stalled} {
 		for w := h.peek(backingOff); w != nil && !w.until.After(now); w = h.peek(backingOff) {
-			q.activate(h.next(backingOff))
+			q.activate(h.next(backingOff), backoffOver)
 		}
 	}
 	for _, w := range q.parked {
 		if !w.tried.Add(unheardRetry).After(now) {
-			q.activate(w)
+			q.activate(w, waitedLong)
 		}
 	}
 }
@@ -233,15 +250,16 @@ func (w *waiting) wait() time.Duration {
 	return min(longestWait, firstBackoff<<max(0, w.attempts-1))
 }
 
-func (q *queue) retry(w *waiting, now time.Time) {
+func (q *queue) retry(w *waiting, now time.Time, why string) {
 	delete(q.parked, w.pod.UID)
 	w.until = w.tried.Add(w.wait())
 	if !w.until.After(now) {
-		q.activate(w)
+		q.activate(w, why)
 		return
 	}
 	w.at = backingOff
 	heap.Push(&q.backoff, w)
+	q.counted("backoff", why)
 }
 
 // stall is retry for a pod that could not be written: trying at once would fail again.
@@ -249,12 +267,14 @@ func (q *queue) stall(w *waiting, now time.Time) {
 	w.until = now.Add(w.wait())
 	w.at = backingOff
 	heap.Push(&q.stalled, w)
+	q.counted("backoff", attemptFailed)
 }
 
-func (q *queue) activate(w *waiting) {
+func (q *queue) activate(w *waiting, why string) {
 	delete(q.parked, w.pod.UID)
 	w.at = active
 	heap.Push(&q.active, w)
+	q.counted("active", why)
 }
 
 type podHeap struct {

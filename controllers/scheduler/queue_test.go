@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -123,4 +124,45 @@ func TestQueueHoldsAPodWhileRoomIsMade(t *testing.T) {
 	if len(q.nominatedPods())+len(q.held)+len(q.nominees) != 0 {
 		t.Fatal("a removed pod is still nominated")
 	}
+}
+
+// Where a pod comes to, and why, is counted in upstream's words.
+func TestQueueCountsWhereAPodComes(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	q := newQueue()
+	var came []string
+	q.counted = func(where, why string) { came = append(came, where+" "+why) }
+	expect := func(want ...string) {
+		t.Helper()
+		if !slices.Equal(came, want) {
+			t.Errorf("counted %q, want %q", came, want)
+		}
+		came = nil
+	}
+	q.set(pending("a", 0), false, now)
+	popped(q, now)
+	q.failed("a", waitsFor(podGone|nodeTaintsChanged), now)
+	expect("active UnscheduledPodAdd", "unschedulable ScheduleAttemptFailure")
+	q.happened(happens(nodeTaintsChanged), now)
+	popped(q, now)
+	expect("backoff NodeUpdateNodeTaint", "active PopFromBackoffQ")
+	q.failed("a", help{}, now) // its binding was not written
+	now = now.Add(time.Hour)
+	q.sleep(now)
+	popped(q, now)
+	expect("backoff ScheduleAttemptFailure", "active BackoffComplete")
+	q.failed("a", waitsFor(podGone), now)
+	now = now.Add(time.Minute)
+	q.happened(change{event: podGone, smaller: true}, now)
+	popped(q, now)
+	expect("unschedulable ScheduleAttemptFailure", "active AssignedPodUpdatePodScaleDown")
+	q.failed("a", waitsFor(podGone), now)
+	now = now.Add(time.Minute)
+	q.set(pending("a", 0), true, now)
+	popped(q, now)
+	expect("unschedulable ScheduleAttemptFailure", "active TargetPodUpdate")
+	q.failed("a", waitsFor(storageChanged), now)
+	now = now.Add(unheardRetry)
+	q.sleep(now)
+	expect("unschedulable ScheduleAttemptFailure", "active UnschedulableTimeout")
 }

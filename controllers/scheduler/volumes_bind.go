@@ -128,11 +128,15 @@ func (s *Scheduler) watchVolumes() (stop func(), synced []cache.InformerSynced, 
 		}
 	}
 	for _, informer := range s.volumes.informers {
-		heard := func(any) {
+		heard := func(obj any, what string) {
 			s.volumes.notify()
-			s.happened(change{event: storageChanged})
+			s.happened(change{event: storageChanged, stored: storedKind(obj) + what})
 		}
-		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: heard, UpdateFunc: func(_, after any) { heard(after) }, DeleteFunc: heard})
+		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(obj any) { heard(obj, "Add") },
+			UpdateFunc: func(_, after any) { heard(after, "Update") },
+			DeleteFunc: func(obj any) { heard(obj, "Delete") },
+		})
 		if err != nil {
 			stop()
 			return nil, nil, err
@@ -257,4 +261,19 @@ func (s *volumeStore) usable(claim *corev1.PersistentVolumeClaim, d decision) (b
 func reached(at, wanted string) bool {
 	c, err := resourceversion.CompareResourceVersion(at, wanted)
 	return err == nil && c >= 0
+}
+
+// storedKind is upstream's name of what the volumes' informers hold.
+func storedKind(obj any) string {
+	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = gone.Obj
+	}
+	switch obj.(type) {
+	case *corev1.PersistentVolumeClaim:
+		return "PersistentVolumeClaim"
+	case *corev1.PersistentVolume:
+		return "PersistentVolume"
+	default:
+		return "storage.k8s.io/StorageClass"
+	}
 }

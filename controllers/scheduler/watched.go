@@ -301,7 +301,8 @@ func (s *Scheduler) podBound(before, after *corev1.Pod) {
 		e.before = before
 	}
 	if before.Generation != after.Generation || !equality.Semantic.DeepEqual(before.Status.Resize, after.Status.Resize) {
-		e.event |= podGone // it may take up less
+		e.event |= podGone
+		e.smaller = true
 	}
 	if e.event != 0 {
 		s.happened(e)
