@@ -21,6 +21,7 @@ var Families, Resources families.Set
 
 var (
 	podStartMetric   = Families.Histogram("kubelet_pod_start_duration_seconds", "Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run", podStartBuckets)
+	podWorkMetric    = Families.Histogram("kubelet_pod_worker_duration_seconds", "Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync", prometheus.DefBuckets, "operation_type")
 	podsStarted      = Families.Count("kubelet_started_pods_total", "Cumulative number of pods started")
 	podsFailed       = Families.Count("kubelet_started_pods_errors_total", "Cumulative number of errors when starting pods")
 	containersBegun  = Families.Count("kubelet_started_containers_total", "Cumulative number of containers started", "container_type")
@@ -70,7 +71,7 @@ type metrics struct {
 	pullsFailed, exits                prometheus.Counter
 	containersStarted, containersDead *prometheus.CounterVec
 	operations, operationsFailed      *prometheus.CounterVec
-	operationTime, pull               *prometheus.HistogramVec
+	operationTime, pull, podWork      *prometheus.HistogramVec
 }
 
 func newMetrics(a *Agent) *metrics {
@@ -80,7 +81,7 @@ func newMetrics(a *Agent) *metrics {
 		pullsFailed: pullsFailed.New(), exits: exitsMetric.New(),
 		containersStarted: containersBegun.NewVec(), containersDead: containersFailed.NewVec(),
 		operations: operations.NewVec(), operationsFailed: operationsFailed.NewVec(),
-		operationTime: operationTime.NewVec(), pull: pullTime.NewVec(),
+		operationTime: operationTime.NewVec(), pull: pullTime.NewVec(), podWork: podWorkMetric.NewVec(),
 	}
 	m.own.MustRegister(m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.resources.MustRegister(resourceCollector{a})
@@ -95,13 +96,18 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	nodeNameMetric.Send(ch, 1, m.a.cfg.NodeName)
 	m.a.collectRunning(ch)
 	for _, c := range []prometheus.Collector{m.podStart, m.podsStarted, m.podsFailed, m.pullsFailed, m.exits, m.containersStarted, m.containersDead,
-		m.operations, m.operationsFailed, m.operationTime, m.pull} {
+		m.operations, m.operationsFailed, m.operationTime, m.pull, m.podWork} {
 		c.Collect(ch)
 	}
 }
 
 func serveMetrics(r *prometheus.Registry) http.Handler {
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+}
+
+// PodWorked implements pod.Counter.
+func (m *metrics) PodWorked(operation string, took time.Duration) {
+	m.podWork.WithLabelValues(operation).Observe(took.Seconds())
 }
 
 // PodStarted implements pod.Counter.

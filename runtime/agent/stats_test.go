@@ -70,7 +70,7 @@ func TestStatsAndMetrics(t *testing.T) {
 		},
 		"/metrics": {
 			`kubelet_node_name{node="n1"} 1`, "kubelet_running_pods 1\n", `kubelet_running_containers{container_state="running"} 2`, `kubelet_started_containers_total{container_type="container"} 3`,
-			"kubelet_pod_start_duration_seconds_count ", "process_resident_memory_bytes ",
+			"kubelet_pod_start_duration_seconds_count ", `kubelet_pod_worker_duration_seconds_count{operation_type="create"} 2`, `kubelet_pod_worker_duration_seconds_count{operation_type="sync"} `, "process_resident_memory_bytes ",
 			`kubelet_runtime_operations_total{operation_type="create_container"} 3`, `kubelet_runtime_operations_duration_seconds_count{operation_type="start_container"} 3`,
 			"kontiki_runtime_exits_total 1\n",
 		},

@@ -96,6 +96,7 @@ func (s *starter) Event(*corev1.Pod, string, string, string, string) {}
 func (s *starter) ContainerStarted(string, string) {}
 
 func (s *starter) ImagePulled(int64, time.Duration, error) {}
+func (s *starter) PodWorked(string, time.Duration)         {}
 
 // TestNoProgramBeginsBeforeItsRecordIsThere: a container is made while the disk writes, and started
 // when the record says durably that it was tried.

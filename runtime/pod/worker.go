@@ -61,13 +61,24 @@ type API interface {
 	Event(pod *corev1.Pod, container, eventType, reason, message string)
 }
 
-// Counter counts what is started; of a container with its kind, and why not; and pulls of
-// images, with the image's size and how long that took.
+// Counter counts what is started; of a container with its kind, and why not; pulls of
+// images, with the image's size and how long that took; and how long a worker was at it
+// each time, by what woke it, in upstream's words.
 type Counter interface {
+	PodWorked(operation string, took time.Duration)
 	ImagePulled(bytes int64, took time.Duration, err error)
 	PodStarted(err error)
 	ContainerStarted(kind, failure string)
 }
+
+// What a worker does when it is woken, in upstream's words.
+const (
+	opCreate     = "create"
+	opUpdate     = "update"
+	opSync       = "sync"
+	opKill       = "kill"
+	opTerminated = "terminated"
+)
 
 // Deps are what all workers of a node share.
 type Deps struct {
@@ -112,6 +123,7 @@ type Worker struct {
 	jobs      sync.WaitGroup // everything the worker started
 	ended     chan struct{}  // closed when Run returns
 	unsettled map[string]bool
+	woken     string           // by what: one of Counter's operations
 	adoptee   []shim.Container // what the shim had when the agent began
 }
 
@@ -145,6 +157,9 @@ func (w *Worker) post(f func(*Record)) {
 // Update gives the worker a newer version of its pod.
 func (w *Worker) Update(pod *corev1.Pod) {
 	w.post(func(r *Record) {
+		if w.woken == opSync {
+			w.woken = opUpdate
+		}
 		w.current = pod.Status.DeepCopy()
 		if r.Volumes.Ready && showsMetadata(pod) && (!maps.Equal(r.Pod.Labels, pod.Labels) || !maps.Equal(r.Pod.Annotations, pod.Annotations)) {
 			r.VolumesOld = true
@@ -233,6 +248,8 @@ func (w *Worker) Run(ctx context.Context) bool {
 	w.askTokens(ctx)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	began := w.deps.Now()
+	w.woken = opCreate
 	for rounds := 0; ; {
 		w.drain(ctx)
 		actions, wake := Step(w.rec, w.deps.Now())
@@ -243,6 +260,7 @@ func (w *Worker) Run(ctx context.Context) bool {
 			w.do(ctx, a)
 		}
 		if w.rec.ForgetIt {
+			w.deps.Counter.PodWorked(opTerminated, w.deps.Now().Sub(began))
 			return true
 		}
 		w.publish()
@@ -254,6 +272,10 @@ func (w *Worker) Run(ctx context.Context) bool {
 			wake = w.deps.Now().Add(time.Second)
 		}
 		rounds = 0
+		if w.rec.Stopping != nil {
+			w.woken = opKill
+		}
+		w.deps.Counter.PodWorked(w.woken, w.deps.Now().Sub(began))
 		timer.Reset(time.Hour)
 		if !wake.IsZero() {
 			timer.Reset(wake.Sub(w.deps.Now()))
@@ -264,6 +286,7 @@ func (w *Worker) Run(ctx context.Context) bool {
 		case <-w.signal:
 		case <-timer.C:
 		}
+		began, w.woken = w.deps.Now(), opSync
 	}
 }
 
