@@ -37,6 +37,7 @@ func TestMetricsDocument(t *testing.T) {
 		{"The store and Raft", "", &raftstore.Metrics},
 		{"Objects", "", &census.Metrics},
 		{"The ring", "", &gossip.Metrics},
+		{"Raft and memberlist, the libraries", "What they tell of themselves beside what the store and the ring tell above.", &libraries},
 		{"Controllers", "", &controllers.Metrics},
 		{"The scheduler", "", &scheduler.Families},
 		{"The pod network, Services and DNS", "", &overlay.Metrics},
@@ -75,7 +76,7 @@ func TestMetricsDocument(t *testing.T) {
 // process would end at its start.
 func TestFamiliesOfRoomsAndLibraries(t *testing.T) {
 	routes.DefaultMetrics{}.Install(mux.NewPathRecorderMux("test"))
-	for _, set := range []*meter.Set{&raftstore.Metrics, &census.Metrics, &gossip.Metrics, &controllers.Metrics, &scheduler.Families, &overlay.Metrics} {
+	for _, set := range []*meter.Set{&raftstore.Metrics, &census.Metrics, &gossip.Metrics, &libraries, &controllers.Metrics, &scheduler.Families, &overlay.Metrics} {
 		if err := legacyregistry.Registerer().Register(described{set}); err != nil {
 			t.Errorf("%v: %v", set.Families(), err)
 		}

@@ -204,6 +204,9 @@ func (n *node) startRing(life *lifecycle) error {
 			return err
 		}
 	}
+	if err := n.showLibraries(life); err != nil {
+		return err
+	}
 	n.ring, err = gossip.New(gossip.Config{
 		NodeID:      n.id.ID,
 		Name:        n.cfg.Name,
