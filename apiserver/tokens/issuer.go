@@ -214,7 +214,11 @@ func (r *tokenREST) Create(ctx context.Context, name string, obj runtime.Object,
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("not a TokenRequest: %#v", obj))
 	}
 	namespace := request.NamespaceValue(ctx)
-	sa, err := r.issuer.client.CoreV1().ServiceAccounts(namespace).Get(ctx, name, metav1.GetOptions{})
+	var read metav1.GetOptions
+	if r.issuer.hasPod(ctx, namespace, req.Spec.BoundObjectRef) {
+		read.ResourceVersion = "0"
+	}
+	sa, err := r.issuer.client.CoreV1().ServiceAccounts(namespace).Get(ctx, name, read)
 	if err != nil {
 		return nil, err
 	}
@@ -227,7 +231,7 @@ func (r *tokenREST) Create(ctx context.Context, name string, obj runtime.Object,
 		}
 	}
 	b := bound{Namespace: namespace, ServiceAccount: ref{sa.Name, string(sa.UID)}}
-	if err := r.issuer.bind(ctx, &b, req.Spec.BoundObjectRef); err != nil {
+	if err := r.issuer.bind(ctx, &b, req.Spec.BoundObjectRef, read); err != nil {
 		return nil, err
 	}
 	now := r.issuer.now()
@@ -288,8 +292,20 @@ func complete(req *authenticationv1.TokenRequest, sa *corev1.ServiceAccount) err
 	return nil
 }
 
+// hasPod tells whether this node's replica has the very pod that a token is asked for. Then it
+// has the pod's account as well, as it was when the pod was made, or later, and nobody else
+// has to be asked: a node that starts again without a quorum starts its pods, and what
+// they are bound to is looked at whenever the token is used.
+func (i *Issuer) hasPod(ctx context.Context, namespace string, to *authenticationv1.BoundObjectReference) bool {
+	if to == nil || to.Kind != "Pod" || to.APIVersion != "v1" || to.UID == "" {
+		return false
+	}
+	pod, err := i.client.CoreV1().Pods(namespace).Get(ctx, to.Name, metav1.GetOptions{ResourceVersion: "0"})
+	return err == nil && pod.UID == to.UID
+}
+
 // bind ties claims to the object that a request names.
-func (i *Issuer) bind(ctx context.Context, b *bound, to *authenticationv1.BoundObjectReference) error {
+func (i *Issuer) bind(ctx context.Context, b *bound, to *authenticationv1.BoundObjectReference, read metav1.GetOptions) error {
 	if to == nil {
 		return nil
 	}
@@ -303,7 +319,7 @@ func (i *Issuer) bind(ctx context.Context, b *bound, to *authenticationv1.BoundO
 	core := i.client.CoreV1()
 	switch {
 	case to.Kind == "Pod" && to.APIVersion == "v1":
-		pod, err := core.Pods(b.Namespace).Get(ctx, to.Name, metav1.GetOptions{})
+		pod, err := core.Pods(b.Namespace).Get(ctx, to.Name, read)
 		if err != nil {
 			return err
 		}
