@@ -47,10 +47,39 @@ func TestKinds(t *testing.T) {
 		t.Fatal(err)
 	}
 	left := c.others(leader)
+	for _, h := range left {
+		c.eventually(t, "default/kubernetes to lead to those that are left, as "+h.Name+" shows it", func(ctx context.Context) error {
+			return c.leadsToAPIServers(ctx, t, h, left)
+		})
+	}
 	for i, h := range left {
 		c.everyKind(t, h.Name+"-after-"+leader.Name, samples, h, left[(i+1)%len(left)])
 	}
 	t.Run("without quorum", func(t *testing.T) { c.withoutQuorum(t, left[0]) })
+}
+
+// leadsToAPIServers says whether the EndpointSlices of default/kubernetes hold the addresses of
+// these hosts and no others.
+func (c *cluster) leadsToAPIServers(ctx context.Context, t *testing.T, at *lab.Host, want []*lab.Host) error {
+	list, err := c.client(t, at).DiscoveryV1().EndpointSlices("default").List(ctx, metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=kubernetes"})
+	if err != nil {
+		return err
+	}
+	var got, wanted []string
+	for _, slice := range list.Items {
+		for _, ep := range slice.Endpoints {
+			got = append(got, ep.Addresses...)
+		}
+	}
+	for _, h := range want {
+		wanted = append(wanted, h.Addr.String())
+	}
+	slices.Sort(got)
+	slices.Sort(wanted)
+	if !slices.Equal(got, wanted) {
+		return fmt.Errorf("they are %v, want %v", got, wanted)
+	}
+	return nil
 }
 
 // kindSamples are the samples that the API server's own tests use.

@@ -24,6 +24,7 @@ type netReport struct {
 	NodeID      string
 	Leases      []leaseReport
 	Differences []string
+	DNS         struct{ Questions, Completed uint64 }
 }
 
 type leaseReport struct {
@@ -95,6 +96,7 @@ func TestNetworkFaults(t *testing.T) {
 	}
 	c.eventually(t, "every pod to reach every pod and the Service", n.whole)
 	t.Run("one node cut off", n.cutOff)
+	t.Run("one machine rebooted, without a quorum", n.rebooted)
 	if !long() {
 		return
 	}
@@ -368,6 +370,34 @@ func (n *network) killed(t *testing.T) {
 	n.withoutQuorum(t, "n1")
 	check()
 	startNodes(t, n.Hosts()[1:])
+	n.heal(t)
+}
+
+// rebooted takes the power from a machine while the programs of the two others are gone, and
+// with them the quorum. From its disk alone it starts its pods again, at the addresses they had,
+// reaches those of the others, whose kernels go on, resolves names and answers for Services.
+func (n *network) rebooted(t *testing.T) {
+	first, others := n.Hosts()[0], n.Hosts()[1:]
+	for _, h := range others {
+		if err := h.Signal(t.Context(), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := first.Reboot(); err != nil {
+		t.Fatal(err)
+	}
+	startNodes(t, []*lab.Host{first})
+	n.eventually(t, "the pods of "+first.Name+" to be back, and all others to be reached", func(ctx context.Context) error {
+		if err := n.reach(ctx, everywhere, everywhere); err != nil {
+			return err
+		}
+		return n.service(ctx, everywhere[:1], everywhere)
+	})
+	n.withoutQuorum(t, first.Name)
+	if err := n.ways(t.Context(), first); err != nil {
+		t.Error(err)
+	}
+	startNodes(t, others)
 	n.heal(t)
 }
 

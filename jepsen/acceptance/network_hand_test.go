@@ -85,6 +85,30 @@ func (n *network) stubDomain(t *testing.T) {
 			}
 			return nil
 		})
+		n.foundAtOnce(t, libc, ask)
+	}
+}
+
+// foundAtOnce asks for a name with fewer than five dots. A resolver looks for it in five
+// domains before it takes it as it is; here the first question finds it, one for each kind of
+// address.
+func (n *network) foundAtOnce(t *testing.T, libc bool, ask []expectation) {
+	t.Helper()
+	h, err := n.Host(n.pods[0].Spec.NodeName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := n.netReport(t.Context(), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.must(t, n.prober(n.pods[0]), ask)
+	after, err := n.netReport(t.Context(), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if asked := after.DNS.Questions - before.DNS.Questions; asked > 2 || after.DNS.Completed == before.DNS.Completed {
+		t.Errorf("libc %v: a name outside took %d questions: %+v, then %+v", libc, asked, before.DNS, after.DNS)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kontiki/jepsen/lab"
@@ -185,6 +186,7 @@ func TestNetwork(t *testing.T) {
 	})
 	t.Run("pod to pod, every pair, every size", n.podToPod)
 	t.Run("Services from pods, nodes and outside", n.toServices)
+	t.Run("a Service of a further range", n.furtherRange)
 	t.Run("session affinity", n.stick)
 	t.Run("a load balancer of nodes", n.loadBalancer)
 	t.Run("the way out", n.wayOut)
@@ -378,7 +380,53 @@ func (n *network) loadBalancer(t *testing.T) {
 		}
 		ask := []expectation{{question: question{Kind: "tcp", To: at + ":7001"}, server: n.names, client: n.gateway()}}
 		n.eventually(t, "an answer at "+at, func(ctx context.Context) error { return n.outside.expect(ctx, ask) })
+		for _, p := range n.fromPodsAndNodes() {
+			n.must(t, p, []expectation{{question: question{Kind: "tcp", To: at + ":7001", Size: 10_000}, server: n.names}})
+		}
 	}
+}
+
+// furtherRange has a Service with an address of a range that was added later: hosts have no
+// other way there.
+func (n *network) furtherRange(t *testing.T) {
+	client := n.client(t, n.Hosts()[0])
+	cidr := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "further"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.99.0.0/24"}}}
+	if _, err := client.NetworkingV1().ServiceCIDRs().Create(t.Context(), cidr, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "further"}, Spec: corev1.ServiceSpec{
+		ClusterIP: "10.99.0.7", Selector: map[string]string{"app": "probe"},
+		Ports: []corev1.ServicePort{{Name: "tcp", Port: 7000}, {Name: "udp", Port: 7000, Protocol: corev1.ProtocolUDP}},
+	}}
+	services := client.CoreV1().Services("default")
+	if _, err := services.Create(t.Context(), s, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	ask := []expectation{
+		{question: question{Kind: "tcp", To: "10.99.0.7:7000", Size: 10_000}, server: n.names},
+		{question: question{Kind: "udp", To: "10.99.0.7:7000"}, server: n.names},
+		{question: question{Kind: "tcp", To: "10.99.0.8:7000"}, fails: true},
+	}
+	for _, p := range n.fromPodsAndNodes() {
+		n.eventually(t, "the Service to be reached from "+p.name, func(ctx context.Context) error { return p.expect(ctx, ask) })
+	}
+	for _, pod := range n.pods {
+		n.must(t, n.prober(pod), []expectation{{question: question{Kind: "lookup", To: "further"}, addrs: []string{"10.99.0.7"}}})
+	}
+	if err := services.Delete(t.Context(), "further", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.NetworkingV1().ServiceCIDRs().Delete(t.Context(), "further", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	n.eventually(t, "the way to the range to be gone", func(context.Context) error {
+		for _, h := range n.Hosts() {
+			if lines := n.kernelOf(t, h); slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, "route 10.99.0.0/24") }) {
+				return fmt.Errorf("%s has it", h.Name)
+			}
+		}
+		return nil
+	})
 }
 
 // network is the lab's network.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +16,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 
 	"kontiki/jepsen/lab"
 )
@@ -42,8 +45,8 @@ func TestRecovery(t *testing.T) {
 	c.start(t, n3)
 	c.awaitAccount(t, n3, "n3 to be the cluster", func(a account) bool { return a.Phase == "running" && a.Leader == a.ID && a.inGroup() == 1 })
 	c.awaitAccount(t, n3, "a word about those that were left behind", func(a account) bool {
-		return a.role("n1") == "lost" && a.role("n2") == "lost" && strings.Contains(a.why("n1"), "reset --membership") && a.complains("recovered without n1, n2") ||
-			a.complains("recovered without n2, n1")
+		return a.role("n1") == "lost" && a.role("n2") == "lost" && strings.Contains(a.why("n1"), "reset --membership") &&
+			(a.complains("recovered without n1, n2") || a.complains("recovered without n2, n1"))
 	})
 	c.has(t, n3, "before")
 	c.note(t, n3, "after")
@@ -120,6 +123,8 @@ func TestSnapshot(t *testing.T) {
 		t.Errorf("inspect tells:\n%s", inspected)
 	}
 	c.note(t, n1, "lost")
+	follower := follow(t, c.client(t, n1))
+	c.eventually(t, "an informer to hold what is there", func(context.Context) error { return follower.holds("lost", "saved") })
 	future := c.revision(t, n1) + 500
 	for _, h := range c.Hosts() {
 		c.stop(t, h)
@@ -138,12 +143,41 @@ func TestSnapshot(t *testing.T) {
 		t.Errorf("what was written after the snapshot: %v", err)
 	}
 	c.mustRelist(t, n1, future)
+	c.note(t, n1, "since")
+	c.eventually(t, "the informer that lived through it to hold what is there now", func(context.Context) error { return follower.holds("saved", "since") })
 	for _, h := range c.Hosts()[1:] {
 		c.start(t, h)
 		c.awaitAccount(t, h, h.Name+" to be a member again", func(a account) bool { return a.Phase == "running" && a.role(h.Name) != "" })
 		c.has(t, h, "saved")
 	}
 	c.runsPods(t, c.Hosts()[2])
+}
+
+// follower is an informer of the notes, as a controller has one.
+type follower struct{ cache.SharedIndexInformer }
+
+func follow(t *testing.T, client kubernetes.Interface) follower {
+	ctx, stop := context.WithCancel(context.Background())
+	shared := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace("default"), informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+		o.FieldSelector = "metadata.name!=kube-root-ca.crt" // a controller's
+	}))
+	f := follower{shared.Core().V1().ConfigMaps().Informer()}
+	shared.Start(ctx.Done())
+	t.Cleanup(func() { stop(); shared.Shutdown() })
+	return f
+}
+
+// holds says whether it holds these notes and no others.
+func (f follower) holds(want ...string) error {
+	var got []string
+	for _, key := range f.GetStore().ListKeys() {
+		got = append(got, strings.TrimPrefix(key, "default/"))
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		return fmt.Errorf("it holds %v, want %v", got, want)
+	}
+	return nil
 }
 
 // inGroup counts the members of the Raft group; those that are away are not in it.
