@@ -38,7 +38,7 @@ var sections = []section{
 		},
 	},
 	{
-		name: "cluster", about: "three whole nodes on virtual hosts: their birth, and what they use idle (needs root)",
+		name: "cluster", about: "three whole nodes on virtual hosts: their birth, what they use idle, and how one comes back that was cut off (needs root)",
 		program: "bench/cluster", needs: []string{"kontiki"},
 	},
 	{

@@ -133,6 +133,36 @@ func (l *Lab) Hosts(ctx context.Context) (hosts []Host, err error) {
 	return hosts, json.Unmarshal([]byte(out), &hosts)
 }
 
+// Partition cuts hosts off from each other, as kontiki lab partition does.
+func (l *Lab) Partition(ctx context.Context, cut string) error {
+	_, err := l.command(ctx, "partition", cut)
+	return err
+}
+
+// Heal ends all cuts.
+func (l *Lab) Heal(ctx context.Context) error {
+	_, err := l.command(ctx, "heal")
+	return err
+}
+
+// Sight is what a host's node sees of its cluster.
+type Sight struct {
+	Leader  string `json:"leader"`
+	Members []struct {
+		Name   string `json:"name"`
+		Health string `json:"health"`
+	} `json:"members"`
+}
+
+// Sees asks a host's node what it sees.
+func (l *Lab) Sees(ctx context.Context, host string) (s Sight, err error) {
+	out, err := l.command(ctx, "exec", host, "--", l.kontiki, "status", "-o", "json")
+	if err != nil {
+		return s, err
+	}
+	return s, json.Unmarshal([]byte(out), &s)
+}
+
 // Kubeconfig is the file of the administrator's access to the API of one host.
 func (l *Lab) Kubeconfig(ctx context.Context, host string) (string, error) {
 	out, err := l.command(ctx, "kubeconfig", host)
