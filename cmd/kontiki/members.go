@@ -68,6 +68,7 @@ func memberChange(dir *string, action, short string) *cobra.Command {
 }
 
 func printMembers(out io.Writer, s node.Status) error {
+	s = plain(s)
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "MEMBER\tNAME\tADDRESS\tROLE\tHEALTH\tLAST CONTACT\tREVISION\tVERSION\tWHY")
 	for _, m := range s.Members {

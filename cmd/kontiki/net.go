@@ -33,7 +33,7 @@ func netReport(use, short string, show func(io.Writer, overlay.Report) error) *c
 			if output != "" {
 				return printEncoded(cmd.OutOrStdout(), r, output)
 			}
-			return show(cmd.OutOrStdout(), r)
+			return show(cmd.OutOrStdout(), plain(r))
 		},
 	}
 	cmd.Flags().StringVar(&dir, "data-dir", dataDir(), "data directory of the node")

@@ -109,6 +109,7 @@ writes, which this epoch will never have. Be sure that it is lost, or stop it fi
 }
 
 func printSurvey(out io.Writer, s node.Survey) error {
+	s = plain(s)
 	epoch := s.Epoch
 	if epoch == "" {
 		epoch = "1"

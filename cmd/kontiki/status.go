@@ -48,6 +48,7 @@ func printStatus(out io.Writer, s node.Status, output string) error {
 	if output != "" {
 		return printEncoded(out, s, output)
 	}
+	s = plain(s)
 	fmt.Fprintf(out, "Node     %s (%s), %s\n", s.Name, s.ID, s.Phase)
 	if s.Cluster != "" {
 		fmt.Fprintf(out, "Cluster  %s, term %d, revision %d\n", s.Cluster, s.Term, s.Revision)
