@@ -38,6 +38,7 @@ type undertaking struct {
 type round struct {
 	*cluster
 	n       int
+	born    map[string]string // what each pod with a volume wrote when it first came, in earlier rounds too
 	via     *lab.Host
 	client  kubernetes.Interface
 	drained *lab.Host // neither the leader nor via
@@ -48,6 +49,9 @@ func (r *round) undertakings() []undertaking {
 	return []undertaking{
 		{"scaling", r.beginScale, r.scaled},
 		{"a StatefulSet's update", r.beginSet, r.setUpdated},
+		{"scaling a StatefulSet with volumes", r.beginStore, r.storeScaled},
+		{"a DaemonSet's update", r.beginDaemons, r.daemonsUpdated},
+		{"an autoscaler under real load", r.beginLoad, r.loadFollowed},
 		{"a Job", r.beginJob, r.jobDone},
 		{"a drain with a budget", r.beginDrain, r.drainEnded},
 		{"a quota that fills up", r.beginQuota, r.quotaFull},
@@ -61,32 +65,45 @@ func (r *round) undertakings() []undertaking {
 // that takes controllers many steps.
 func TestLeaderFaults(t *testing.T) {
 	if os.Getenv("KONTIKI_LONG") == "" {
-		t.Skip("needs KONTIKI_LONG=1, as make jepsen sets it: it takes two minutes")
+		t.Skip("needs KONTIKI_LONG=1, as make jepsen sets it: it takes some minutes")
 	}
 	c := newCluster(t, "lfault", 3)
 	c.onEvery(t, "image", "load", filepath.Join(filepath.Dir(c.bin), "examples", "web.tar"))
+	c.busybox(t)
 	n1 := c.Hosts()[0]
 	c.kubectl(t, n1, "apply", "-f", filepath.Join("testdata", "leaderfaults.yaml"))
 	client := c.client(t, n1)
-	for app, n := range map[string]int{"roll": 4, "back": 3, "scaled": 1, "db": 2, "kept": 3} {
+	for app, n := range map[string]int{"roll": 4, "back": 3, "scaled": 1, "db": 2, "kept": 3, "store": 1, "daemons": 3, "burner": 1} {
 		c.waitFor(t, client, "app="+app, n)
 	}
 	c.kubectl(t, n1, "set", "env", "deployment/back", "REVISION=2") // so that there is one to go back to
 	c.kubectl(t, n1, "rollout", "status", "deployment/back", "--timeout=80s")
-	n := 0
-	for _, fault := range nemeses {
-		if slices.Contains([]string{"killed", "paused", "cut off"}, fault.name) {
-			n++
-			t.Run("leader "+fault.name, func(t *testing.T) { c.faultInTheMiddle(t, n, fault) })
-		}
+	n, born := 0, map[string]string{}
+	for _, fault := range leaderFaults() {
+		n++
+		t.Run("leader "+fault.name, func(t *testing.T) { c.faultInTheMiddle(t, n, born, fault) })
+	}
+	n4, err := c.Add()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fault := range leaderFaults() {
+		t.Run("a node joins, dies and leaves, the leader "+fault.name, func(t *testing.T) { c.nodeComesAndGoes(t, n4, fault) })
 	}
 	t.Run("a CronJob ran once a minute, whoever led", func(t *testing.T) { c.ranEachMinute(t) })
 }
 
-func (c *cluster) faultInTheMiddle(t *testing.T, n int, fault nemesis) {
+// leaderFaults are those of nemeses that take the leader away for as long as they last.
+func leaderFaults() []nemesis {
+	return slices.DeleteFunc(slices.Clone(nemeses), func(n nemesis) bool {
+		return !slices.Contains([]string{"killed", "paused", "cut off"}, n.name)
+	})
+}
+
+func (c *cluster) faultInTheMiddle(t *testing.T, n int, born map[string]string, fault nemesis) {
 	leader := c.agreedLeader(t)
 	others := c.others(leader)
-	r := &round{cluster: c, n: n, via: others[0], client: c.client(t, others[0]), drained: others[1], evicted: make(chan error, 1)}
+	r := &round{cluster: c, n: n, born: born, via: others[0], client: c.client(t, others[0]), drained: others[1], evicted: make(chan error, 1)}
 	least := r.watchKept(t, leader)
 	for _, u := range r.undertakings() {
 		if err := u.begin(t.Context()); err != nil {
@@ -98,14 +115,7 @@ func (c *cluster) faultInTheMiddle(t *testing.T, n int, fault nemesis) {
 		t.Fatal(err)
 	}
 	struck := time.Now()
-	c.eventually(t, "another leader than "+leader.Name, func(ctx context.Context) error {
-		for _, s := range c.Status(ctx) {
-			if s.Host == r.via.Name && s.Leader != "" && s.Leader != leader.Name {
-				return nil
-			}
-		}
-		return errors.New("there is none")
-	})
+	c.anotherLeads(t, r.via, leader)
 	c.kubectl(t, r.via, "create", "deployment", "after-"+r.template(), "--image=kontiki.local/web:v1")
 	c.eventually(t, "what is new to be done by the new leader", r.newBound)
 	if err := fault.heal(t, c, leader); err != nil {
@@ -126,6 +136,87 @@ func (c *cluster) faultInTheMiddle(t *testing.T, n int, fault nemesis) {
 	}
 	c.kubectl(t, r.via, "uncordon", r.drained.Name)
 	t.Logf("leader %s %s: healed after %v, all ended %v later", leader.Name, fault.name, healed.Sub(struck).Round(time.Millisecond), time.Since(healed).Round(time.Millisecond))
+}
+
+// anotherLeads waits until another host leads than the one that is struck, as via sees it.
+func (c *cluster) anotherLeads(t *testing.T, via, struck *lab.Host) {
+	t.Helper()
+	c.eventually(t, "another leader than "+struck.Name, func(ctx context.Context) error {
+		for _, s := range c.Status(ctx) {
+			if s.Host == via.Name && s.Leader != "" && s.Leader != struck.Name {
+				return nil
+			}
+		}
+		return errors.New("there is none")
+	})
+}
+
+// nodeComesAndGoes has a node join, and later die with all that it runs, each time with the leader
+// struck at the same moment: whoever leads next gives the node its pod of the DaemonSet, replaces
+// what ran there, and forgets the node when it is removed.
+func (c *cluster) nodeComesAndGoes(t *testing.T, n4 *lab.Host, fault nemesis) {
+	leader := c.leader(t, c.Hosts()[0])
+	via := c.Hosts()[0]
+	if via.Name == leader.Name {
+		via = c.Hosts()[1]
+	}
+	client := c.client(t, via)
+	c.start(t, n4)
+	c.awaitAccount(t, via, "n4 to be a member", func(a account) bool { return a.role("n4") != "" })
+	if err := fault.strike(t, c, leader); err != nil {
+		t.Fatal(err)
+	}
+	c.anotherLeads(t, via, leader)
+	c.eventually(t, "n4 to take images", func(ctx context.Context) error {
+		_, err := c.try(ctx, n4, "image", "load", filepath.Join(filepath.Dir(c.bin), "examples", "web.tar"))
+		return err
+	})
+	c.eventually(t, "the DaemonSet's pod on n4", func(ctx context.Context) error {
+		pods, err := readyPods(ctx, client, "app=daemons")
+		if err == nil && !slices.ContainsFunc(pods, onNode("n4")) {
+			err = fmt.Errorf("it is not among %d", len(pods))
+		}
+		return err
+	})
+	if err := fault.heal(t, c, leader); err != nil {
+		t.Fatal(err)
+	}
+	c.waitFor(t, client, "app=daemons", 4)
+
+	c.kubectl(t, via, "scale", "deployment/movable", "--replicas=1")
+	for pod, on := range c.waitFor(t, client, "app=movable", 1) {
+		if on != "n4" {
+			t.Fatalf("%s is on %s, and should rather be on n4", pod, on)
+		}
+	}
+	leader = c.agreedLeader(t)
+	if via.Name == leader.Name {
+		via = c.others(leader)[0]
+		client = c.client(t, via)
+	}
+	c.wipe(t, n4)
+	if err := fault.strike(t, c, leader); err != nil {
+		t.Fatal(err)
+	}
+	c.anotherLeads(t, via, leader)
+	c.eventually(t, "what ran on n4 to run elsewhere", func(ctx context.Context) error {
+		pods, err := readyPods(ctx, client, "app=movable")
+		if err == nil && (len(pods) != 1 || slices.ContainsFunc(pods, onNode("n4"))) {
+			err = fmt.Errorf("%d pods are ready", len(pods))
+		}
+		return err
+	})
+	if err := fault.heal(t, c, leader); err != nil {
+		t.Fatal(err)
+	}
+	c.command(t, via, "members", "remove", "n4")
+	c.waitFor(t, client, "app=daemons", 3)
+	c.kubectl(t, via, "scale", "deployment/movable", "--replicas=0")
+	c.waitFor(t, client, "app=movable", 0)
+}
+
+func onNode(name string) func(corev1.Pod) bool {
+	return func(pod corev1.Pod) bool { return pod.Spec.NodeName == name }
 }
 
 // template tells the rounds' pod templates apart.
@@ -243,6 +334,74 @@ func (r *round) setUpdated(ctx context.Context) error {
 		err = fmt.Errorf("its status is %+v", s.Status)
 	}
 	return err
+}
+
+func (r *round) stores() int { return []int{1, 3}[r.n%2] }
+
+func (r *round) beginStore(ctx context.Context) error {
+	_, err := r.tryKubectl(ctx, r.via, "scale", "statefulset/store", fmt.Sprint("--replicas=", r.stores()))
+	return err
+}
+
+// storeScaled: the pods are those of the lowest ordinals, and each finds what it wrote when it first
+// came, though it went with its node's drain, or with an earlier round.
+func (r *round) storeScaled(ctx context.Context) error {
+	ordinal := func(pod *corev1.Pod) bool {
+		i, err := strconv.Atoi(strings.TrimPrefix(pod.Name, "store-"))
+		return err == nil && i < r.stores()
+	}
+	if err := r.pods(ctx, "store", r.stores(), ordinal); err != nil {
+		return err
+	}
+	for i := range r.stores() {
+		pod := fmt.Sprint("store-", i)
+		now, err := r.tryKubectl(ctx, r.via, "exec", pod, "--", "cat", "/data/born")
+		if err != nil {
+			return err
+		}
+		if r.born[pod] == "" {
+			r.born[pod] = now
+		}
+		if now == "" || now != r.born[pod] {
+			return fmt.Errorf("%s wrote %q and finds %q", pod, r.born[pod], now)
+		}
+	}
+	return nil
+}
+
+func (r *round) beginDaemons(ctx context.Context) error {
+	_, err := r.tryKubectl(ctx, r.via, "patch", "daemonset/daemons", "--patch", string(r.patchTemplate()))
+	return err
+}
+
+func (r *round) daemonsUpdated(ctx context.Context) error {
+	if err := r.pods(ctx, "daemons", 3, func(pod *corev1.Pod) bool { return pod.Annotations["round"] == r.template() }); err != nil {
+		return err
+	}
+	d, err := r.client.AppsV1().DaemonSets("default").Get(ctx, "daemons", metav1.GetOptions{})
+	if err == nil && (d.Status.UpdatedNumberScheduled != 3 || d.Status.NumberReady != 3 || d.Status.ObservedGeneration != d.Generation) {
+		err = fmt.Errorf("its status is %+v", d.Status)
+	}
+	return err
+}
+
+// load is how many pods the burner needs: three while it burns.
+func (r *round) load() (burns string, pods int) {
+	if r.n%2 == 0 {
+		return "no", 1
+	}
+	return "yes", 3
+}
+
+func (r *round) beginLoad(ctx context.Context) error {
+	burns, _ := r.load()
+	_, err := r.tryKubectl(ctx, r.via, "set", "env", "deployment/burner", "BURN="+burns)
+	return err
+}
+
+func (r *round) loadFollowed(ctx context.Context) error {
+	burns, pods := r.load()
+	return r.settled(ctx, "burner", pods, func(pod *corev1.Pod) bool { return pod.Spec.Containers[0].Env[0].Value == burns })
 }
 
 // beginJob makes a Job of six pods, two at a time, each of which ends at once: they are
