@@ -377,9 +377,21 @@ func TestRestartsAndTheirReasons(t *testing.T) {
 	if s := p.Status.ContainerStatuses[0].LastTerminationState.Terminated; s.Reason != "StartError" || s.ExitCode != 128 {
 		t.Errorf("missing: %+v", s)
 	}
+	onFailure := func(p *corev1.Pod) { p.Spec.RestartPolicy = corev1.RestartPolicyOnFailure }
+	l.pod("well", onFailure, "exit", "0")
+	l.pod("ill", onFailure, "exit", "4")
+	if p := l.wait("well", "to succeed", succeeded); p.Status.ContainerStatuses[0].RestartCount != 0 {
+		t.Errorf("what has succeeded was begun anew: %+v", p.Status.ContainerStatuses[0])
+	}
+	p = l.wait("ill", "to be begun anew", func(p *corev1.Pod) bool {
+		return len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].RestartCount > 0
+	})
+	if s := p.Status.ContainerStatuses[0].LastTerminationState.Terminated; s == nil || s.ExitCode != 4 || p.Status.Phase != corev1.PodRunning {
+		t.Errorf("what has failed: %s, %+v", p.Status.Phase, p.Status.ContainerStatuses[0])
+	}
 	l.pod("stubborn", nil, "stubborn")
 	l.wait("stubborn", "to be ready", ready)
-	for _, name := range []string{"crash", "eat", "never", "missing", "stubborn"} {
+	for _, name := range []string{"crash", "eat", "never", "missing", "well", "ill", "stubborn"} {
 		l.delete(name, 1)
 	}
 	l.clean()

@@ -1,10 +1,14 @@
 package agent_test
 
 import (
+	"bytes"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -15,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"kontiki/runtime/image"
 	"kontiki/runtime/shim/shimtest"
@@ -71,6 +76,74 @@ func TestHooks(t *testing.T) {
 	l.clean()
 }
 
+// TestTheEndOfAPod: a preStop hook runs before the signal and within the grace, what does not hear the signal is killed
+// when the grace is over, and what the hook does not leave time for has two seconds.
+func TestTheEndOfAPod(t *testing.T) {
+	l := newLab(t)
+	host := t.TempDir()
+	cases := []struct {
+		name, program string
+		grace         int64
+		hook          *corev1.LifecycleHandler
+		least         int64 // seconds from the deletion to the end
+		code          int32
+		event         string
+	}{
+		{"writes", "term", 30, &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"/probe", "write", "/host/stopped", "x"}}}, 0, 7, ""},
+		{"sleeps", "term", 30, &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 2}}, 2, 7, ""},
+		{"deaf", "stubborn", 3, nil, 3, 137, ""},
+		{"fails", "term", 30, &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"/probe", "exit", "1"}}}, 0, 7, "FailedPreStopHook"},
+	}
+	for _, c := range cases {
+		l.pod(c.name, func(p *corev1.Pod) {
+			with(hostPath(host))(p)
+			p.Spec.TerminationGracePeriodSeconds = &c.grace
+			p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: c.hook}
+		}, c.program)
+	}
+	watched, err := l.client.CoreV1().Pods("default").Watch(l.env.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watched.Stop()
+	for _, c := range cases {
+		l.wait(c.name, "to be ready", ready)
+		shimtest.Eventually(t, c.name+" to hear signals", func() bool { return strings.Contains(l.logs(c.name+"/c"), "ready") })
+	}
+	var deleting sync.WaitGroup
+	for _, c := range cases {
+		deleting.Go(func() { l.delete(c.name, c.grace) })
+	}
+	last := map[string]*corev1.Pod{}
+	for gone := 0; gone < len(cases); {
+		e, ok := <-watched.ResultChan()
+		if !ok {
+			t.Fatal("waited for the pods to go")
+		}
+		p := e.Object.(*corev1.Pod)
+		if e.Type == watch.Deleted {
+			gone++
+			continue
+		}
+		last[p.Name] = p
+	}
+	deleting.Wait()
+	for _, c := range cases {
+		p := last[c.name]
+		end := p.Status.ContainerStatuses[0].State.Terminated
+		if end == nil || p.DeletionTimestamp == nil || end.ExitCode != c.code || end.FinishedAt.Unix()-p.DeletionTimestamp.Unix() < c.least {
+			t.Errorf("%s: deleted at %v, ended as %+v", c.name, p.DeletionTimestamp, end)
+		}
+		if c.event != "" {
+			l.event(c.name, c.event, "")
+		}
+	}
+	if b, err := os.ReadFile(filepath.Join(host, "stopped")); err != nil || string(b) != "x" {
+		t.Errorf("what a hook has written: %q, %v", b, err)
+	}
+	l.clean()
+}
+
 func TestProbesByGRPCAndHTTP(t *testing.T) {
 	l := newLab(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -112,11 +185,23 @@ func TestProbesByGRPCAndHTTP(t *testing.T) {
 
 func TestImageChangedInPlace(t *testing.T) {
 	l := newLab(t)
+	// The other one was saved by another node, and is loaded.
+	elsewhere, err := image.Open(t.TempDir(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := elsewhere.Import(l.env.Context(), l.env.Rootfs("image2"), "probe:2", v1.Config{Entrypoint: []string{"/probe"}, Env: []string{"FROM=second"}}); err != nil {
+		t.Fatal(err)
+	}
+	var saved bytes.Buffer
+	if err := elsewhere.Export(l.env.Context(), &saved, "probe:2"); err != nil {
+		t.Fatal(err)
+	}
 	store, err := image.Open(l.data+"/images", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Import(l.env.Context(), l.env.Rootfs("image2"), "probe:2", v1.Config{Entrypoint: []string{"/probe"}, Env: []string{"FROM=second"}}); err != nil {
+	if _, err := store.Load(l.env.Context(), &saved, ""); err != nil {
 		t.Fatal(err)
 	}
 	l.pod("web", nil, "term")

@@ -59,7 +59,12 @@ func TestNamespacesThatArePodsOwnOrShared(t *testing.T) {
 	})
 	l.pod("own", func(p *corev1.Pod) {
 		p.Spec.RestartPolicy = corev1.RestartPolicyNever
-		p.Spec.Containers = []corev1.Container{probe("ipc", "link", "/proc/self/ns/ipc"), probe("pid", "link", "/proc/self/ns/pid")}
+		p.Spec.Containers = []corev1.Container{probe("ipc", "link", "/proc/self/ns/ipc"), probe("pid", "link", "/proc/self/ns/pid"), probe("net", "link", "/proc/self/ns/net"), probe("uts", "link", "/proc/self/ns/uts")}
+	})
+	l.pod("wire", func(p *corev1.Pod) {
+		p.Spec.RestartPolicy = corev1.RestartPolicyNever
+		p.Spec.HostNetwork = true
+		p.Spec.Containers = []corev1.Container{probe("net", "link", "/proc/self/ns/net"), probe("uts", "link", "/proc/self/ns/uts")}
 	})
 	l.wait("shared", "to be ready", ready)
 	shimtest.Eventually(t, "each container of the pod to see the other's processes", func() bool {
@@ -68,19 +73,22 @@ func TestNamespacesThatArePodsOwnOrShared(t *testing.T) {
 	})
 	l.wait("host", "to succeed", succeeded)
 	l.wait("own", "to succeed", succeeded)
-	for _, ns := range []string{"ipc", "pid"} {
+	if p := l.wait("wire", "to succeed", succeeded); p.Status.PodIP != p.Status.HostIP || p.Status.PodIP != "192.0.2.7" {
+		t.Errorf("a pod in the host's network has the address %s, the host %s", p.Status.PodIP, p.Status.HostIP)
+	}
+	for ns, sharer := range map[string]string{"ipc": "host", "pid": "host", "net": "wire", "uts": "wire"} {
 		hosts, err := os.Readlink("/proc/self/ns/" + ns)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := strings.TrimSpace(l.logs("host/" + ns)); got != hosts {
+		if got := strings.TrimSpace(l.logs(sharer + "/" + ns)); got != hosts {
 			t.Errorf("%s namespace of a pod that shares the host's: %s, the host's is %s", ns, got, hosts)
 		}
 		if got := strings.TrimSpace(l.logs("own/" + ns)); got == hosts || got == "" {
 			t.Errorf("%s namespace of an ordinary pod: %q, the host's is %s", ns, got, hosts)
 		}
 	}
-	for _, name := range []string{"shared", "host", "own"} {
+	for _, name := range []string{"shared", "host", "own", "wire"} {
 		l.delete(name, 5)
 	}
 	l.clean()
@@ -197,6 +205,8 @@ func TestWhatAPodIsTold(t *testing.T) {
 	l.pod("told", func(p *corev1.Pod) {
 		p.Spec.RestartPolicy = corev1.RestartPolicyNever
 		p.Spec.Subdomain, p.Spec.SetHostnameAsFQDN = "sub", ptr(true)
+		p.Spec.DNSPolicy = corev1.DNSNone
+		p.Spec.DNSConfig = &corev1.PodDNSConfig{Nameservers: []string{"192.0.2.53"}, Searches: []string{"one.example", "two.example"}, Options: []corev1.PodDNSConfigOption{{Name: "ndots", Value: ptr("2")}, {Name: "edns0"}}}
 		p.Spec.HostAliases = []corev1.HostAlias{{IP: "192.0.2.1", Hostnames: []string{"one.example", "two.example"}}}
 		p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "net.ipv4.ip_unprivileged_port_start", Value: "77"}}}
 		who := probe("who", "who")
@@ -210,7 +220,7 @@ func TestWhatAPodIsTold(t *testing.T) {
 		last := probe("last", "say-then", "the last words", "3")
 		last.TerminationMessagePolicy = corev1.TerminationMessageFallbackToLogsOnError
 		long := probe("long", "write", "/dev/termination-log", strings.Repeat("x", 5000)+"end")
-		p.Spec.Containers = []corev1.Container{who, last, long, probe("hosts", "file", "/etc/hosts"), probe("sysctl", "file", "/proc/sys/net/ipv4/ip_unprivileged_port_start")}
+		p.Spec.Containers = []corev1.Container{who, last, long, probe("hosts", "file", "/etc/hosts"), probe("resolver", "file", "/etc/resolv.conf"), probe("sysctl", "file", "/proc/sys/net/ipv4/ip_unprivileged_port_start")}
 	})
 	p := l.wait("told", "to end, and its log to be read", func(p *corev1.Pod) bool {
 		return p.Status.Phase == corev1.PodFailed && slices.ContainsFunc(p.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool {
@@ -218,9 +228,10 @@ func TestWhatAPodIsTold(t *testing.T) {
 		})
 	})
 	for container, wanted := range map[string][]string{
-		"who":    {`"P_key=value"`, `"MEMORY=64"`, `"CPU=250"`, `"WHOLE=1"`, "host=told.sub.default.svc.cluster.local"},
-		"hosts":  {"# Entries added by HostAliases.\n192.0.2.1\tone.example\ttwo.example\n", "127.0.0.1\ttold.sub.default.svc.cluster.local\ttold\n"},
-		"sysctl": {"77\n"},
+		"who":      {`"P_key=value"`, `"MEMORY=64"`, `"CPU=250"`, `"WHOLE=1"`, "host=told.sub.default.svc.cluster.local"},
+		"hosts":    {"# Entries added by HostAliases.\n192.0.2.1\tone.example\ttwo.example\n", "127.0.0.1\ttold.sub.default.svc.cluster.local\ttold\n"},
+		"sysctl":   {"77\n"},
+		"resolver": {"search one.example two.example\nnameserver 192.0.2.53\noptions ndots:2 edns0\n"},
 	} {
 		got := l.logs("told/" + container)
 		for _, w := range wanted {
@@ -250,7 +261,16 @@ func TestWhatAPodIsTold(t *testing.T) {
 	if w := p.Status.ContainerStatuses[0].State.Waiting; w.Reason != "CreateContainerConfigError" || !strings.Contains(w.Message, `"none" not found`) {
 		t.Errorf("%+v", w)
 	}
-	for _, name := range []string{"told", "wrong", "without"} {
+	l.pod("keyless", func(p *corev1.Pod) {
+		p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "KEY", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "conf"}, Key: "none"}}}}
+	}, "run")
+	p = l.wait("keyless", "to tell which key is missing", func(p *corev1.Pod) bool {
+		return len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].State.Waiting != nil && p.Status.ContainerStatuses[0].State.Waiting.Message != ""
+	})
+	if w := p.Status.ContainerStatuses[0].State.Waiting; w.Reason != "CreateContainerConfigError" || w.Message != "couldn't find key none in ConfigMap default/conf" {
+		t.Errorf("%+v", w)
+	}
+	for _, name := range []string{"told", "wrong", "without", "keyless"} {
 		l.delete(name, 1)
 	}
 	l.clean()

@@ -59,6 +59,16 @@ func TestEventsOfTheNode(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// Nothing has changed since: nothing is written, whatever the clock says.
+	client.ClearActions()
+	if _, err := a.syncNode(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, action := range client.Actions() {
+		if action.GetVerb() != "get" {
+			t.Errorf("a Node of which nothing has changed: %s of its %s/%s", action.GetVerb(), action.GetResource().Resource, action.GetSubresource())
+		}
+	}
 	close(events.Events)
 	var got []string
 	for e := range events.Events {

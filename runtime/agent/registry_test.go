@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +46,7 @@ import (
 type realRegistry struct {
 	t      *testing.T
 	host   string // 127.0.0.1:port
+	blobs  string // directory of its blobs
 	caFile string
 	client []remote.Option
 }
@@ -62,7 +64,7 @@ func startRegistry(t *testing.T) *realRegistry {
 		t.Skip("needs docker-registry of Debian in bin/test, where test/programs puts it")
 	}
 	dir := t.TempDir()
-	r := &realRegistry{t: t, caFile: filepath.Join(dir, "cert.pem")}
+	r := &realRegistry{t: t, caFile: filepath.Join(dir, "cert.pem"), blobs: filepath.Join(dir, "data", "docker", "registry", "v2", "blobs", "sha256")}
 	pool := r.certify(dir)
 	hash, err := bcrypt.GenerateFromPassword([]byte(registryPassword), bcrypt.MinCost)
 	if err != nil {
@@ -140,13 +142,73 @@ func (r *realRegistry) certify(dir string) *x509.CertPool {
 // push makes an image of layers and returns its digest. A layer is the members of a tar.
 func (r *realRegistry) push(repository string, layers ...[]tar.Header) v1.Hash {
 	r.t.Helper()
+	img := r.image(hostArch(), layers...)
+	if err := remote.Write(r.reference(repository), img, r.client...); err != nil {
+		r.t.Fatal(err)
+	}
+	digest, err := img.Digest()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return digest
+}
+
+// pushIndex makes an image for each of some architectures, under one name.
+func (r *realRegistry) pushIndex(repository string, archs ...string) {
+	r.t.Helper()
+	var index v1.ImageIndex = mutate.IndexMediaType(empty.Index, "application/vnd.oci.image.index.v1+json")
+	for _, arch := range archs {
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: r.image(arch, []tar.Header{{Name: "probe", Linkname: "probe"}, {Name: "arch", Linkname: arch}}),
+			Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
+	}
+	if err := remote.WriteIndex(r.reference(repository), index, r.client...); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// spoil pushes an image, and changes what the registry has of its last layer.
+func (r *realRegistry) spoil(repository string, change func([]byte) []byte) {
+	r.t.Helper()
+	img := r.image(hostArch(), []tar.Header{{Name: "probe", Linkname: "probe"}}, []tar.Header{{Name: "etc/" + repository, Linkname: repository}})
+	if err := remote.Write(r.reference(repository), img, r.client...); err != nil {
+		r.t.Fatal(err)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	digest, err := layers[len(layers)-1].Digest()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	path := filepath.Join(r.blobs, digest.Hex[:2], digest.Hex, "data")
+	b, err := os.ReadFile(path)
+	if err == nil {
+		err = os.WriteFile(path, change(b), 0o644)
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *realRegistry) reference(repository string) name.Reference {
+	r.t.Helper()
+	ref, err := name.ParseReference(r.host + "/" + repository)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return ref
+}
+
+func (r *realRegistry) image(arch string, layers ...[]tar.Header) v1.Image {
+	r.t.Helper()
 	img := mutate.MediaType(empty.Image, "application/vnd.docker.distribution.manifest.v2+json")
 	config, err := img.ConfigFile()
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	config = config.DeepCopy()
-	config.OS, config.Architecture, config.Config.Entrypoint = "linux", hostArch(), []string{"/probe"}
+	config.OS, config.Architecture, config.Config.Entrypoint = "linux", arch, []string{"/probe"}
 	if img, err = mutate.ConfigFile(img, config); err != nil {
 		r.t.Fatal(err)
 	}
@@ -160,9 +222,14 @@ func (r *realRegistry) push(repository string, layers ...[]tar.Header) v1.Hash {
 					r.t.Fatal(err)
 				}
 			}
-			h.Typeflag, h.Linkname, h.Size, h.Mode = tar.TypeReg, "", int64(len(body)), 0o755
+			if h.Linkname, h.Mode = "", 0o755; h.Typeflag == 0 {
+				h.Typeflag, h.Size = tar.TypeReg, int64(len(body))
+			}
 			if err := tw.WriteHeader(&h); err != nil {
 				r.t.Fatal(err)
+			}
+			if h.Typeflag != tar.TypeReg {
+				continue
 			}
 			if _, err := tw.Write(body); err != nil {
 				r.t.Fatal(err)
@@ -179,18 +246,22 @@ func (r *realRegistry) push(repository string, layers ...[]tar.Header) v1.Hash {
 			r.t.Fatal(err)
 		}
 	}
-	ref, err := name.ParseReference(r.host + "/" + repository)
-	if err != nil {
-		r.t.Fatal(err)
+	return img
+}
+
+// held lists what a store has of images, also half of them.
+func held(t *testing.T, data string) (list []string) {
+	t.Helper()
+	for _, dir := range []string{"blobs/sha256", "layers", "tmp", "uses"} {
+		entries, err := os.ReadDir(filepath.Join(data, "images", dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			list = append(list, dir+"/"+e.Name())
+		}
 	}
-	if err := remote.Write(ref, img, r.client...); err != nil {
-		r.t.Fatal(err)
-	}
-	digest, err := img.Digest()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return digest
+	return list
 }
 
 // TestRealRegistry pulls from Debian's docker-registry: by tag and digest, with
@@ -198,7 +269,12 @@ func (r *realRegistry) push(repository string, layers ...[]tar.Header) v1.Hash {
 func TestRealRegistry(t *testing.T) {
 	reg := startRegistry(t)
 	good := reg.push("team/app:1", []tar.Header{{Name: "probe", Linkname: "probe"}}, []tar.Header{{Name: "etc/one", Linkname: "1"}}, []tar.Header{{Name: "etc/two", Linkname: "2"}})
+	reg.pushIndex("team/any:1", "s390x", hostArch())
+	reg.pushIndex("team/other:1", "s390x", "riscv64")
 	reg.push("team/evil:1", []tar.Header{{Name: "probe", Linkname: "probe"}}, []tar.Header{{Name: "../../evil", Linkname: "x"}})
+	reg.push("team/device:1", []tar.Header{{Name: "probe", Linkname: "probe"}}, []tar.Header{{Name: "sda", Typeflag: tar.TypeBlock, Devmajor: 8}})
+	reg.spoil("team/torn:1", func(b []byte) []byte { return b[:len(b)/2] })
+	reg.spoil("team/lying:1", func(b []byte) []byte { b[len(b)-1] ^= 1; return b })
 	l := prepareLab(t)
 	l.registries = image.Registries{
 		Mirrors: map[string]image.Mirror{"registry.invalid": {Endpoints: []string{"https://" + reg.host}}},
@@ -241,16 +317,43 @@ func TestRealRegistry(t *testing.T) {
 	}
 	l.pod("own", of(app), "run")
 	l.wait("own", "to be ready", ready)
-	l.pod("evil", of(reg.host+"/team/evil:1"), "run")
-	l.event("evil", "Failed", `path "../../evil" leaves the image`)
-	store, err := image.Open(filepath.Join(l.data, "images"), nil)
-	if err != nil {
-		t.Fatal(err)
+	l.pod("any", func(p *corev1.Pod) {
+		of(reg.host + "/team/any:1")(p)
+		p.Spec.RestartPolicy = corev1.RestartPolicyNever
+	}, "file", "/arch")
+	l.wait("any", "to succeed", succeeded)
+	if got := l.logs("any/c"); got != hostArch() {
+		t.Errorf("of an image for several machines, that for %q was taken", got)
 	}
-	if img, err := store.Resolve(reg.host + "/team/evil:1"); err == nil {
-		t.Errorf("the refused image is kept: %+v", img)
+	l.delete("any", 1)
+
+	// What is refused is told, and leaves nothing.
+	before := held(t, l.data)
+	wrongs := map[string]string{
+		"evil": `path "../../evil" leaves the image`, "device": `layer entry "sda": image refused: device node outside /dev`,
+		"torn": "does not match expected size", "lying": "error verifying sha256 checksum", "other": "no child with platform linux/" + hostArch(),
 	}
-	for _, name := range []string{"stranger", "tag", "digest", "untagged", "own", "evil"} {
+	for name := range wrongs {
+		l.pod(name, of(reg.host+"/team/"+name+":1"), "run")
+	}
+	for name, words := range wrongs {
+		l.event(name, "Failed", words)
+		l.event(name, "Failed", "Error: ErrImagePull")
+	}
+	if now := held(t, l.data); !slices.Equal(now, before) {
+		t.Errorf("refused images left something: there was %v, there is %v", before, now)
+	}
+	p = l.wait("untagged", "to be in back-off", func(p *corev1.Pod) bool {
+		s := p.Status.ContainerStatuses
+		return len(s) == 1 && s[0].State.Waiting != nil && s[0].State.Waiting.Reason == "ImagePullBackOff"
+	})
+	if m := p.Status.ContainerStatuses[0].State.Waiting.Message; !strings.HasPrefix(m, `Back-off pulling image "`+reg.host+`/team/app:none": `) {
+		t.Errorf("a pod in back-off says %q", m)
+	}
+	for name := range wrongs {
+		l.delete(name, 1)
+	}
+	for _, name := range []string{"stranger", "tag", "digest", "untagged", "own"} {
 		l.delete(name, 1)
 	}
 	l.clean()

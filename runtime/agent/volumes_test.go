@@ -2,12 +2,14 @@ package agent_test
 
 import (
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -271,11 +273,122 @@ func TestVolumesFollowTheirObjects(t *testing.T) {
 	l.clean()
 }
 
+// TestWhatVolumesAreMadeOf: Secrets and ConfigMaps, alone and together, with names and modes as asked for; what is
+// missing is told, unless it may be.
+func TestWhatVolumesAreMadeOf(t *testing.T) {
+	l := newLab(t)
+	for _, err := range []error{
+		second(l.client.CoreV1().Secrets("default").Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: "default"}, Data: map[string][]byte{"a": []byte("secret a"), "b": []byte("secret b")}}, metav1.CreateOptions{})),
+		second(l.client.CoreV1().ConfigMaps("default").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "m", Namespace: "default"}, Data: map[string]string{"a": "plain a"}, BinaryData: map[string][]byte{"bin": {0, 0xff}}}, metav1.CreateOptions{})),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	some := func(key, path string, mode *int32) []corev1.KeyToPath {
+		return []corev1.KeyToPath{{Key: key, Path: path, Mode: mode}}
+	}
+	secret := func(name string, items []corev1.KeyToPath, optional *bool) corev1.Volume {
+		return corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: name, Items: items, DefaultMode: ptr(int32(0o440)), Optional: optional}}}
+	}
+	conf := func(name string, items []corev1.KeyToPath, optional *bool) corev1.Volume {
+		return corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: name}, Items: items, Optional: optional}}}
+	}
+	together := corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{DefaultMode: ptr(int32(0o444)), Sources: []corev1.VolumeProjection{
+		{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "s"}, Items: some("a", "deep/er/secret", ptr(int32(0o400)))}},
+		{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "m"}}},
+		{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{{Path: "name", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"}}}}},
+	}}}}
+	host := t.TempDir()
+	if err := os.WriteFile(filepath.Join(host, "kept"), []byte("by the host"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l.hostVolume("on-host", host)
+	rights := []struct {
+		name   string
+		volume corev1.Volume
+		args   []string
+		want   string
+	}{
+		{"secret", secret("s", nil, nil), []string{"stat", "/v/a", "/v/b"}, "/v/a 440 0 0\n/v/b 440 0 0\n"},
+		{"secret-read", secret("s", nil, nil), []string{"file", "/v/b"}, "secret b"},
+		{"secret-item", secret("s", some("a", "x/y", ptr(int32(0o400))), nil), []string{"stat", "/v/x/y"}, "/v/x/y 400 0 0\n"},
+		{"map", conf("m", nil, nil), []string{"stat", "/v/a", "/v/bin"}, "/v/a 644 0 0\n/v/bin 644 0 0\n"},
+		{"map-bytes", conf("m", nil, nil), []string{"file", "/v/bin"}, "\x00\xff"},
+		{"together", together, []string{"stat", "/v/deep/er/secret", "/v/a", "/v/name"}, "/v/deep/er/secret 400 0 0\n/v/a 444 0 0\n/v/name 444 0 0\n"},
+		{"together-read", together, []string{"file", "/v/deep/er/secret"}, "secret a"},
+		{"together-name", together, []string{"file", "/v/name"}, "together-name"},
+		{"may-miss", secret("none", nil, ptr(true)), []string{"stat", "/v"}, "/v 1777 0 0\n"},
+		{"key-may-miss", conf("m", some("none", "x", nil), ptr(true)), []string{"stat", "/v"}, "/v 777 0 0\n"},
+		{"host-volume", corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "on-host"}}}, []string{"file", "/v/kept"}, "by the host"},
+	}
+	wrongs := []struct {
+		name   string
+		volume corev1.Volume
+		words  string
+	}{
+		{"no-secret", secret("none", nil, nil), `MountVolume.SetUp failed for volume "v" : secrets "none" not found`},
+		{"no-map", conf("none", nil, nil), `MountVolume.SetUp failed for volume "v" : configmaps "none" not found`},
+		{"no-key", secret("s", some("none", "x", nil), nil), "references non-existent secret key: none"},
+		{"no-claim", claim("none"), `persistentvolumeclaims "none" not found`},
+	}
+	for _, c := range rights {
+		l.pod(c.name, with(c.volume), c.args...)
+	}
+	for _, c := range wrongs {
+		l.pod(c.name, with(c.volume), "run")
+	}
+	for _, c := range rights {
+		l.succeeds(c.name)
+		if got := l.logs(c.name + "/c"); got != c.want {
+			t.Errorf("%s says %q, want %q", c.name, got, c.want)
+		}
+		l.delete(c.name, 1)
+	}
+	for _, c := range wrongs {
+		l.told(c.name, "FailedMount", c.words)
+		l.delete(c.name, 1)
+	}
+	l.clean()
+}
+
+// second is the error of a call whose answer is of no interest.
+func second[T any](_ T, err error) error { return err }
+
+// hostVolume makes a claim that an operator has bound to a directory of the host.
+func (l *lab) hostVolume(claim, dir string) {
+	l.t.Helper()
+	pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv-" + claim}, Spec: corev1.PersistentVolumeSpec{
+		PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
+		ClaimRef:                      &corev1.ObjectReference{Namespace: "default", Name: claim, UID: types.UID("uid-" + claim)},
+		PersistentVolumeSource:        corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: dir}},
+	}}
+	if _, err := l.client.CoreV1().PersistentVolumes().Create(l.env.Context(), pv, metav1.CreateOptions{}); err != nil {
+		l.t.Fatal(err)
+	}
+	if _, err := l.client.CoreV1().PersistentVolumeClaims("default").Create(l.env.Context(), &corev1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: claim, UID: types.UID("uid-" + claim)},
+		Spec:       corev1.PersistentVolumeClaimSpec{VolumeName: pv.Name}, Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound},
+	}, metav1.CreateOptions{}); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
 func TestVolumesOfTheHost(t *testing.T) {
 	l := newLab(t)
 	host := t.TempDir()
 	if err := os.WriteFile(filepath.Join(host, "file"), []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
+	}
+	listener, err := net.Listen("unix", filepath.Join(host, "socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	for name, kind := range map[string]uint32{"char": unix.S_IFCHR, "block": unix.S_IFBLK} {
+		if err := unix.Mknod(filepath.Join(host, name), kind|0o600, int(unix.Mkdev(1, 3))); err != nil {
+			t.Fatal(err)
+		}
 	}
 	of := func(path string, kind corev1.HostPathType) corev1.Volume {
 		return corev1.Volume{Name: "host", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: filepath.Join(host, path), Type: &kind}}}
@@ -285,7 +398,8 @@ func TestVolumesOfTheHost(t *testing.T) {
 		v    corev1.Volume
 	}{
 		{"dir", of(".", corev1.HostPathDirectory)}, {"newdir", of("a/b", corev1.HostPathDirectoryOrCreate)}, {"file", of("file", corev1.HostPathFile)},
-		{"newfile", of("fresh", corev1.HostPathFileOrCreate)}, {"any", of("c", corev1.HostPathUnset)},
+		{"newfile", of("fresh", corev1.HostPathFileOrCreate)}, {"socket", of("socket", corev1.HostPathSocket)},
+		{"char", of("char", corev1.HostPathCharDev)}, {"block", of("block", corev1.HostPathBlockDev)}, {"any", of("c", corev1.HostPathUnset)},
 	}
 	wrongs := []struct {
 		name, words string

@@ -88,6 +88,11 @@ func (w *Worker) setupVolume(s *sources, v *corev1.Volume) error {
 		if err := w.inMemory(dir); err != nil {
 			return err
 		}
+	} else if _, err := os.Lstat(filepath.Join(dir, dataLink)); errors.Is(err, os.ErrNotExist) {
+		// Upstream's, whatever the umask; later it is the containers'.
+		if err := os.Chmod(dir, 0o777); err != nil {
+			return err
+		}
 	}
 	return writeAtomically(dir, payload, fsGroup(w.rec.Pod))
 }
