@@ -106,3 +106,26 @@ func TestServiceCIDRGoesWithItsLastAddress(t *testing.T) {
 		return apierrors.IsNotFound(err) || err == nil && !slices.Contains(cidr.Finalizers, finalizer)
 	})
 }
+
+// TestAnAddressThatSomebodyKeeps: an IPAddress that refers to another Service and is kept from going
+// is waited for; once it is gone, the Service that has the address gets its own.
+func TestAnAddressThatSomebodyKeeps(t *testing.T) {
+	ctx := context.Background()
+	kept := ipAddress("10.43.0.7", networkingv1.ParentReference{Resource: "services", Namespace: "default", Name: "gone"})
+	kept.UID, kept.Finalizers, kept.DeletionTimestamp = "of-before", []string{"example.com/kept"}, ptr.To(metav1.Now())
+	c := newCluster(t, node("a"),
+		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.43.0.0/16"}}},
+		serviceAt("s", "10.43.0.7"), serviceAt("lacks", "10.43.0.8"), kept)
+	c.start()
+	made := func(ip, service string) func() bool {
+		return func() bool {
+			a, err := c.NetworkingV1().IPAddresses().Get(ctx, ip, metav1.GetOptions{})
+			return err == nil && a.UID != "of-before" && a.Spec.ParentRef.Name == service
+		}
+	}
+	c.eventually("what is missing is made", made("10.43.0.8", "lacks"))
+	if err := c.NetworkingV1().IPAddresses().Delete(ctx, "10.43.0.7", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("so is what had to wait", made("10.43.0.7", "s"))
+}

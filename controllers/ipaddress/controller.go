@@ -83,6 +83,9 @@ func (c *Controller) Run(ctx context.Context) error {
 				c.loop.Add(addressKey + a.Name)
 				c.holdersOf(a)
 			}
+			if after == nil && before.DeletionTimestamp != nil { // somebody kept it, and repairs waited
+				c.thoseWith(before.Name)
+			}
 		}),
 		// Nothing is said of an address while its ServiceCIDR is not known.
 		loop.On(c.loop, c.cidrInformer, func(before, after *networkingv1.ServiceCIDR) {
@@ -101,6 +104,19 @@ func (c *Controller) Run(ctx context.Context) error {
 func (c *Controller) holdersOf(a *networkingv1.IPAddress) {
 	if ref := a.Spec.ParentRef; ofService(ref) {
 		c.loop.Add(ref.Namespace + "/" + ref.Name)
+	}
+}
+
+// thoseWith looks again at Services with an address, whoever its IPAddress referred to.
+func (c *Controller) thoseWith(ip string) {
+	all, err := c.services.List(labels.Everything())
+	if err != nil {
+		return // a lister of a cache has none
+	}
+	for _, s := range all {
+		if slices.Contains(ipsOf(s), ip) {
+			c.loop.AddObject(s)
+		}
 	}
 }
 

@@ -67,6 +67,9 @@ func planAddress(w world, ip netip.Addr) repair {
 		return repair{Reason: "ClusterIPNotAllocated", Message: fmt.Sprintf("Cluster IP [%v]: %s is not allocated; repairing", family, ip), Create: true}
 	}
 	address := w.Addresses[at]
+	if address.DeletionTimestamp != nil {
+		return repair{} // its name is free once whoever keeps it lets it go
+	}
 	ref := address.Spec.ParentRef
 	wrong := repair{
 		Reason: "ClusterIPNotAllocated", Message: fmt.Sprintf("the ClusterIP [%v]: %s for Service %s/%s has a wrong reference; repairing", family, ip, s.Namespace, s.Name),
