@@ -90,8 +90,9 @@ func (described) Collect(chan<- prometheus.Metric) {}
 const metricsIntroduction = `# Metrics
 
 What a node tells Prometheus, made from the code by ` + "`go generate ./node`" + `. Names are upstream's where
-Kubernetes has one; those of Kontiki's own begin with ` + "`kontiki_`" + `. Every node tells them at ` + "`/metrics`" + ` of the
-cluster port (6443), for whoever may ` + "`get`" + ` the path ` + "`/metrics`" + ` (the ClusterRole ` + "`system:monitoring`" + ` may):
+Kubernetes has one; those of Kontiki's own begin with ` + "`kontiki_`" + `, and those of the libraries that keep
+the state and the ring with ` + "`raft_` and `memberlist_`" + `. Every node tells them at ` + "`/metrics`" + ` of the cluster port
+(6443), for whoever may ` + "`get`" + ` the path ` + "`/metrics`" + ` (the ClusterRole ` + "`system:monitoring`" + ` may):
 
     kontiki kubectl get --raw /metrics
     kontiki kubectl get --raw /api/v1/nodes/n1/proxy/metrics    # of the agent
