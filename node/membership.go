@@ -25,24 +25,34 @@ func (n *node) startMembership(life *lifecycle) error {
 		return err
 	}
 	life.start("certificates", func(ctx context.Context) error {
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(certificateCheck):
-			}
-			if n.advertise() == addr && n.now().Before(renewed.Add(renewAfter)) {
-				continue
-			}
-			r, a, err := n.renewCertificates()
+		keepFresh(ctx, renewed, addr, n.now, n.advertise, func() (time.Time, netip.Addr, error) {
+			at, addr, err := n.renewCertificates()
 			if err != nil {
 				n.log.Error("renewing the node's certificates failed; will try again", "err", err)
-				continue
 			}
-			renewed, addr = r, a
-		}
+			return at, addr, err
+		})
+		return nil
 	})
 	return nil
+}
+
+// keepFresh renews what was signed at a time for an address when it has become old or the
+// address is another, until ctx ends. What could not be renewed is tried again.
+func keepFresh(ctx context.Context, signed time.Time, addr netip.Addr, now func() time.Time, address func() netip.Addr, renew func() (time.Time, netip.Addr, error)) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(certificateCheck):
+		}
+		if address() == addr && now().Before(signed.Add(renewAfter)) {
+			continue
+		}
+		if at, of, err := renew(); err == nil {
+			signed, addr = at, of
+		}
+	}
 }
 
 // renewAfter leaves certificates (a year) most of their life as a reserve.
