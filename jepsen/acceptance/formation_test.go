@@ -94,6 +94,50 @@ func TestFormationOfTwoGroups(t *testing.T) {
 	}
 }
 
+// TestFormationOfTwoHalves: six blank nodes with one secret, of which each half sees itself alone,
+// are twice as many as expected, so they may found two clusters. When the halves meet, since their
+// nodes look up the names of all, each stays what it is and says so.
+func TestFormationOfTwoHalves(t *testing.T) {
+	c := newLab(t, lab.Config{Name: "halves"}, 6)
+	halves := [][]*lab.Host{c.Hosts()[:3], c.Hosts()[3:]}
+	if err := c.Partition("n1,n2,n3|n4,n5,n6", ""); err != nil {
+		t.Fatal(err)
+	}
+	startNodes(t, c.Hosts(), "--expect", "3")
+	founded := func() (clusters []string) {
+		t.Helper()
+		for _, half := range halves {
+			want := fmt.Sprint(names(half))
+			for _, h := range half {
+				c.eventually(t, fmt.Sprintf("%s to be in a cluster of %s", h.Name, want), func(ctx context.Context) error {
+					return membersAre(ctx, h, want)
+				})
+			}
+			clusters = append(clusters, c.agreedCluster(t, half))
+		}
+		return clusters
+	}
+	before := founded()
+	if before[0] == before[1] {
+		t.Fatalf("halves that did not see each other are both in cluster %s", before[0])
+	}
+	if err := c.Heal(); err != nil {
+		t.Fatal(err)
+	}
+	for i, half := range halves {
+		for _, h := range half {
+			c.awaitAccount(t, h, "a word about the other cluster", func(a account) bool { return a.complains("it belongs to cluster " + before[1-i]) })
+		}
+	}
+	for i, half := range halves {
+		c.note(t, half[0], fmt.Sprint("written-by-", i))
+		c.has(t, half[2], fmt.Sprint("written-by-", i))
+	}
+	if after := founded(); !slices.Equal(after, before) {
+		t.Errorf("the halves were clusters %v, and are %v", before, after)
+	}
+}
+
 // membersAre tells whether the API of a host's node knows just these nodes.
 func membersAre(ctx context.Context, h *lab.Host, want string) error {
 	client, err := h.Client()
