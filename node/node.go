@@ -38,6 +38,7 @@ type node struct {
 	dataKeys *dataKeys // of Secrets
 
 	network atomic.Pointer[overlay.Network] // nil: not yet
+	own     atomic.Pointer[ownAgent]        // likewise
 
 	phase  atomic.Value // string: what the node is doing, for people
 	stored atomic.Bool  // charter and store are there to be read by others than boot

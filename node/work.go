@@ -95,8 +95,10 @@ func (n *node) startWork(ctx context.Context, life *lifecycle) error {
 		return err
 	}
 	server := &http.Server{Handler: a.Handler(), ReadHeaderTimeout: 30 * time.Second}
+	own := newOwnAgent()
+	n.own.Store(own)
 	life.start("agent endpoint", func(ctx context.Context) error {
-		return serveUntil(ctx, server, func() error { return server.Serve(plainListener{n.port.Listener(port.Agent)}) })
+		return serveUntil(ctx, server, func() error { return serveAll(server, plainListener{n.port.Listener(port.Agent)}, own) })
 	})
 	life.start("agent", a.Run)
 	life.start("events of refills", func(ctx context.Context) error { return n.tellRefills(ctx, client) })
@@ -127,13 +129,15 @@ func (l plainListener) Accept() (net.Conn, error) {
 	return struct{ net.Conn }{conn}, nil
 }
 
-// agentTransport speaks HTTP/1.1 to the agent of a node over the cluster port.
+// agentTransport speaks HTTP/1.1 to the agent of a node, of others over the cluster port.
 func (n *node) agentTransport(nodeID string) http.RoundTripper {
-	streams := n.member(port.Agent)
 	return &http.Transport{
 		DisableKeepAlives: true, // the transport lives as long as one request
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return streams.Dial(ctx, nodeID)
+			if own := n.own.Load(); own != nil && nodeID == n.id.ID {
+				return own.Dial(ctx)
+			}
+			return n.member(port.Agent).Dial(ctx, nodeID)
 		},
 		Proxy: func(*http.Request) (*url.URL, error) { return nil, nil },
 	}

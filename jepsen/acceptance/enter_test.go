@@ -52,6 +52,10 @@ func TestEnter(t *testing.T) {
 		c.kubectl(t, here, "wait", "--for=condition=Ready", "pod/"+p.Name, "--timeout=60s")
 	}
 	t.Run("exec", func(t *testing.T) { c.execs(t, here) })
+	t.Run("the same from the pod's own node", func(t *testing.T) {
+		c.execs(t, there)
+		c.forwards(t, there)
+	})
 	t.Run("exec over SPDY", func(t *testing.T) { c.execsSPDY(t, here) })
 	t.Run("exec with a terminal", func(t *testing.T) { c.execsTerminal(t, here) })
 	t.Run("cp", func(t *testing.T) { c.copies(t, here) })
