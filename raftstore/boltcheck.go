@@ -15,7 +15,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// raft.db is read once before it is opened: bbolt has checksums on its two header
+// raft.db, and wal-meta.db beside segment files, are read once before they are opened: bbolt has checksums on its two header
 // pages only, trusts the rest, and ends the process on much of what it finds
 // damaged. It also takes the other header, and with it the state of one
 // transaction ago, if the newest is damaged; what was written last would be
@@ -32,9 +32,9 @@ const (
 	boltBranch    = 0x01
 	boltLeaf      = 0x02
 	boltIsBucket  = 0x01 // flag of a leaf's element: the value is a bucket
-	boltBucket    = 16   // head of a bucket: root page (8), sequence (8)
-	boltLogs      = "logs"
-	boltConf      = "conf"
+	boltFree      = 0x10 // kind of a page that lists free ones
+	boltNoFree    = 1<<64 - 1
+	boltBucket    = 16 // head of a bucket: root page (8), sequence (8)
 	boltMaxDepth  = 32
 	boltMaxLength = 1 << 30
 )
@@ -47,9 +47,15 @@ type boltFile struct {
 	seen     map[uint64]bool // pages of the trees, those that a long page reaches over too
 }
 
-// checkBolt reads everything in a bbolt file that holds a Raft log, and says what
-// is damaged. A file that does not exist is whole.
-func checkBolt(path string) error {
+// visitor sees the elements of leaves.
+type visitor func(key, value []byte, flags uint32) error
+
+// logBuckets are what raft-boltdb keeps in raft.db.
+var logBuckets = map[string]visitor{"logs": checkLog, "conf": checkSetting}
+
+// checkBolt reads everything in a bbolt file, and says what is damaged. Each bucket's
+// elements are shown to its visitor. A file that does not exist is whole.
+func checkBolt(path string, buckets map[string]visitor) error {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -62,13 +68,13 @@ func checkBolt(path string) error {
 		return err // as a crash before its first write leaves it
 	}
 	b := &boltFile{file: f, seen: make(map[uint64]bool)}
-	if err := b.check(); err != nil {
+	if err := b.check(buckets); err != nil {
 		return fmt.Errorf("raftstore: %s is damaged: %w: remove this node from the cluster, empty its directory, and let it join again", path, err)
 	}
 	return nil
 }
 
-func (b *boltFile) check() error {
+func (b *boltFile) check(buckets map[string]visitor) error {
 	var head [boltHeader + boltMeta]byte
 	if _, err := b.file.ReadAt(head[:], 0); err != nil {
 		return fmt.Errorf("header 0: %w", err)
@@ -77,7 +83,7 @@ func (b *boltFile) check() error {
 	if b.pageSize < 512 || b.pageSize > 1<<16 || b.pageSize&(b.pageSize-1) != 0 {
 		return fmt.Errorf("header 0 names pages of %d bytes", b.pageSize)
 	}
-	var root, txid uint64
+	var root, free, txid uint64
 	for i := range int64(2) {
 		if _, err := b.file.ReadAt(head[:], i*int64(b.pageSize)); err != nil {
 			return fmt.Errorf("header %d: %w", i, err)
@@ -90,25 +96,27 @@ func (b *boltFile) check() error {
 			return fmt.Errorf("header %d: its checksum is wrong", i)
 		}
 		if id := binary.LittleEndian.Uint64(meta[48:]); id >= txid {
-			txid, root, b.pages = id, binary.LittleEndian.Uint64(meta[16:]), binary.LittleEndian.Uint64(meta[40:])
+			txid, root, free = id, binary.LittleEndian.Uint64(meta[16:]), binary.LittleEndian.Uint64(meta[32:])
+			b.pages = binary.LittleEndian.Uint64(meta[40:])
 		}
 	}
-	buckets := 0
+	found := 0
 	err := b.walk(root, boltMaxDepth, keyRange{}, func(name, value []byte, flags uint32) error {
-		buckets++
+		found++
+		visit := buckets[string(name)]
 		switch {
 		case flags&boltIsBucket == 0:
 			return errors.New("a value lies outside of all buckets")
-		case string(name) == boltLogs:
-			return b.bucket(value, b.entry)
-		case string(name) == boltConf:
-			return b.bucket(value, setting)
-		default:
-			return fmt.Errorf("there is a bucket %q, which no log has", name)
+		case visit == nil:
+			return fmt.Errorf("there is a bucket %q, which nobody made", name)
 		}
+		return b.bucket(value, visit)
 	})
-	if err == nil && buckets == 1 { // both are made in one transaction
-		err = errors.New("one of its two buckets is missing")
+	if err == nil && found > 0 && found < len(buckets) { // all are made in one transaction
+		err = errors.New("one of its buckets is missing")
+	}
+	if err == nil && free != boltNoFree {
+		err = b.free(free)
 	}
 	return err
 }
@@ -116,9 +124,6 @@ func (b *boltFile) check() error {
 // keyRange holds the keys that a page may have: from "from" on, below "below", which is nil
 // at a tree's right edge. bbolt ends the process on a page that has others.
 type keyRange struct{ from, below []byte }
-
-// visitor sees the elements of leaves.
-type visitor func(key, value []byte, flags uint32) error
 
 // bucket walks a bucket that a leaf holds: whole, or by its root page.
 func (b *boltFile) bucket(value []byte, visit visitor) error {
@@ -133,35 +138,70 @@ func (b *boltFile) bucket(value []byte, visit visitor) error {
 
 // walk reads a page and all below it.
 func (b *boltFile) walk(id uint64, depth int, keys keyRange, visit visitor) error {
-	if id < 2 || id >= b.pages || depth == 0 || b.seen[id] {
-		return fmt.Errorf("the tree names page %d, of %d, where it cannot be", id, b.pages)
+	if depth == 0 {
+		return fmt.Errorf("the tree is deeper than it can be, at page %d", id)
+	}
+	page, err := b.page(id)
+	if err != nil {
+		return err
+	}
+	if err := b.elements(page, depth, keys, visit); err != nil {
+		return fmt.Errorf("page %d: %w", id, err)
+	}
+	return nil
+}
+
+// page reads a page, which nothing else may have named yet.
+func (b *boltFile) page(id uint64) ([]byte, error) {
+	if id < 2 || id >= b.pages || b.seen[id] {
+		return nil, fmt.Errorf("page %d, of %d, is named where it cannot be", id, b.pages)
 	}
 	page := make([]byte, b.pageSize)
 	if _, err := b.file.ReadAt(page, int64(id)*int64(b.pageSize)); err != nil {
-		return fmt.Errorf("page %d: %w", id, err)
+		return nil, fmt.Errorf("page %d: %w", id, err)
 	}
 	if got := binary.LittleEndian.Uint64(page); got != id {
-		return fmt.Errorf("page %d says that it is page %d", id, got)
+		return nil, fmt.Errorf("page %d says that it is page %d", id, got)
 	}
 	more := uint64(binary.LittleEndian.Uint32(page[12:]))
 	if more > 0 {
 		if id+more >= b.pages || more*uint64(b.pageSize) > boltMaxLength {
-			return fmt.Errorf("page %d reaches over %d more", id, more)
+			return nil, fmt.Errorf("page %d reaches over %d more", id, more)
 		}
 		rest := make([]byte, int(more)*b.pageSize)
 		if _, err := b.file.ReadAt(rest, int64(id+1)*int64(b.pageSize)); err != nil {
-			return fmt.Errorf("page %d: %w", id, err)
+			return nil, fmt.Errorf("page %d: %w", id, err)
 		}
 		page = append(page, rest...)
 	}
 	for n := id; n <= id+more; n++ {
 		if b.seen[n] {
-			return fmt.Errorf("page %d reaches over page %d, which is another's", id, n)
+			return nil, fmt.Errorf("page %d reaches over page %d, which is another's", id, n)
 		}
 		b.seen[n] = true
 	}
-	if err := b.elements(page, depth, keys, visit); err != nil {
-		return fmt.Errorf("page %d: %w", id, err)
+	return page, nil
+}
+
+// free checks the list of free pages, after all trees: one that is in use would be written over.
+func (b *boltFile) free(id uint64) error {
+	page, err := b.page(id)
+	if err != nil {
+		return err
+	}
+	list, count := page[boltHeader:], uint64(binary.LittleEndian.Uint16(page[10:]))
+	if count == 0xFFFF { // it does not fit there
+		count, list = binary.LittleEndian.Uint64(list), list[8:]
+	}
+	if binary.LittleEndian.Uint16(page[8:]) != boltFree || count > uint64(len(list)/8) {
+		return fmt.Errorf("page %d is no list of %d free pages", id, count)
+	}
+	for i := range count {
+		n := binary.LittleEndian.Uint64(list[8*i:])
+		if n < 2 || n >= b.pages || b.seen[n] {
+			return fmt.Errorf("page %d holds page %d for free, which it is not", id, n)
+		}
+		b.seen[n] = true
 	}
 	return nil
 }
@@ -228,9 +268,9 @@ func (b *boltFile) elements(page []byte, depth int, keys keyRange, visit visitor
 	return nil
 }
 
-// setting checks an element beside the log: a term or vote under another name, or without a
+// checkSetting checks an element beside the log: a term or vote under another name, or without a
 // value, would be none. What it holds has a checksum of its own.
-func setting(name, value []byte, flags uint32) error {
+func checkSetting(name, value []byte, flags uint32) error {
 	known := slices.ContainsFunc(stableKeys, func(k []byte) bool { return bytes.Equal(k, name) })
 	if !known || len(value) == 0 || flags != 0 {
 		return fmt.Errorf("beside the log is %q, which nobody stored", name)
@@ -238,8 +278,8 @@ func setting(name, value []byte, flags uint32) error {
 	return nil
 }
 
-// entry checks one entry of the log.
-func (b *boltFile) entry(key, value []byte, flags uint32) error {
+// checkLog checks one entry of the log.
+func checkLog(key, value []byte, flags uint32) error {
 	if len(key) != 8 || flags != 0 {
 		return errors.New("the log holds something that is no entry")
 	}

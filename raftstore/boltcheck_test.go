@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
+	"github.com/hashicorp/raft-wal/metadb"
 )
 
 const storedEntries = 400
@@ -19,11 +20,10 @@ func storedEntry(i uint64) *raft.Log {
 	return &raft.Log{Index: i, Term: 5, Type: raft.LogConfiguration, Data: fmt.Appendf(nil, "%0100d", i)}
 }
 
-// storedLog writes a log of several pages, and returns its file.
-func storedLog(t *testing.T) []byte {
+// storedLog writes a log of several pages into dir.
+func storedLog(t *testing.T, dir string, kind LogStore) {
 	t.Helper()
-	dir := t.TempDir()
-	d, err := sealedDisk(t, dir, LogBolt)
+	d, err := sealedDisk(t, dir, kind)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,17 +43,12 @@ func storedLog(t *testing.T) []byte {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	file, err := os.ReadFile(filepath.Join(dir, boltFileName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return file
 }
 
 // whole opens a log and says what it does not hold of what was stored, or why it was refused.
-func whole(t *testing.T, dir string) (missing string, refused error) {
+func whole(t *testing.T, dir string, kind LogStore) (missing string, refused error) {
 	t.Helper()
-	d, err := sealedDisk(t, dir, LogBolt)
+	d, err := sealedDisk(t, dir, kind)
 	if err != nil {
 		return "", err
 	}
@@ -74,15 +69,24 @@ func whole(t *testing.T, dir string) (missing string, refused error) {
 // as it does when it opens a file whose pages contradict each other. Either the file is refused,
 // or all is there.
 func TestDamagedPages(t *testing.T) {
-	file := storedLog(t)
+	t.Run("boltdb", func(t *testing.T) { damagePages(t, LogBolt, boltFileName, 1500) })
+	t.Run("wal", func(t *testing.T) { damagePages(t, LogWAL, filepath.Join(walDir, metadb.FileName), 300) })
+}
+
+func damagePages(t *testing.T, kind LogStore, name string, rounds int) {
+	dir := t.TempDir()
+	storedLog(t, dir, kind)
+	path := filepath.Join(dir, name)
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	page := os.Getpagesize()
-	dir := t.TempDir()
-	path := filepath.Join(dir, boltFileName)
 	refusals := 0
-	for range 1500 {
+	for range rounds {
 		b := bytes.Clone(file)
 		// Mostly where pages tell what is on them.
 		at := random.IntN(len(b)/page)*page + random.IntN([]int{boltHeader, 256, page}[random.IntN(3)])
@@ -101,7 +105,7 @@ func TestDamagedPages(t *testing.T) {
 					missing = fmt.Sprintf("panic: %v", p)
 				}
 			}()
-			return whole(t, dir)
+			return whole(t, dir, kind)
 		}()
 		if missing != "" {
 			t.Fatalf("bytes %s: %s", strings.Join(what, ", "), missing)
@@ -118,12 +122,17 @@ func TestDamagedPages(t *testing.T) {
 
 // Each page alone is whole, but they contradict each other.
 func TestPagesThatContradict(t *testing.T) {
-	file := storedLog(t)
+	dir := t.TempDir()
+	storedLog(t, dir, LogBolt)
+	file, err := os.ReadFile(filepath.Join(dir, boltFileName))
+	if err != nil {
+		t.Fatal(err)
+	}
 	page := os.Getpagesize()
 	find := func(kind uint16) int {
 		t.Helper()
 		b := &boltFile{file: bytes.NewReader(file), seen: make(map[uint64]bool)}
-		if err := b.check(); err != nil {
+		if err := b.check(logBuckets); err != nil {
 			t.Fatal(err)
 		}
 		for at := 2 * page; at < len(file); at += page {
@@ -167,7 +176,7 @@ func TestPagesThatContradict(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, boltFileName), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := whole(t, dir)
+		_, err := whole(t, dir, LogBolt)
 		if err == nil || !strings.Contains(err.Error(), step.want) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -53,7 +53,7 @@ func openLog(dir string, kind LogStore, log *slog.Logger) (logStore, error) {
 const boltFileName = "raft.db"
 
 func openBolt(path string) (logStore, error) {
-	if err := checkBolt(path); err != nil {
+	if err := checkBolt(path, logBuckets); err != nil {
 		return nil, err
 	}
 	bolt, err := raftboltdb.New(raftboltdb.Options{

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -47,6 +48,17 @@ type walLog struct {
 	tryErr  error     // and what came of it
 }
 
+// walBuckets are what raft-wal keeps in wal-meta.db: which segments there are, and Raft's settings.
+var walBuckets = map[string]visitor{
+	metadb.MetaBucket: func(key, value []byte, flags uint32) error {
+		if string(key) != metadb.MetaKey || flags != 0 || !json.Valid(value) {
+			return fmt.Errorf("%q does not tell which segments there are", key)
+		}
+		return nil
+	},
+	metadb.StableBucket: checkSetting,
+}
+
 func openWAL(dir string, log *slog.Logger) (_ *walLog, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("raftstore: %w", err)
@@ -61,7 +73,7 @@ func openWAL(dir string, log *slog.Logger) (_ *walLog, err error) {
 		}
 		return nil, errors.Join(err, l.lock.Close())
 	}
-	if err = checkBolt(filepath.Join(dir, metadb.FileName)); err == nil {
+	if err = checkBolt(filepath.Join(dir, metadb.FileName), walBuckets); err == nil {
 		err = l.open()
 	}
 	if err == nil {
