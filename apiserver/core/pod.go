@@ -99,7 +99,12 @@ func deletePodGracefully(_ context.Context, p *corev1.Pod, options *metav1.Delet
 	} else if p.Spec.TerminationGracePeriodSeconds != nil {
 		period = *p.Spec.TerminationGracePeriodSeconds
 	}
-	if p.Spec.NodeName == "" || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded {
+	unbound := p.Spec.NodeName == ""
+	if unbound && period != 0 {
+		// Only as it was seen: a node that it is bound to meanwhile may have started it.
+		kind.BindDeletion(options, p)
+	}
+	if unbound || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded {
 		period = 0
 	}
 	if period < 0 {

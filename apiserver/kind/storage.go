@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/names"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
@@ -29,6 +31,36 @@ func (r *REST) ShortNames() []string { return r.shortNames }
 
 // Categories implements rest.CategoriesProvider.
 func (r *REST) Categories() []string { return r.categories }
+
+// Delete implements rest.GracefulDeleter. What a kind's Graceful decided of an object as
+// it saw it (BindDeletion) is decided anew when that has changed meanwhile.
+func (r *REST) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	for {
+		try := options.DeepCopy()
+		out, now, err := r.Store.Delete(ctx, name, validate, try)
+		if !apierrors.IsConflict(err) || !boundMeanwhile(options, try) || ctx.Err() != nil {
+			return out, now, err
+		}
+	}
+}
+
+// BindDeletion has an object deleted only as it was seen.
+func BindDeletion(options *metav1.DeleteOptions, seen metav1.Object) {
+	if options.Preconditions == nil {
+		options.Preconditions = &metav1.Preconditions{}
+	}
+	if options.Preconditions.ResourceVersion == nil {
+		options.Preconditions.ResourceVersion = ptr.To(seen.GetResourceVersion())
+	}
+}
+
+// boundMeanwhile tells whether it was not the caller who named a version.
+func boundMeanwhile(asked, tried *metav1.DeleteOptions) bool {
+	named := func(o *metav1.DeleteOptions) bool {
+		return o != nil && o.Preconditions != nil && o.Preconditions.ResourceVersion != nil
+	}
+	return named(tried) && !named(asked)
+}
 
 // StatusREST serves a status subresource from the store of its kind.
 type StatusREST struct{ store *registry.Store }
