@@ -22,6 +22,9 @@ build: deps $(SHIM) ## build bin/kontiki, with kontiki-shim inside, and the imag
 	@mkdir -p bin/examples/web
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/examples/web/web ./examples/web
 	bin/kontiki image import bin/examples/web --name kontiki.local/web:v1 --entrypoint /web --output bin/examples/web.tar
+	@mkdir -p bin/examples/witness
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/examples/witness/witness ./jepsen/witness
+	bin/kontiki image import bin/examples/witness --name kontiki.local/witness:v1 --entrypoint /witness --output bin/examples/witness.tar
 	@mkdir -p bin/examples/guestbook
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/examples/guestbook/guestbook ./examples/guestbook
 	bin/kontiki image import bin/examples/guestbook --name kontiki.local/guestbook:v1 --entrypoint /guestbook --output bin/examples/guestbook.tar
@@ -74,18 +77,20 @@ jepsen-bugs: ## see whether the schedules find errors that are there on purpose,
 	@for bug in $(SEEDED); do echo "== $$bug"; $(PROVE) -tags seeded_$$bug -run '^TestSeededError$$' ./raftstore || exit 1; done
 	@echo "== two_promises"; $(PROVE) -tags seeded_two_promises -run '^TestFormationSchedules$$' ./gossip
 
-# What kontiki jepsen run is run with: ten minutes of faults. Reports go to bin/jepsen.
+# What kontiki jepsen run is run with: twelve minutes of faults. Reports go to bin/jepsen.
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 define RUNS
 --nodes 5 --time 6m --nemesis mix
 --nodes 3 --time 1m --nemesis pause,kill --workload register,reads
 --nodes 3 --time 1m --nemesis wipe --workload watch,set,create-unique
+--nodes 3 --time 1m --nemesis pause-leaders,kill --workload identity,addresses
+--nodes 3 --time 1m --nemesis none --workload slow-watch
 --nodes 5 --time 1m --nemesis partition-ring,partition-one-way,flapping
 --nodes 5 --time 1m --nemesis loss,readdress
 endef
 export RUNS
 .PHONY: jepsen-run jepsen-seeded
-jepsen-run: build ## clients and faults in a lab for ten minutes, with reports in bin/jepsen (SEED=n)
+jepsen-run: build ## clients and faults in a lab for twelve minutes, with reports in bin/jepsen (SEED=n)
 	@rm -rf bin/jepsen && mkdir -p bin/jepsen
 	@n=0; while read -r options; do n=$$((n+1)); echo "== $$options"; \
 		bin/kontiki jepsen run --seed '$(SEED)' --report bin/jepsen/$$n $$options </dev/null || exit 1; done <<<"$$RUNS"

@@ -80,6 +80,7 @@ played, or a workload had no write acknowledged. ` + "`kontiki jepsen list`" + `
 	flags.StringVar(&cfg.Dir, "report", "", "directory for history, report and logs (default jepsen-SEED)")
 	flags.StringVar(&cfg.Lab.Name, "name", "jepsen", "name of the lab that is made and removed")
 	flags.StringVar(&cfg.Lab.Root, "root", lab.DefaultRoot, "directory for what the lab's hosts write")
+	flags.StringVar(&cfg.Witness, "witness", "", "archive of the image that containers of a proof run (default examples/witness.tar beside this program)")
 	flags.StringVar(&cfg.Lab.Binary, "binary", "", "the kontiki program to prove, if not this one")
 	return cmd
 }
@@ -98,8 +99,21 @@ func completeRun(cmd *cobra.Command, cfg *run.Config) (err error) {
 	if cfg.Dir == "" {
 		cfg.Dir = "jepsen-" + strconv.FormatUint(cfg.Seed, 10)
 	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if cfg.Witness == "" {
+		cfg.Witness = filepath.Join(filepath.Dir(self), "examples", "witness.tar")
+	}
+	if cfg.Witness, err = filepath.Abs(cfg.Witness); err != nil {
+		return err
+	}
+	if _, err := os.Stat(cfg.Witness); err != nil {
+		return fmt.Errorf("the image of the witness: %w; make build makes it, --witness names another", err)
+	}
 	if cfg.Lab.Binary == "" {
-		cfg.Lab.Binary, err = os.Executable()
+		cfg.Lab.Binary = self
 	} else {
 		cfg.Lab.Binary, err = filepath.Abs(cfg.Lab.Binary)
 	}

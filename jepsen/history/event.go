@@ -39,6 +39,9 @@ type Event struct {
 	Refused  string `json:"refused,omitempty"`  // why an answered write did nothing
 	Items    []Item `json:"items,omitempty"`    // of a list
 	Error    string `json:"error,omitempty"`
+	// When it was, of what is told later: times as Time is.
+	Since int64 `json:"since,omitempty"`
+	Until int64 `json:"until,omitempty"`
 }
 
 // Item is an object of a list.
@@ -143,6 +146,20 @@ const (
 	Ending = "ending" // it is about to be ended
 	Ended  = "ended"  // it has ended
 )
+
+// Touches is the F by which a fault says whom it may touch, once that is known: each Item
+// is of a host, the Key, and of what between it and another one, the Value, or of all that it
+// does, or of its node's process alone. From its call until it says so, a fault may touch all.
+const Touches = "touches"
+
+// What a fault touches of a host, beside what is between it and another one.
+const (
+	AllWays = "*"
+	Node    = "node"
+)
+
+// Whole is the F of the wait for a cluster to be whole, which ends all faults before it.
+const Whole = "whole"
 
 // Lives tells which life of a node's process answered an operation: how often the
 // process had been ended before. It is false where that is not certain.

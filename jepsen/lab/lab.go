@@ -181,6 +181,9 @@ func (l *Lab) hostNames() []string {
 	return names
 }
 
+// Shared is a folder that the machine and all hosts have in common. It goes with the lab.
+func (l *Lab) Shared() string { return filepath.Join(l.dir(), "shared") }
+
 func (l *Lab) dir() string        { return filepath.Join(l.cfg.Root, l.cfg.Name) }
 func (l *Lab) recordPath() string { return filepath.Join(l.dir(), "lab.json") }
 func (l *Lab) secretPath() string { return filepath.Join(l.dir(), "join-secret") }

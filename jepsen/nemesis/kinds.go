@@ -23,6 +23,23 @@ type fault struct {
 	cut     string   // of a network that comes and goes
 	isCut   bool
 	since   time.Time // it comes or goes
+	touches []history.Item
+}
+
+// touch notes that a fault concerns hosts, see history.Touches.
+func (f *fault) touch(what string, hosts ...string) {
+	for _, h := range hosts {
+		f.touches = append(f.touches, history.Item{Key: h, Value: what})
+	}
+}
+
+// touchBetween notes that what goes between hosts on two sides is concerned.
+func (f *fault) touchBetween(some, others []string) {
+	for _, a := range some {
+		for _, b := range others {
+			f.touches = append(f.touches, history.Item{Key: a, Value: b})
+		}
+	}
 }
 
 // kind is what a fault does. Faults of the network are healed all at once, by the lab.
@@ -90,6 +107,7 @@ func (f *fault) each(act func(h *lab.Host) error) error {
 
 func strikeKill(ctx context.Context, f *fault) error {
 	f.struck = f.some(f.hosts)
+	f.touch(history.Node, f.struck...)
 	f.whom = strings.Join(f.struck, ",")
 	return f.each(func(h *lab.Host) error {
 		f.note(history.Ending, h.Name)
@@ -104,6 +122,7 @@ func startAgain(_ context.Context, f *fault) error {
 
 func strikePause(ctx context.Context, f *fault) error {
 	f.struck = f.some(f.hosts)
+	f.touch(history.Node, f.struck...)
 	f.whom = strings.Join(f.struck, ",")
 	return f.each(func(h *lab.Host) error { return unlessKilled(h.Signal(ctx, syscall.SIGSTOP)) })
 }
@@ -124,6 +143,7 @@ func goOn(ctx context.Context, f *fault) error {
 func strikeLeaders(ctx context.Context, f *fault) error {
 	f.struck, f.since = f.hosts[:1], time.Now()
 	f.whom = f.hosts[0]
+	f.touch(history.Node, f.hosts[0])
 	return f.each(func(h *lab.Host) error { return unlessKilled(h.Signal(ctx, syscall.SIGSTOP)) })
 }
 
@@ -143,13 +163,23 @@ func nextLeader(ctx context.Context, f *fault) error {
 		}
 		f.struck, f.since = []string{leader}, time.Now()
 		f.whom += "," + leader
+		f.touch(history.Node, leader)
+		f.tell()
 		return f.each(func(h *lab.Host) error { return unlessKilled(h.Signal(ctx, syscall.SIGSTOP)) })
 	}
 	return nil
 }
 
+// partition cuts hosts off. What goes between pods is not TCP on the way.
 func (f *fault) partition(cut, proto string) error {
 	f.whom = strings.Trim(f.whom+" "+cut, " ")
+	if sides := strings.FieldsFunc(cut, func(r rune) bool { return r == '|' || r == '>' }); proto != "tcp" {
+		for i := range sides {
+			for _, other := range sides[i+1:] {
+				f.touchBetween(strings.Split(sides[i], ","), strings.Split(other, ","))
+			}
+		}
+	}
 	return f.lab.Partition(cut, proto)
 }
 
@@ -220,6 +250,7 @@ func strikeProto(proto string) func(context.Context, *fault) error {
 func strikeLoss(_ context.Context, f *fault) error {
 	share := 0.05 + 0.25*f.Share
 	f.whom = fmt.Sprintf("%s, %.0f%%", strings.Join(f.some(f.hosts), ","), 100*share)
+	f.touch(history.AllWays, f.some(f.hosts)...)
 	for _, name := range f.some(f.hosts) {
 		if err := f.lab.Lose(name, share); err != nil {
 			return err
@@ -231,6 +262,7 @@ func strikeLoss(_ context.Context, f *fault) error {
 func strikeWipe(_ context.Context, f *fault) error {
 	f.struck = f.hosts[:1]
 	f.whom = f.struck[0]
+	f.touch(history.AllWays, f.struck...)
 	return f.each(func(h *lab.Host) error {
 		f.note(history.Ending, h.Name)
 		defer f.note(history.Ended, h.Name)
@@ -245,6 +277,7 @@ func replace(_ context.Context, f *fault) error {
 func strikeReaddress(_ context.Context, f *fault) error {
 	moved := f.some(f.hosts)
 	f.whom = strings.Join(moved, ",")
+	f.touch(history.AllWays, moved...)
 	var hosts []*lab.Host
 	for _, name := range moved {
 		h, err := f.lab.Host(name)

@@ -13,9 +13,6 @@ import (
 // wholeTime bounds the wait for a cluster to be whole again after a fault.
 const wholeTime = 90 * time.Second
 
-// Whole is the F of the wait for a cluster to be whole, in a history.
-const Whole = "whole"
-
 // ErrNotWhole is returned when a cluster does not become whole after its faults ended.
 var ErrNotWhole = errors.New("the cluster did not become whole again")
 
@@ -25,16 +22,23 @@ type Nemesis struct {
 	recorder *history.Recorder
 	plan     *Plan
 	moved    func(host, address string)
+	replaced func(ctx context.Context, host string) error
 	say      func(format string, args ...any)
 	voters   int // of the cluster when it is whole
 	pids     map[string]int
 	process  int // the last one in the history
 }
 
-// New makes a Nemesis of a lab whose cluster is whole. moved is told of every host that
-// got another address, say of what is done, in words.
-func New(ctx context.Context, l *lab.Lab, r *history.Recorder, plan *Plan, moved func(host, address string), say func(string, ...any)) (*Nemesis, error) {
-	n := &Nemesis{lab: l, recorder: r, plan: plan, moved: moved, say: say}
+// Told is who is told of what a Nemesis does.
+type Told struct {
+	Moved    func(host, address string)                   // a host has another address
+	Replaced func(ctx context.Context, host string) error // a blank machine stands for a host, and the cluster is whole
+	Say      func(format string, args ...any)             // all, in words
+}
+
+// New makes a Nemesis of a lab whose cluster is whole.
+func New(ctx context.Context, l *lab.Lab, r *history.Recorder, plan *Plan, told Told) (*Nemesis, error) {
+	n := &Nemesis{lab: l, recorder: r, plan: plan, moved: told.Moved, replaced: told.Replaced, say: told.Say}
 	status, err := n.ask(ctx)
 	if err != nil {
 		return nil, err
@@ -87,6 +91,7 @@ func (n *Nemesis) round(ctx context.Context, round Round) error {
 			failed = fmt.Errorf("%s %s: %w", draw.Kind, f.whom, failed)
 			break
 		}
+		f.tell()
 		n.say("%s %s (%s led), for %v", draw.Kind, f.whom, leader, round.Lasts.Round(100*time.Millisecond))
 	}
 	if failed == nil {
@@ -95,7 +100,18 @@ func (n *Nemesis) round(ctx context.Context, round Round) error {
 	// Healing is done whatever happened, also when the run is being broken off.
 	healing, cancel := context.WithTimeout(context.WithoutCancel(ctx), wholeTime)
 	defer cancel()
-	return errors.Join(failed, n.heal(healing, faults), n.BecomeWhole(ctx))
+	failed = errors.Join(failed, n.heal(healing, faults), n.BecomeWhole(ctx))
+	for _, f := range faults {
+		if failed == nil && f.Kind == "wipe" {
+			failed = n.replaced(ctx, f.struck[0])
+		}
+	}
+	return failed
+}
+
+// tell writes down whom the fault touches.
+func (f *fault) tell() {
+	f.recorder.Record(history.Event{Type: history.Info, Process: f.process, F: history.Touches, Items: f.touches})
 }
 
 func during(ctx context.Context, faults []*fault) error {
@@ -155,8 +171,8 @@ func (n *Nemesis) crashed() error {
 	for _, h := range n.lab.Hosts() {
 		if pid, err := h.Pid(); err != nil || pid != n.pids[h.Name] {
 			n.process--
-			n.recorder.Record(history.Event{Type: history.Invoke, Process: n.process, F: Whole, Node: h.Name})
-			n.recorder.Record(history.Event{Type: history.Fail, Process: n.process, F: Whole, Node: h.Name, Error: "the node on " + h.Name + " ended by itself"})
+			n.recorder.Record(history.Event{Type: history.Invoke, Process: n.process, F: history.Whole, Node: h.Name})
+			n.recorder.Record(history.Event{Type: history.Fail, Process: n.process, F: history.Whole, Node: h.Name, Error: "the node on " + h.Name + " ended by itself"})
 			return fmt.Errorf("%w: the node on %s ended by itself; its last words are in its log", ErrNotWhole, h.Name)
 		}
 	}

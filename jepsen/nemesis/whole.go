@@ -59,7 +59,7 @@ func (n *Nemesis) leader(ctx context.Context) (leader string) {
 // BecomeWhole waits until the cluster is whole, and writes down whether it became that.
 func (n *Nemesis) BecomeWhole(ctx context.Context) error {
 	n.process--
-	e := n.recorder.Record(history.Event{Type: history.Invoke, Process: n.process, F: Whole})
+	e := n.recorder.Record(history.Event{Type: history.Invoke, Process: n.process, F: history.Whole})
 	until, cancel := context.WithTimeout(ctx, wholeTime)
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)

@@ -11,7 +11,6 @@ import (
 
 	"kontiki/jepsen/check"
 	"kontiki/jepsen/history"
-	"kontiki/jepsen/nemesis"
 )
 
 // Report is what the page tells.
@@ -243,7 +242,7 @@ func (s *series) counts() (c Counts) {
 	for _, op := range s.ops {
 		switch {
 		case op.Call.Fault():
-			if op.Call.F != nemesis.Whole {
+			if op.Call.F != history.Whole {
 				c.Faults++
 			}
 		default:

@@ -11,7 +11,6 @@ import (
 
 	"kontiki/jepsen/check"
 	"kontiki/jepsen/history"
-	"kontiki/jepsen/nemesis"
 	"kontiki/jepsen/report"
 )
 
@@ -34,8 +33,8 @@ func example() report.Report {
 		}
 		if i == 20 {
 			add(at+30*time.Millisecond, history.Event{Type: history.OK, Process: -1, F: "partition-halves", Key: "n1|n2,n3"})
-			add(at+31*time.Millisecond, history.Event{Type: history.Invoke, Process: -2, F: nemesis.Whole})
-			add(at+32*time.Millisecond, history.Event{Type: history.OK, Process: -2, F: nemesis.Whole})
+			add(at+31*time.Millisecond, history.Event{Type: history.Invoke, Process: -2, F: history.Whole})
+			add(at+32*time.Millisecond, history.Event{Type: history.OK, Process: -2, F: history.Whole})
 		}
 	}
 	return report.Report{

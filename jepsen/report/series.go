@@ -6,7 +6,6 @@ import (
 
 	"kontiki/jepsen/check"
 	"kontiki/jepsen/history"
-	"kontiki/jepsen/nemesis"
 )
 
 // series is a history as a picture needs it.
@@ -66,7 +65,7 @@ func (s *series) fault(op history.Op) {
 	if op.Return.Type != "" {
 		end = time.Duration(op.Return.Time)
 	}
-	if op.Call.F != nemesis.Whole {
+	if op.Call.F != history.Whole {
 		s.bands = append(s.bands, band{kind: op.Call.F, whom: op.Return.Key, from: time.Duration(op.Call.Time), to: end})
 		return
 	}

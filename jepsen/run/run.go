@@ -1,6 +1,7 @@
 package run
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ type Config struct {
 	Rate      float64 // requests a second of each workload
 	Dir       string  // for history, report and logs; must be empty or not exist
 	Lab       lab.Config
+	Witness   string // the archive of the image of jepsen/witness
 	Command   string // by which the run can be repeated, for its report
 	Program   string // what was run, for its report
 	Progress  io.Writer
@@ -105,6 +107,11 @@ func (c Config) play(ctx context.Context, workloads []workload.Workload, plan *n
 	if err := l.Up(up, c.Progress); err != nil {
 		return err
 	}
+	for _, h := range l.Hosts() {
+		if err := c.loadWitness(up, h); err != nil {
+			return err
+		}
+	}
 	recorder, err := history.Create(filepath.Join(c.Dir, historyFile))
 	if err != nil {
 		return err
@@ -122,12 +129,25 @@ func (c Config) prove(ctx context.Context, l *lab.Lab, recorder *history.Recorde
 	if err != nil {
 		return err
 	}
-	n, err := nemesis.New(ctx, l, recorder, plan, where.moved, c.sayer(recorder))
+	ending := make(chan struct{})
+	clients := &workload.Run{Recorder: recorder, Nodes: where.nodes, Clients: c.Clients, Rate: c.Rate, Seed: c.Seed, Shared: l.Shared(), Ending: ending}
+	for _, w := range workloads {
+		if err := w.SetUp(ctx, clients); err != nil {
+			return err
+		}
+	}
+	n, err := nemesis.New(ctx, l, recorder, plan, nemesis.Told{
+		Moved: where.moved, Say: c.sayer(recorder), Replaced: func(ctx context.Context, host string) error {
+			h, err := l.Host(host)
+			if err != nil {
+				return err
+			}
+			return c.loadWitness(ctx, h)
+		},
+	})
 	if err != nil {
 		return err
 	}
-	ending := make(chan struct{})
-	clients := &workload.Run{Recorder: recorder, Nodes: where.nodes, Clients: c.Clients, Rate: c.Rate, Seed: c.Seed, Ending: ending}
 	var running sync.WaitGroup
 	failed := make([]error, len(workloads))
 	for i, w := range workloads {
@@ -165,6 +185,15 @@ func broken(struck, cause error, failed []error) error {
 		}
 	}
 	return errors.Join(append(failed, struck)...)
+}
+
+// loadWitness gives a host the image that workloads with containers need.
+func (c Config) loadWitness(ctx context.Context, h *lab.Host) error {
+	var out bytes.Buffer
+	if err := h.Exec(ctx, nil, &out, &out, c.Lab.Binary, "image", "load", c.Witness); err != nil {
+		return fmt.Errorf("load the image of the witness on %s: %w: %s", h.Name, err, out.String())
+	}
+	return nil
 }
 
 // sayer tells what faults do, with the time since the run began.

@@ -36,7 +36,7 @@ func TestLostQuorumIsJudged(t *testing.T) {
 // TestNoFaultIsNoProof: a run that was to play faults and played none has shown nothing.
 func TestNoFaultIsNoProof(t *testing.T) {
 	fault := []history.Event{{Type: history.Invoke, Process: -2, F: "kill"}}
-	whole := []history.Event{{Type: history.Invoke, Process: -1, F: nemesis.Whole}}
+	whole := []history.Event{{Type: history.Invoke, Process: -1, F: history.Whole}}
 	for name, c := range map[string]struct {
 		nemeses  []string
 		events   []history.Event

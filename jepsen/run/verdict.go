@@ -93,7 +93,7 @@ func judge(workloads []workload.Workload, events []history.Event) []report.Findi
 		}
 	}
 	for _, e := range events {
-		if e.Fault() && e.F == nemesis.Whole && e.Type == history.Fail {
+		if e.Fault() && e.F == history.Whole && e.Type == history.Fail {
 			findings = append(findings, report.Finding{Workload: "cluster",
 				Anomaly: check.Anomaly{Kind: "not whole again", Text: e.Error, At: []int64{e.Index}}})
 		}
@@ -109,7 +109,7 @@ func (s Settings) unproven(workloads []workload.Workload, events []history.Event
 			why = append(why, w.Name+": "+one)
 		}
 	}
-	played := func(e history.Event) bool { return e.Fault() && e.Type == history.Invoke && e.F != nemesis.Whole }
+	played := func(e history.Event) bool { return e.Fault() && e.Type == history.Invoke && e.F != history.Whole }
 	if (Config{Nemeses: s.Nemeses}).faults() != nil && !slices.ContainsFunc(events, played) {
 		why = append(why, "no fault was played: one takes up to ten seconds, and --time was "+s.Time)
 	}

@@ -12,11 +12,14 @@ import (
 
 // parse reads a history that is written by hand, a line an event:
 //
-//	PROCESS NODE TYPE F [k=KEY] [v=VALUE] [x=EXPECT] [at=N] [level=L] [rev=N] [refused=WHY] [items=KEY:VALUE:REVISION,…]
+//	PROCESS NODE TYPE F [t=TIME] [since=N] [until=N] [e=ERROR] [k=KEY] [v=VALUE] [x=EXPECT] [at=N] [level=L] [rev=N] [refused=WHY] [items=KEY:VALUE:REVISION,…]
 func parse(t *testing.T, of, text string) (events []history.Event) {
 	t.Helper()
 	for line := range strings.Lines(strings.TrimSpace(text)) {
 		fields := strings.Fields(line)
+		if len(fields) == 0 {
+			continue
+		}
 		process, err := strconv.Atoi(fields[0])
 		if err != nil {
 			t.Fatalf("%q: %v", line, err)
@@ -37,6 +40,14 @@ func parse(t *testing.T, of, text string) (events []history.Event) {
 				e.Expect = value
 			case "at":
 				e.At = number
+			case "t":
+				e.Time = int64(number)
+			case "since":
+				e.Since = int64(number)
+			case "until":
+				e.Until = int64(number)
+			case "e":
+				e.Error = strings.ReplaceAll(value, "+", " ")
 			case "level":
 				e.Level = value
 			case "rev":

@@ -30,13 +30,17 @@ const (
 // client is an API client of one node with a connection of its own.
 type client struct {
 	rest rest.Interface
+	api  kubernetes.Interface
+
+	clock  func() time.Duration // since the run began
+	silent int64                // when the first call was made that brought no answer, 0 if the last one did
 
 	mu    sync.Mutex
 	conns []net.Conn // those that may be open
 }
 
 func (r *Run) client(_ Workload, node Node) (*client, error) {
-	c := &client{}
+	c := &client{clock: func() time.Duration { return time.Since(r.Recorder.Began()) }}
 	config := rest.CopyConfig(node.Config)
 	config.Host = "https://" + node.Name + ":6443"
 	config.QPS, config.Burst = -1, -1
@@ -56,8 +60,27 @@ func (r *Run) client(_ Workload, node Node) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.rest = api.CoreV1().RESTClient()
+	c.api, c.rest = api, api.CoreV1().RESTClient()
 	return c, nil
+}
+
+// silence is for how long a client stays at a connection that brings nothing: what was sent
+// to a node that is paused is answered when it goes on, and has to be answered as by one
+// that was not.
+const silence = 3 * time.Second
+
+// heard takes into account whether a call brought an answer. Since then is when it was sent.
+func (c *client) heard(something bool, then int64) {
+	switch {
+	case something:
+		c.silent = 0
+	case c.silent == 0:
+		c.silent = then
+	}
+	if c.silent != 0 && int64(c.clock())-c.silent >= int64(silence) {
+		c.silent = 0
+		c.hangUp()
+	}
 }
 
 // hangUp closes the client's connections. Over one to a node that has moved, or has no
@@ -79,7 +102,9 @@ type process struct {
 	namespace string
 	node      string
 	number    int
-	reads     bool // it reads more than it writes, since a write may keep it waiting for long
+	pad       string // what values have beside them, for their size
+	slow      bool   // it does not keep up with its watches
+	reads     bool   // it reads more than it writes, since a write may keep it waiting for long
 	chance    *rand.Rand
 	written   int // values so far
 }
@@ -114,9 +139,7 @@ func (p *process) do(ctx context.Context, e history.Event, limit time.Duration, 
 	if err != nil && answer.Refused == "" {
 		answer.Error = err.Error()
 	}
-	if noAnswer(err) {
-		p.hangUp()
-	}
+	p.heard(!noAnswer(err), e.Time)
 	p.run.told(answer.Revision)
 	return p.run.Recorder.Record(answer)
 }
@@ -125,15 +148,26 @@ func (p *process) configMaps(r *rest.Request) *rest.Request {
 	return r.Namespace(p.namespace).Resource("configmaps").MaxRetries(0)
 }
 
-// dataKey is where a ConfigMap has its value.
-const dataKey = "value"
+// dataKey is where a ConfigMap has its value, padKey what makes it large.
+const (
+	dataKey = "value"
+	padKey  = "pad"
+)
 
 func (p *process) object(name, value string, revision uint64) *corev1.ConfigMap {
-	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{dataKey: value}}
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: p.data(value)}
 	if revision != 0 {
 		cm.ResourceVersion = strconv.FormatUint(revision, 10)
 	}
 	return cm
+}
+
+func (p *process) data(value string) map[string]string {
+	data := map[string]string{dataKey: value}
+	if p.pad != "" {
+		data[padKey] = p.pad
+	}
+	return data
 }
 
 // answered takes an object into an answer.
@@ -211,7 +245,7 @@ func (p *process) update(ctx context.Context, key, value string, seen history.It
 func (p *process) patch(ctx context.Context, key, value string, seen history.Item) history.Event {
 	e := history.Event{F: "patch", Key: key, Value: value, Expect: seen.Value, At: seen.Revision}
 	return p.do(ctx, e, writeTime, func(ctx context.Context, answer *history.Event) error {
-		patch := map[string]any{"data": map[string]string{dataKey: value}}
+		patch := map[string]any{"data": p.data(value)}
 		if seen.Revision != 0 {
 			patch["metadata"] = map[string]string{"resourceVersion": strconv.FormatUint(seen.Revision, 10)}
 		}

@@ -38,30 +38,57 @@ func watches() Workload {
 		About: "every watch on every node is told every change once, in the one order; bookmarks keep their word, and a list and the watch after it add up",
 		judge: judgeWatches, unproven: unwatched,
 	}
+	w.run = func(ctx context.Context, r *Run) error { return w.runWatches(ctx, r, r.Rate, (*process).follow) }
+	return w
+}
+
+// slowWatches is watches with large objects, and with clients that read nothing for some
+// time while a watch is open: what they have not read yet is soon no longer kept.
+func slowWatches() Workload {
+	w := Workload{
+		Name:  "slow-watch",
+		About: "a watch that does not keep up is told every change in the end, or that it cannot be",
+		judge: judgeWatches,
+	}
 	w.run = func(ctx context.Context, r *Run) error {
-		if err := w.prepare(ctx, r); err != nil {
-			return err
-		}
-		watching, stop := context.WithCancel(ctx)
-		defer stop()
-		var watchers sync.WaitGroup
-		defer watchers.Wait()
-		for _, node := range r.Nodes {
+		return w.runWatches(ctx, r, slowWatchRate, (*process).follow, (*process).followSlowly)
+	}
+	return w
+}
+
+const (
+	slowWatchRate = 30
+	slowWatchSize = 64 << 10 // of a value; a node keeps 16 MiB of changes
+)
+
+// runWatches has each kind of watch on every node, and clients that change objects.
+func (w Workload) runWatches(ctx context.Context, r *Run, rate float64, follow ...func(*process, context.Context)) error {
+	if err := w.prepare(ctx, r); err != nil {
+		return err
+	}
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	var watchers sync.WaitGroup
+	defer watchers.Wait()
+	for _, node := range r.Nodes {
+		for _, follow := range follow {
 			p, err := r.process(w, node)
 			if err != nil {
 				return err
 			}
-			watchers.Go(func() { p.follow(watching) })
+			watchers.Go(func() { follow(p, watching) })
 		}
-		err := w.everywhere(ctx, r, func(p *process) func(context.Context) {
-			return func(ctx context.Context) { p.changeSomething(ctx) }
-		})
-		if err != nil {
-			return err
-		}
-		return errors.Join(w.end(ctx, r, &watchers, stop), w.readAll(ctx, r))
 	}
-	return w
+	err := w.everywhereAt(ctx, r, rate, func(p *process) func(context.Context) {
+		if len(follow) > 1 {
+			p.pad = strings.Repeat("x", slowWatchSize)
+		}
+		return func(ctx context.Context) { p.changeSomething(ctx) }
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(w.end(ctx, r, &watchers, stop), w.readAll(ctx, r))
 }
 
 // end makes the sentinel and gives watches time to be told of it.
@@ -103,6 +130,12 @@ func (p *process) changeSomething(ctx context.Context) {
 	if e := p.patch(ctx, key, p.value(), history.Item{}); e.Refused == history.Absent {
 		p.create(ctx, key, p.value())
 	}
+}
+
+// followSlowly is follow by a client that now and then reads nothing for long.
+func (p *process) followSlowly(ctx context.Context) {
+	p.slow = true
+	p.follow(ctx)
 }
 
 // follow lists and watches until it is told of the sentinel or ctx ends. Between tries it
@@ -151,6 +184,9 @@ func (p *process) begin(ctx context.Context) (from uint64, err error) {
 func (p *process) watch(ctx context.Context, from uint64) (through uint64, over bool, err error) {
 	through = from
 	seconds := 4 + p.chance.Int64N(10)
+	if p.slow {
+		seconds += 30
+	}
 	p.do(ctx, history.Event{F: "watch", At: from}, time.Duration(seconds+5)*time.Second, func(ctx context.Context, _ *history.Event) error {
 		through, over, err = p.stream(ctx, from, seconds)
 		return err
@@ -168,6 +204,9 @@ func (p *process) stream(ctx context.Context, from uint64, seconds int64) (throu
 		return through, false, err
 	}
 	defer events.Stop()
+	if p.slow {
+		p.idle(ctx)
+	}
 	for {
 		var e watch.Event
 		var open bool
@@ -190,6 +229,17 @@ func (p *process) stream(ctx context.Context, from uint64, seconds int64) (throu
 		if key == sentinel {
 			return through, true, nil
 		}
+	}
+}
+
+// idle does nothing for some time. At the end of a run it is woken.
+func (p *process) idle(ctx context.Context) {
+	enough := time.NewTimer(10*time.Second + time.Duration(p.chance.Int64N(int64(15*time.Second))))
+	defer enough.Stop()
+	select {
+	case <-enough.C:
+	case <-p.run.Ending:
+	case <-ctx.Done():
 	}
 }
 

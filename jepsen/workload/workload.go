@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,8 @@ import (
 type Workload struct {
 	Name  string
 	About string // what is proven, in a sentence
+	// setUp makes what the workload needs, before any fault; nil if that is nothing.
+	setUp func(ctx context.Context, r *Run) error
 	// run has clients do it until the run's Ending is closed, and then reads, while all
 	// is well, what every node holds. An error says that nothing can be judged.
 	run func(ctx context.Context, r *Run) error
@@ -34,7 +37,7 @@ type Workload struct {
 
 // All are the workloads, in the order in which they are told of.
 func All() []Workload {
-	return []Workload{register(), createUnique(), set(), reads(), watches()}
+	return []Workload{register(), createUnique(), set(), reads(), watches(), slowWatches(), identity(), addresses(), reach()}
 }
 
 // Select finds workloads by name; "all" are all of them.
@@ -83,12 +86,26 @@ type Run struct {
 	Clients  int     // of a workload, on each node
 	Rate     float64 // requests a second of a workload, of all its clients together
 	Seed     uint64
+	// Shared is a folder of the machine that all its virtual hosts have, for what containers
+	// tell. Every node has the image WitnessImage.
+	Shared string
 	// Ending is closed when clients shall come to their end: faults are over and the
 	// cluster is whole.
 	Ending <-chan struct{}
 
 	processes atomic.Int64
 	latest    atomic.Uint64 // the greatest revision that any client was told
+}
+
+// SetUp makes what the workload needs. The cluster is whole and stays so meanwhile.
+func (w Workload) SetUp(ctx context.Context, r *Run) error {
+	if w.setUp == nil {
+		return nil
+	}
+	if err := w.setUp(ctx, r); err != nil {
+		return fmt.Errorf("set up workload %s: %w", w.Name, err)
+	}
+	return nil
 }
 
 // Run does the workload, see Run.Ending. It returns when all clients have ended.
@@ -116,12 +133,15 @@ func (w Workload) Unproven(events []history.Event) (why []string) {
 			return why
 		}
 	}
+	if slices.ContainsFunc(h.events, func(e history.Event) bool { return e.F == asked && e.Error == "" }) {
+		return why // it is not about writes
+	}
 	return append(why, "no write was acknowledged")
 }
 
 // of is the workload's part of a history.
 func (w Workload) of(events []history.Event) judged {
-	h := judged{lives: history.LivesOf(events)}
+	h := judged{lives: history.LivesOf(events), touches: touchesOf(events)}
 	for _, e := range events {
 		if e.Workload == w.Name {
 			h.events = append(h.events, e)
@@ -133,9 +153,10 @@ func (w Workload) of(events []history.Event) judged {
 
 // judged is a history as judges look at it: one workload's part.
 type judged struct {
-	events []history.Event
-	ops    []history.Op
-	lives  history.Lives
+	events  []history.Event
+	ops     []history.Op
+	lives   history.Lives
+	touches []touch
 }
 
 // final is the F of the reads by which nodes are asked in the end.
@@ -223,6 +244,12 @@ func (r *Run) told(revision uint64) {
 // everywhere runs the clients of a workload on all nodes, at its rate, until the end.
 // Each makes its turns of its own, with its own source of chance.
 func (w Workload) everywhere(ctx context.Context, r *Run, each func(p *process) (turn func(ctx context.Context))) error {
+	return w.everywhereAt(ctx, r, r.Rate, each)
+}
+
+// everywhereAt is everywhere with so many turns a second, at most as many as are asked for.
+func (w Workload) everywhereAt(ctx context.Context, r *Run, rate float64, each func(p *process) (turn func(ctx context.Context))) error {
+	rate = min(rate, r.Rate)
 	if err := w.prepare(ctx, r); err != nil {
 		return err
 	}
@@ -237,7 +264,7 @@ func (w Workload) everywhere(ctx context.Context, r *Run, each func(p *process) 
 			processes = append(processes, p)
 		}
 	}
-	pace := time.Duration(float64(len(processes)) / r.Rate * float64(time.Second))
+	pace := time.Duration(float64(len(processes)) / rate * float64(time.Second))
 	var clients sync.WaitGroup
 	for i, p := range processes {
 		turn := each(p)
