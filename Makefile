@@ -95,7 +95,7 @@ jepsen-run: build ## clients and faults in a lab for twelve minutes, with report
 	@n=0; while read -r options; do n=$$((n+1)); echo "== $$options"; \
 		bin/kontiki jepsen run --seed '$(SEED)' --report bin/jepsen/$$n $$options </dev/null || exit 1; done <<<"$$RUNS"
 
-jepsen-seeded: build ## build an error that is there on purpose, and demand that kontiki jepsen run finds it
+jepsen-seeded: build ## build errors that are there on purpose, and demand that kontiki jepsen run finds each
 	test/jepsen-seeded
 
 ROUNDS ?= 50

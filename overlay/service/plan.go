@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"kontiki/overlay/internal/seeded"
 )
 
 // Node is what a plan depends on besides the objects.
@@ -67,6 +69,9 @@ func Plan(svc *corev1.Service, epSlices []*discoveryv1.EndpointSlice, node Node)
 // connection that is refused at once is better than one that hangs.
 func endpoints(port corev1.ServicePort, epSlices []*discoveryv1.EndpointSlice, node Node) (here, everywhere []netip.AddrPort) {
 	var ready, ending, readyHere, endingHere []netip.AddrPort
+	if seeded.EmptiedServices && len(node.Dead) > 0 {
+		return nil, nil
+	}
 	for _, slice := range epSlices {
 		if slice.AddressType != discoveryv1.AddressTypeIPv4 {
 			continue
