@@ -7,10 +7,13 @@ package disruption
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -48,7 +51,11 @@ type Controller struct {
 	loop    *loop.Loop
 
 	budgetInformer, podInformer cache.SharedIndexInformer
-	ownerInformers              []cache.SharedIndexInformer
+	replicaSets, statefulSets   cache.SharedIndexInformer
+	deployments, replications   cache.SharedIndexInformer
+
+	mu      sync.Mutex // protects unknown
+	unknown map[string]struct{}
 }
 
 // New makes the controller on shared informers.
@@ -60,9 +67,9 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ta
 		owners:         owners{apps.Deployments().Lister(), apps.ReplicaSets().Lister(), apps.StatefulSets().Lister(), core.ReplicationControllers().Lister()},
 		loop:           loop.New(Name, log),
 		budgetInformer: budgets.Informer(), podInformer: core.Pods().Informer(),
-		ownerInformers: []cache.SharedIndexInformer{
-			apps.Deployments().Informer(), apps.ReplicaSets().Informer(), apps.StatefulSets().Informer(), core.ReplicationControllers().Informer(),
-		},
+		replicaSets: apps.ReplicaSets().Informer(), statefulSets: apps.StatefulSets().Informer(),
+		deployments: apps.Deployments().Informer(), replications: core.ReplicationControllers().Informer(),
+		unknown: map[string]struct{}{},
 	}
 }
 
@@ -91,12 +98,43 @@ func (c *Controller) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, informer := range c.ownerInformers { // a new size brings pods, or takes them: their events tell
-		if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
-			return nil
-		}
+	// A new size brings pods, or takes them: their events tell.
+	err = errors.Join(
+		loop.On(c.loop, c.deployments, func(before, after *appsv1.Deployment) { c.ownerChanged(before == nil, after) }),
+		loop.On(c.loop, c.replicaSets, func(before, after *appsv1.ReplicaSet) { c.ownerChanged(before == nil, after) }),
+		loop.On(c.loop, c.statefulSets, func(before, after *appsv1.StatefulSet) { c.ownerChanged(before == nil, after) }),
+		loop.On(c.loop, c.replications, func(before, after *corev1.ReplicationController) { c.ownerChanged(before == nil, after) }),
+	)
+	if err != nil {
+		return err
 	}
 	return c.loop.Run(ctx, workers, c.sync)
+}
+
+// ownerChanged looks again at the budgets of a namespace that lack a controller, when one
+// has come.
+func (c *Controller) ownerChanged(came bool, owner metav1.Object) {
+	if !came {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key := range c.unknown {
+		if strings.HasPrefix(key, owner.GetNamespace()+"/") {
+			c.loop.Add(key)
+		}
+	}
+}
+
+// lacks takes note of whether a budget lacks a controller of its pods.
+func (c *Controller) lacks(key string, any bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if any {
+		c.unknown[key] = struct{}{}
+	} else {
+		delete(c.unknown, key)
+	}
 }
 
 func (c *Controller) podChanged(pod *corev1.Pod) {
@@ -121,6 +159,7 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	}
 	budget, err := c.budgets.PodDisruptionBudgets(namespace).Get(name)
 	if apierrors.IsNotFound(err) {
+		c.lacks(key, false)
 		return nil
 	}
 	if err != nil {
@@ -137,9 +176,12 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if len(w.pods) == 0 {
 		c.events.Eventf(budget, corev1.EventTypeNormal, "NoPods", "No matching pods found")
 	}
+	var uncounted error
 	if shares(budget) {
-		c.measure(ctx, &w)
+		c.lacks(key, true) // one that comes while it is looked for must not be missed
+		uncounted = c.measure(ctx, &w)
 	}
+	c.lacks(key, uncounted != nil)
 	todo := plan(w)
 	for _, pod := range todo.overdue {
 		c.events.Eventf(pod, corev1.EventTypeWarning, "NotDeleted", "Pod was expected by PDB %s/%s to be deleted but it wasn't", namespace, name)
@@ -147,17 +189,21 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if todo.again > 0 {
 		c.loop.AddAfter(key, todo.again)
 	}
-	if todo.status == nil {
-		return nil
+	if todo.status != nil {
+		update := budget.DeepCopy()
+		update.Status = *todo.status
+		if _, err = c.client.PolicyV1().PodDisruptionBudgets(namespace).UpdateStatus(ctx, update, metav1.UpdateOptions{}); err != nil {
+			return err
+		}
 	}
-	update := budget.DeepCopy()
-	update.Status = *todo.status
-	_, err = c.client.PolicyV1().PodDisruptionBudgets(namespace).UpdateStatus(ctx, update, metav1.UpdateOptions{})
-	return err
+	if errors.Is(uncounted, errGone) {
+		return nil // events tell of pods and controllers that come
+	}
+	return uncounted // of a kind that is not served, or of an API that does not answer, none does
 }
 
 // measure finds out of how many pods a share is a share.
-func (c *Controller) measure(ctx context.Context, w *world) {
+func (c *Controller) measure(ctx context.Context, w *world) error {
 	sum, alone, err := c.expected(ctx, w.pods)
 	switch {
 	case err != nil:
@@ -169,4 +215,5 @@ func (c *Controller) measure(ctx context.Context, w *world) {
 			"To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.", w.budget.Spec.Selector)
 	}
 	w.scale = sum
+	return err
 }

@@ -1,6 +1,7 @@
 package disruption
 
 import (
+	"context"
 	"log/slog"
 	"strings"
 	"testing"
@@ -34,14 +35,14 @@ func (kinds) Reset() {}
 
 // withOwners is a controller to which owners of each kind are known: ReplicaSets and a StatefulSet from
 // caches, Fleets by their scale. Rocks have no size.
-func withOwners(t *testing.T) *Controller {
+func withOwners(t *testing.T, objects ...runtime.Object) *controller {
 	t.Helper()
 	group := schema.GroupVersion{Group: "example.com", Version: "v1"}
 	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{group, appsv1.SchemeGroupVersion})
 	mapper.Add(group.WithKind("Fleet"), meta.RESTScopeNamespace)
 	mapper.Add(group.WithKind("Rock"), meta.RESTScopeNamespace)
 	mapper.Add(appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), meta.RESTScopeNamespace)
-	client := fake.NewClientset()
+	client := fake.NewClientset(objects...)
 	client.Resources = []*metav1.APIResourceList{
 		{GroupVersion: group.String(), APIResources: []metav1.APIResource{
 			{Name: "fleets", Kind: "Fleet"}, {Name: "fleets/scale", Kind: "Scale"}, {Name: "rocks", Kind: "Rock"},
@@ -78,7 +79,12 @@ func withOwners(t *testing.T) *Controller {
 			}
 		}
 	}
-	return c
+	return &controller{c, shared}
+}
+
+type controller struct {
+	*Controller
+	shared informers.SharedInformerFactory
 }
 
 func ownedBy(apiVersion, kind, name string, uid types.UID) *corev1.Pod {
@@ -153,5 +159,77 @@ func TestNothingIsEvictedWhileAnOwnerIsGone(t *testing.T) {
 	const want = `Warning CalculateExpectedPodCountFailed Failed to calculate the number of expected pods: found no controllers for pod "p"`
 	if e := <-c.events.(*record.FakeRecorder).Events; e != want {
 		t.Errorf("event %q, want %q", e, want)
+	}
+}
+
+// TestAControllerThatComesIsCounted when its event comes, without time passing.
+func TestAControllerThatComesIsCounted(t *testing.T) {
+	late := ownedBy("apps/v1", "ReplicaSet", "late", "late")
+	late.Status = corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}
+	budget := &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "b"},
+		Spec:       policyv1.PodDisruptionBudgetSpec{MaxUnavailable: ptr.To(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{}},
+	}
+	c := withOwners(t, late, budget)
+	ctx, cancel := context.WithCancel(t.Context())
+	c.shared.Start(ctx.Done())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		c.shared.Shutdown()
+	}()
+	reason := func() string {
+		got, err := c.client.PolicyV1().PodDisruptionBudgets("default").Get(ctx, "b", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if condition := meta.FindStatusCondition(got.Status.Conditions, policyv1.DisruptionAllowedCondition); condition != nil {
+			return condition.Reason
+		}
+		return ""
+	}
+	await := func(want string) {
+		t.Helper()
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for end := time.After(20 * time.Second); reason() != want; {
+			select {
+			case <-tick.C:
+			case <-end:
+				t.Fatalf("waited 20 s for %s, the reason is %q", want, reason())
+			}
+		}
+	}
+	await(policyv1.SyncFailedReason)
+	came := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "late", UID: "late"}, Spec: appsv1.ReplicaSetSpec{Replicas: ptr.To[int32](1)}}
+	if _, err := c.client.AppsV1().ReplicaSets("default").Create(ctx, came, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	await(policyv1.SufficientPodsReason)
+}
+
+// TestWhatNoEventTellsIsAskedForAgain: kinds that are not served, but not what is gone.
+func TestWhatNoEventTellsIsAskedForAgain(t *testing.T) {
+	for kind, again := range map[string]bool{"Ghost": true, "Fleet": false} {
+		c := withOwners(t)
+		budget := &policyv1.PodDisruptionBudget{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "b"},
+			Spec:       policyv1.PodDisruptionBudgetSpec{MaxUnavailable: ptr.To(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{}},
+		}
+		for informer, object := range map[cache.SharedIndexInformer]any{c.budgetInformer: budget, c.podInformer: ownedBy("example.com/v1", kind, "gone", "gone")} {
+			if err := informer.GetIndexer().Add(object); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := c.client.PolicyV1().PodDisruptionBudgets("default").Create(t.Context(), budget, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.sync(t.Context(), "default/b"); (err != nil) != again {
+			t.Errorf("%s: sync says %v, want an error: %v", kind, err, again)
+		}
 	}
 }

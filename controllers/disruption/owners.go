@@ -45,7 +45,7 @@ func (c *Controller) expected(ctx context.Context, pods []*corev1.Pod) (sum, alo
 			uid, replicas, err = c.scaleOf(ctx, pod.Namespace, owner) // a cache may be behind; the API is not
 		}
 		if errors.Is(err, errGone) {
-			return 0, 0, fmt.Errorf("found no controllers for pod %q", pod.Name)
+			return 0, 0, noController{pod.Name}
 		}
 		if err != nil {
 			return 0, 0, err
@@ -95,6 +95,12 @@ func (c *Controller) whyNoScale(ctx context.Context, owner *metav1.OwnerReferenc
 	}
 	return fmt.Errorf("%s does not implement the scale subresource", resources[0].GroupResource())
 }
+
+// noController is errGone in upstream's words.
+type noController struct{ pod string }
+
+func (e noController) Error() string   { return fmt.Sprintf("found no controllers for pod %q", e.pod) }
+func (noController) Is(err error) bool { return err == errGone }
 
 // errGone is about owners that are not there any more, or are others of that name.
 var errGone = errors.New("the owner is gone")

@@ -37,10 +37,6 @@ type actions struct {
 	again   time.Duration                       // when the status changes by time alone; 0 if it does not
 }
 
-// recheck is when a budget whose pods cannot be counted is looked at again: their
-// controllers may come without an event of a pod.
-const recheck = 10 * time.Second
-
 // plan works out the status. While it is not known how many pods there should be,
 // nothing may be evicted, and all else stays as it was last known.
 func plan(w world) (a actions) {
@@ -49,7 +45,6 @@ func plan(w world) (a actions) {
 	expected, desired, why := wanted(w)
 	switch {
 	case why != "":
-		a.again = recheck
 		next.DisruptionsAllowed = 0
 		condition.Reason, condition.Message = policyv1.SyncFailedReason, why
 	default:
