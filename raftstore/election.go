@@ -9,7 +9,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Elections, faster than Raft's own and as safe: votes are Raft's, untouched.
+// Elections, faster than Raft's own and as safe: how votes are given and counted is Raft's,
+// but for whom a member listens to (Consumer).
 //
 // Raft looks for a dead leader at random moments, so that a follower notices after
 // one to three heartbeat timeouts, and a pre-vote that the other follower refuses
@@ -47,15 +48,20 @@ func (e *election) seeking(term uint64) bool {
 
 // rank is this node's place among the voters who can win.
 func (e *election) rank() int {
+	return rankOf(e.self, deref(e.lastLeader.Load()), e.servers())
+}
+
+// servers is the latest configuration that this node knows.
+func (e *election) servers() []raft.Server {
 	r := e.raft.Load()
 	if r == nil {
-		return 0
+		return nil
 	}
 	f := r.GetConfiguration()
 	if f.Error() != nil {
-		return 0
+		return nil
 	}
-	return rankOf(e.self, deref(e.lastLeader.Load()), f.Configuration().Servers)
+	return f.Configuration().Servers
 }
 
 func deref(s *string) raft.ServerID {
@@ -112,6 +118,55 @@ func (e *election) askPreVote(req *raft.RequestPreVoteRequest, resp *raft.Reques
 			return nil
 		}
 	}
+}
+
+// Consumer is where Raft takes requests from: those of others, made fit to be voted on.
+func (t *transport) Consumer() <-chan raft.RPC { return t.requests }
+
+// runRequests hands requests on until the store closes.
+func (t *transport) runRequests() {
+	for {
+		select {
+		case rpc := <-t.NetworkTransport.Consumer():
+			t.election.hearCandidate(rpc.Command)
+			select {
+			case t.requests <- rpc:
+			case <-t.election.closing:
+				return
+			}
+		case <-t.election.closing:
+			return
+		}
+	}
+}
+
+// hearCandidate has a candidate be heard whom this node's configuration does not name as a voter.
+//
+// Raft v1.8.0 refuses to vote for such a one, by the latest configuration in its log, which may
+// never have been committed. Two leaders, one after the other, that began to change the members and
+// lost their office before a majority had heard of it, then leave members of which each refuses
+// the only one that could win, for ever. It is the candidate's configuration that counts the votes,
+// and the log of who was taken out, or lost its vote, ends before the entry that a majority has
+// of it: it is not elected either way. Who was removed for good is not let in (streams.go).
+func (e *election) hearCandidate(command any) {
+	switch req := command.(type) {
+	case *raft.RequestVoteRequest:
+		req.ID = nil // as of Raft's older versions: then it is not looked for
+	case *raft.RequestPreVoteRequest:
+		if voter := e.anyVoter(); voter != "" {
+			req.ID = []byte(voter)
+		}
+	}
+}
+
+// anyVoter is a voter of this node's latest configuration; empty if there is none.
+func (e *election) anyVoter() raft.ServerID {
+	for _, s := range e.servers() {
+		if s.Suffrage == raft.Voter {
+			return s.ID
+		}
+	}
+	return ""
 }
 
 // runVigil makes Raft look at once when the leader has been silent for the

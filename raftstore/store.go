@@ -152,6 +152,7 @@ func (s *Store) start() error {
 	s.transport.election.raft.Store(s.raft)
 	g.streams = s.cfg.Calls
 	s.caller = &caller{greeter: g, peers: make(map[string]*callStream)}
+	s.spawn(s.transport.runRequests)
 	s.spawn(s.runLeadership)
 	s.spawn(s.runVigil)
 	s.spawn(s.runBatcher)

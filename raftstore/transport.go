@@ -18,6 +18,7 @@ type transport struct {
 	*raft.NetworkTransport
 	election      *election
 	heartbeatPace time.Duration
+	requests      chan raft.RPC // see Consumer
 
 	silent atomic.Uint64 // a term; as its leader this node does not speak any more
 
@@ -28,6 +29,7 @@ type transport struct {
 func newTransport(g greeter, e *election, pace time.Duration, log *raftLogger) *transport {
 	return &transport{
 		election:      e,
+		requests:      make(chan raft.RPC),
 		heartbeatPace: pace,
 		peers:         make(map[raft.ServerID]*pushPeer),
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{

@@ -1,0 +1,73 @@
+package raftstore
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Two leaders, one after the other, each begin to change the members and lose their office
+// before it is agreed on. Then each of the two that are left to decide has a configuration in its log
+// which does not name the other as a voter; they still elect a leader.
+func TestElectionAcrossUnfinishedChanges(t *testing.T) {
+	for range 10 { // in some, what waited on the cut links solves it first
+		electAcrossUnfinishedChanges(t)
+	}
+}
+
+func electAcrossUnfinishedChanges(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		c := newSimCluster(&simPlan{Voters: 3, EventBytes: 1 << 20, EventAge: time.Minute}, dir)
+		for _, n := range c.nodes {
+			c.start(n)
+		}
+		time.Sleep(2 * time.Second)
+		first := c.leader()
+		var others []*simNode
+		for _, n := range c.nodes {
+			if n != first {
+				others = append(others, n)
+			}
+		}
+		second, third := others[0], others[1]
+		c.net.shift(func() {
+			for _, n := range others {
+				c.net.cut[[2]string{first.id, n.id}], c.net.cut[[2]string{n.id, first.id}] = true, true
+			}
+		})
+		removed := first.at().store.raft.RemoveServer(raft.ServerID(second.id), 0, 0)
+		time.Sleep(2 * time.Second)
+		if c.leader() == third {
+			if err := c.transfer(second); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Second)
+		}
+		if c.leader() != second {
+			t.Fatal("the one that the first leader was about to remove does not lead")
+		}
+		demoted := second.at().store.raft.DemoteVoter(raft.ServerID(third.id), 0, 0)
+		time.Sleep(2 * time.Second)
+		if n := c.leader(); n != nil {
+			t.Errorf("%s leads without a majority", n.id)
+		}
+		for what, change := range map[string]raft.Future{"removal": removed, "demotion": demoted} {
+			if err := change.Error(); err == nil {
+				t.Errorf("the %s was agreed on", what)
+			}
+		}
+		c.net.shift(func() { clear(c.net.cut) })
+		time.Sleep(5 * time.Second)
+		if c.leader() == nil {
+			t.Error("nobody leads, though all are in reach of each other")
+		}
+		c.end()
+		for _, n := range c.nodes {
+			c.stop(n)
+		}
+		time.Sleep(time.Minute)
+	})
+}
