@@ -18,15 +18,18 @@ var Families meter.Set
 
 var (
 	attemptsMetric = Families.Counter("scheduler_schedule_attempts_total", "Attempts to find pods a node and to bind them, by what they came to: unschedulable means that there was no room.", "profile", "result")
-	pendingMetric  = Families.Gauge("scheduler_pending_pods", "Pods without a node, on the leader: active ones are about to be planned, the others wait for the end of their back-off or for something that may help.", "queue")
+	pendingMetric  = Families.Gauge("scheduler_pending_pods", "Pods without a node, on the leader: active ones are about to be planned, gated ones have a scheduling gate, the others wait for the end of their back-off or for something that may help.", "queue")
 	incomingMetric = Families.Count("scheduler_queue_incoming_pods_total", "Number of pods added to scheduling queues by event and queue type.", "queue", "event")
-	preemptions    = Families.Counter("scheduler_preemption_attempts_total", "Attempts to make room for a pod by taking others away.")
+	preemptions    = Families.Counter("scheduler_preemption_attempts_total", "Attempts to make room for a pod that fits nowhere by taking others away, whether there was anybody to take away or not.")
 	attemptTime    = Families.Histogram("scheduler_scheduling_attempt_duration_seconds", "From the beginning of a pod's planning to its binding or to why there is none. Pods are planned in batches.", prometheus.ExponentialBuckets(0.001, 2, 15), "profile", "result")
-	planTime       = Families.Histogram("scheduler_scheduling_algorithm_duration_seconds", "Planning of a pod: of a batch, divided by its pods.", prometheus.ExponentialBuckets(0.00001, 4, 10))
-	sliTime        = Families.Histogram("scheduler_pod_scheduling_sli_duration_seconds", "From when the scheduler first saw a pod to its binding, by how many attempts that took (16 and more are one).", prometheus.ExponentialBuckets(0.01, 2, 20), "attempts")
+	planTime       = Families.Histogram("scheduler_scheduling_algorithm_duration_seconds", "Planning of a pod: of a batch, divided by its pods.", planBuckets)
+	sliTime        = Families.Histogram("scheduler_pod_scheduling_sli_duration_seconds", "From when the scheduler first saw a pod to its binding, by how many attempts that took (15 and more are one).", prometheus.ExponentialBuckets(0.01, 2, 20), "attempts")
 	podAttempts    = Families.Histogram("scheduler_pod_scheduling_attempts", "Attempts that pods took to be bound.", []float64{1, 2, 4, 8, 16})
 	victimsMetric  = Families.Histogram("scheduler_preemption_victims", "Pods taken away for one.", prometheus.ExponentialBuckets(1, 2, 7))
 )
+
+// planBuckets are upstream's, with some below: most pods are planned in less than its first.
+var planBuckets = append([]float64{0.00001, 0.00003, 0.0001, 0.0003}, prometheus.ExponentialBuckets(0.001, 2, 15)...)
 
 // What an attempt came to.
 const (
@@ -36,7 +39,7 @@ const (
 )
 
 // manyAttempts bounds the label attempts, as upstream does.
-const manyAttempts = 16
+const manyAttempts = 15
 
 // Metrics are what there is to tell of the schedulers of one process: they outlive a
 // leadership. It is a prometheus.Collector, and safe for concurrent use.
@@ -98,18 +101,23 @@ func (m *Metrics) tried(d decision, result string) {
 	m.attempt.WithLabelValues(profile, result).Observe(time.Since(d.began).Seconds())
 	if result == resultScheduled {
 		m.attempts.Observe(float64(d.attempts))
-		attempts := strconv.Itoa(min(d.attempts, manyAttempts))
-		if d.attempts >= manyAttempts {
-			attempts += "+"
-		}
-		m.sli.WithLabelValues(attempts).Observe(time.Since(d.since).Seconds())
+		m.sli.WithLabelValues(attemptsLabel(d.attempts)).Observe(time.Since(d.since).Seconds())
 	}
 }
 
-// preempts counts the making of room.
-func (m *Metrics) preempts(victims int) {
+func attemptsLabel(n int) string {
+	if n >= manyAttempts {
+		return strconv.Itoa(manyAttempts) + "+"
+	}
+	return strconv.Itoa(n)
+}
+
+// preempts counts that room was looked for, and what was found.
+func (m *Metrics) preempts(r room) {
 	m.preempted.Add(1)
-	m.victims.Observe(float64(victims))
+	if r.node != "" {
+		m.victims.Observe(float64(len(r.victims)))
+	}
 }
 
 // Describe implements prometheus.Collector.
@@ -134,12 +142,13 @@ func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 
 // pending counts the pods without a node, by upstream's names of where they wait.
 func (s *Scheduler) pending() map[string]int {
-	count := map[string]int{"active": 0, "backoff": 0, "unschedulable": 0}
+	count := map[string]int{"active": 0, "backoff": 0, "unschedulable": 0, "gated": 0}
 	if s == nil {
 		return count
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	count["gated"] = len(s.gated)
 	for _, w := range s.queue.pods {
 		switch w.at {
 		case active, inFlight:

@@ -13,6 +13,7 @@ import (
 
 // room is what upstream's DefaultPreemption decides for a pod that fits nowhere.
 type room struct {
+	sought  bool      // it was looked for: the pod fits nowhere
 	node    string    // where room is made; empty: nowhere
 	victims []*placed // who leaves, most important first
 	// yield are less important pods for which room is being made at that node: they
@@ -56,6 +57,12 @@ type candidate struct {
 
 // makeRoom looks for the node where it costs least to let the pod in.
 func (p *planner) makeRoom(c *cycle, pod *placed, no *refusals) room {
+	r := p.seekRoom(c, pod, no)
+	r.sought = true
+	return r
+}
+
+func (p *planner) seekRoom(c *cycle, pod *placed, no *refusals) room {
 	if why := p.notEligible(pod, no); why != "" {
 		return room{message: "preemption: " + why}
 	}

@@ -50,8 +50,9 @@ type Scheduler struct {
 
 	profiles atomic.Pointer[profiles]
 
-	mu    sync.Mutex // protects queue
+	mu    sync.Mutex // protects queue and gated
 	queue *queue
+	gated map[types.UID]struct{} // pods that would be in the queue, but for their scheduling gates
 	wake  chan struct{}
 
 	writes sync.WaitGroup
@@ -63,7 +64,7 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 	s := &Scheduler{
 		client: client, events: events, log: log.With("controller", Name), now: now,
 		watched: newWatched(shared), volumes: newVolumeStore(shared),
-		cache: newCache(), queue: newQueue(), metrics: NewMetrics(),
+		cache: newCache(), queue: newQueue(), gated: map[types.UID]struct{}{}, metrics: NewMetrics(),
 		wake:  make(chan struct{}, 1),
 		slots: make(chan struct{}, maxWrites),
 	}
@@ -155,6 +156,9 @@ func (s *Scheduler) round(ctx context.Context) {
 // carryOut takes note of a decision and starts writing it.
 func (s *Scheduler) carryOut(ctx context.Context, d decision) {
 	uid := d.pod.UID
+	if d.room.sought {
+		s.metrics.preempts(d.room)
+	}
 	switch {
 	case d.node != "":
 		s.start++
@@ -167,7 +171,6 @@ func (s *Scheduler) carryOut(ctx context.Context, d decision) {
 		s.write(ctx, func() { s.bind(ctx, d) })
 	case d.room.node != "":
 		s.metrics.tried(d, resultUnschedulable)
-		s.metrics.preempts(len(d.room.victims))
 		s.mu.Lock()
 		s.queue.hold(uid, d.helps)
 		s.queue.nominate(uid, d.room.node)

@@ -318,18 +318,27 @@ func sameToPlanning(before, after *corev1.Pod) bool {
 func (s *Scheduler) dequeue(pod *corev1.Pod) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	delete(s.gated, pod.UID)
 	s.queue.remove(pod.UID)
 }
 
 func (s *Scheduler) enqueue(before, after *corev1.Pod) {
-	if after.DeletionTimestamp != nil || len(after.Spec.SchedulingGates) > 0 || s.profiles.Load().of(after) == nil {
+	if after.DeletionTimestamp != nil || s.profiles.Load().of(after) == nil {
 		s.dequeue(after)
+		return
+	}
+	if len(after.Spec.SchedulingGates) > 0 {
+		s.dequeue(after)
+		s.mu.Lock()
+		s.gated[after.UID] = struct{}{}
+		s.mu.Unlock()
 		return
 	}
 	changed := before != nil && (!equality.Semantic.DeepEqual(before.Spec, after.Spec) || !equality.Semantic.DeepEqual(before.Labels, after.Labels))
 	pod := place(after)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	delete(s.gated, after.UID)
 	s.queue.set(pod, changed, s.now())
 	s.poke()
 }

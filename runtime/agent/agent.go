@@ -170,7 +170,7 @@ func New(cfg Config) (*Agent, error) {
 		host: host, began: time.Now(),
 	}
 	a.metrics = newMetrics(a)
-	a.cfg.Shim = countedShim{cfg.Shim, a.metrics}
+	a.cfg.Shim = countingShim(cfg.Shim, a.metrics)
 	a.meter.shim = a.cfg.Shim
 	return a, nil
 }

@@ -29,7 +29,7 @@ var (
 	nodeNameMetric   = Families.Gauge("kubelet_node_name", "The node's name. The count is always 1.", "node")
 	runningPods      = Families.Gauge("kubelet_running_pods", "Number of pods that have a running pod sandbox")
 	runningParts     = Families.Gauge("kubelet_running_containers", "Number of containers currently running", "container_state")
-	operationTime    = Families.Histogram("kubelet_runtime_operations_duration_seconds", "Duration in seconds of runtime operations. Broken down by operation type.", prometheus.ExponentialBuckets(.005, 2.5, 14), "operation_type")
+	operationTime    = Families.Histogram("kubelet_runtime_operations_duration_seconds", "Duration in seconds of runtime operations. Broken down by operation type: of stop_container, the first signal alone.", prometheus.ExponentialBuckets(.005, 2.5, 14), "operation_type")
 	operations       = Families.Count("kubelet_runtime_operations_total", "Cumulative number of runtime operations by operation type.", "operation_type")
 	operationsFailed = Families.Count("kubelet_runtime_operations_errors_total", "Cumulative number of runtime operation errors by operation type.", "operation_type")
 	pullTime         = Families.Histogram("kubelet_image_pull_duration_seconds", "Duration in seconds to pull an image.", pullBuckets, "image_size_in_bytes")
@@ -52,6 +52,9 @@ var pullSizes = []struct {
 }
 
 func pullSize(bytes int64) string {
+	if bytes == 0 {
+		return "N/A"
+	}
 	for _, s := range pullSizes {
 		if bytes > s.from<<20 {
 			return s.name

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,8 +16,11 @@ import (
 // command) is not among them.
 type countedShim struct {
 	Shim
-	m *metrics
+	m       *metrics
+	stopped *sync.Map // ids of containers whose stop is counted
 }
+
+func countingShim(s Shim, m *metrics) countedShim { return countedShim{s, m, new(sync.Map)} }
 
 func counted[T any](m *metrics, kind string, do func() (T, error)) (T, error) {
 	began := time.Now()
@@ -54,11 +58,21 @@ func (c countedShim) Start(ctx context.Context, id string) (shim.Container, erro
 	return counted(c.m, "start_container", func() (shim.Container, error) { return c.Shim.Start(ctx, id) })
 }
 
+// Signal counts the stop of a container once, as upstream's one call with a grace period: the
+// SIGKILL that ends the grace is a part of it.
 func (c countedShim) Signal(ctx context.Context, id string, signal unix.Signal) error {
-	return c.m.counted("stop_container", func() error { return c.Shim.Signal(ctx, id, signal) })
+	if _, again := c.stopped.LoadOrStore(id, true); again {
+		return c.Shim.Signal(ctx, id, signal)
+	}
+	err := c.m.counted("stop_container", func() error { return c.Shim.Signal(ctx, id, signal) })
+	if err != nil {
+		c.stopped.Delete(id)
+	}
+	return err
 }
 
 func (c countedShim) Delete(ctx context.Context, id string) error {
+	c.stopped.Delete(id)
 	return c.m.counted("remove_container", func() error { return c.Shim.Delete(ctx, id) })
 }
 
