@@ -129,7 +129,7 @@ func (c *canvas) flow(top float64) {
 	c.add(`<text class="title" x="%d" y="%.1f">answers a second</text>`, left+6, top+13)
 	c.add(`<path class="total" d="%s"/>`, c.area(total, y, top+flowHeight))
 	for i := range rates {
-		c.add(`<path class="line" stroke="%s" d="%s"><title>%s</title></path>`, colour(i), c.line(rates[i], y), c.s.nodes[i])
+		c.add(`<path class="line" stroke="%s" d="%s"><title>%s</title></path>`, colour(i), c.line(rates[i], y), html.EscapeString(c.s.nodes[i]))
 	}
 }
 
