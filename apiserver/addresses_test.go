@@ -131,34 +131,6 @@ func TestFurtherServiceCIDRs(t *testing.T) {
 	}
 }
 
-// TestARangeIsKeptFromTheFirst: a ServiceCIDR that is deleted before any controller saw it stays,
-// since a Service may have an address of it.
-func TestARangeIsKeptFromTheFirst(t *testing.T) {
-	c := clientOf(t, startServer(t, raftstoretest.New(t)), admin)
-	defaultNamespace(t, c)
-	ranges := c.NetworkingV1().ServiceCIDRs()
-	if _, err := ranges.Create(t.Context(), cidr("further", "10.50.0.0/24"), metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.CoreV1().Services("default").Create(t.Context(), service("s", func(s *corev1.Service) { s.Spec.ClusterIP = "10.50.0.7" }), metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := ranges.Delete(t.Context(), "further", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	kept, err := ranges.Get(t.Context(), "further", metav1.GetOptions{})
-	if err != nil || kept.DeletionTimestamp == nil {
-		t.Fatalf("it has an address that is given: %+v, %v", kept, err)
-	}
-	kept.Finalizers = nil // as a controller does, or somebody who knows better
-	if _, err := ranges.Update(t.Context(), kept, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ranges.Get(t.Context(), "further", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-		t.Errorf("without finalizers: %v", err)
-	}
-}
-
 // lateBackend does something between the choice of an address and its write.
 type lateBackend struct {
 	*raftstore.Store

@@ -5,10 +5,8 @@
 package networking
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -120,21 +118,12 @@ func validateParameters(p *networkingv1.IngressClassParametersReference, at *fie
 	return errs
 }
 
-// serviceCIDRFinalizer keeps a ServiceCIDR while addresses are in it; upstream's. controllers/servicecidr takes it away.
-const serviceCIDRFinalizer = "networking.k8s.io/service-cidr-finalizer"
-
 func serviceCIDRs() kind.Definition {
 	return &kind.Kind[*networkingv1.ServiceCIDR]{
 		Resource: "servicecidrs", Singular: "servicecidr",
 		Cluster: true,
 		New:     func() *networkingv1.ServiceCIDR { return &networkingv1.ServiceCIDR{} },
 		NewList: func() runtime.Object { return &networkingv1.ServiceCIDRList{} },
-		Prepare: func(_ context.Context, c, old *networkingv1.ServiceCIDR) {
-			// Addresses come from it at once, so it is kept from the first on, not only once a controller looks.
-			if old == nil && !slices.Contains(c.Finalizers, serviceCIDRFinalizer) {
-				c.Finalizers = append(c.Finalizers, serviceCIDRFinalizer)
-			}
-		},
 		Validate: func(c *networkingv1.ServiceCIDR) field.ErrorList {
 			return validateServiceCIDRs(c.Spec.CIDRs)
 		},
