@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"kontiki/internal/dump"
 	"kontiki/overlay/datapath"
 	"kontiki/overlay/nft"
 )
@@ -24,7 +25,7 @@ func snapshot(t *testing.T, n *labNode) []string {
 	t.Helper()
 	h := handle(t, n.ns)
 	var out []string
-	links, err := h.LinkList()
+	links, err := dump.All(h.LinkList)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +44,9 @@ func snapshot(t *testing.T, n *labNode) []string {
 			}
 		}
 	}
-	routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	routes, err := dump.All(func() ([]netlink.Route, error) {
+		return h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -153,8 +153,11 @@ func (b *boltFile) walk(id uint64, depth int, keys keyRange, visit visitor) erro
 
 // page reads a page, which nothing else may have named yet.
 func (b *boltFile) page(id uint64) ([]byte, error) {
-	if id < 2 || id >= b.pages || b.seen[id] {
-		return nil, fmt.Errorf("page %d, of %d, is named where it cannot be", id, b.pages)
+	if id < 2 || id >= b.pages {
+		return nil, fmt.Errorf("page %d is named, of %d", id, b.pages)
+	}
+	if b.seen[id] {
+		return nil, fmt.Errorf("page %d is another's already", id)
 	}
 	page := make([]byte, b.pageSize)
 	if _, err := b.file.ReadAt(page, int64(id)*int64(b.pageSize)); err != nil {
@@ -271,8 +274,8 @@ func (b *boltFile) elements(page []byte, depth int, keys keyRange, visit visitor
 // checkSetting checks an element beside the log: a term or vote under another name, or without a
 // value, would be none. What it holds has a checksum of its own.
 func checkSetting(name, value []byte, flags uint32) error {
-	known := slices.ContainsFunc(stableKeys, func(k []byte) bool { return bytes.Equal(k, name) })
-	if !known || len(value) == 0 || flags != 0 {
+	known := slices.ContainsFunc(stableKeys, func(k []byte) bool { return bytes.Equal(k, name) }) && len(value) > 0
+	if !known && !bytes.Equal(name, keyProbe) || flags != 0 {
 		return fmt.Errorf("beside the log is %q, which nobody stored", name)
 	}
 	return nil

@@ -30,6 +30,10 @@ func storedLog(t *testing.T, dir string, kind LogStore) {
 	if err := d.SetUint64([]byte(keyTerm), 5); err != nil {
 		t.Fatal(err)
 	}
+	d.full.Store(true) // as after a write that failed: a probe is written, and stays
+	if !d.canWrite() {
+		t.Fatal("the disk takes no probe")
+	}
 	// In several transactions: some pages are free again, and keys lie where older ones were.
 	for from := uint64(1); from <= storedEntries; from += 50 {
 		var logs []*raft.Log
@@ -70,6 +74,7 @@ func whole(t *testing.T, dir string, kind LogStore) (missing string, refused err
 // or all is there.
 func TestDamagedPages(t *testing.T) {
 	t.Run("boltdb", func(t *testing.T) { damagePages(t, LogBolt, boltFileName, 1500) })
+	// What raft-wal writes into its pages has no checksum: only that it ends no process.
 	t.Run("wal", func(t *testing.T) { damagePages(t, LogWAL, filepath.Join(walDir, metadb.FileName), 300) })
 }
 
@@ -107,7 +112,7 @@ func damagePages(t *testing.T, kind LogStore, name string, rounds int) {
 			}()
 			return whole(t, dir, kind)
 		}()
-		if missing != "" {
+		if missing != "" && (kind == LogBolt || strings.HasPrefix(missing, "panic")) {
 			t.Fatalf("bytes %s: %s", strings.Join(what, ", "), missing)
 		}
 		if err != nil {
@@ -163,7 +168,7 @@ func TestPagesThatContradict(t *testing.T) {
 				b[i]++
 			}
 		}, `"DurrentTerm"`},
-		"a page over another": {func(b []byte) { binary.LittleEndian.PutUint32(b[leaf+12:], 1) }, "reaches over"},
+		"a page over another": {func(b []byte) { binary.LittleEndian.PutUint32(b[leaf+12:], 1) }, "another's"},
 		"a bucket of another name": {func(b []byte) {
 			for i := bytes.Index(b, []byte("logs")); i >= 0; i = bytes.Index(b, []byte("logs")) {
 				copy(b[i:], "logz")
