@@ -197,6 +197,26 @@ func (n *labNode) setAddr(addr string) {
 	n.addr = netip.MustParseAddr(addr)
 }
 
+// readdress gives the node another address in place of the one it has.
+func (n *labNode) readdress(t testing.TB, addr string) {
+	t.Helper()
+	h := handle(t, n.ns)
+	eth, err := h.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs, err := h.AddrList(eth, netlink.FAMILY_V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.setAddr(addr)
+	fresh := *addrs[0].IPNet
+	fresh.IP = n.address().AsSlice()
+	if err := errors.Join(h.AddrDel(eth, &addrs[0]), h.AddrAdd(eth, &netlink.Addr{IPNet: &fresh})); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // unreachable is a client whose API server is not there.
 func unreachable() kubernetes.Interface {
 	return kubernetes.NewForConfigOrDie(&rest.Config{Host: "https://127.0.0.1:1"})
@@ -393,6 +413,16 @@ func (n *labNode) pod(hostPorts ...HostPort) *labPod {
 // the client's address, then whatever it gets.
 func echoTCP(t testing.TB, ns netns.NsHandle, name string, port uint16) {
 	t.Helper()
+	serveTCP(t, ns, port, func(c net.Conn) {
+		c.SetDeadline(time.Now().Add(patience))
+		fmt.Fprintf(c, "%s %s\n", name, c.RemoteAddr().(*net.TCPAddr).IP)
+		io.Copy(c, c)
+	})
+}
+
+// serveTCP hands each connection to a port in a namespace to serve, and closes it then.
+func serveTCP(t testing.TB, ns netns.NsHandle, port uint16, serve func(net.Conn)) {
+	t.Helper()
 	var l net.Listener
 	err := datapath.Within(ns, func() (err error) {
 		l, err = net.Listen("tcp4", fmt.Sprintf(":%d", port))
@@ -410,9 +440,7 @@ func echoTCP(t testing.TB, ns netns.NsHandle, name string, port uint16) {
 			}
 			wg.Go(func() {
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(patience))
-				fmt.Fprintf(c, "%s %s\n", name, c.RemoteAddr().(*net.TCPAddr).IP)
-				io.Copy(c, c)
+				serve(c)
 			})
 		}
 	})

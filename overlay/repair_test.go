@@ -338,22 +338,7 @@ func TestNodeChangesItsAddress(t *testing.T) {
 		return err
 	}
 	eventually(t, "the pod is reached", reach)
-	h := handle(t, l.nodes[1].ns)
-	eth, err := h.LinkByName("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addrs, err := h.AddrList(eth, netlink.FAMILY_V4)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.nodes[1].setAddr("192.168.77.77")
-	fresh := *addrs[0].IPNet
-	fresh.IP = l.nodes[1].address().AsSlice()
-	err = errors.Join(h.AddrDel(eth, &addrs[0]), h.AddrAdd(eth, &netlink.Addr{IPNet: &fresh}))
-	if err != nil {
-		t.Fatal(err)
-	}
+	l.nodes[1].readdress(t, "192.168.77.77")
 	eventually(t, "the pod is reached again", reach)
 }
 

@@ -3,47 +3,20 @@ package overlay
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-
-	"kontiki/overlay/datapath"
 )
 
 // echoes serves what it gets on a port in a namespace, as long as clients like.
 func echoes(t testing.TB, ns netns.NsHandle, port uint16) {
 	t.Helper()
-	var l net.Listener
-	err := datapath.Within(ns, func() (err error) {
-		l, err = net.Listen("tcp4", fmt.Sprintf(":%d", port))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c) // until the client has enough
-			})
-		}
-	})
-	t.Cleanup(func() { l.Close(); wg.Wait() })
+	serveTCP(t, ns, port, func(c net.Conn) { _, _ = io.Copy(c, c) }) // until the client has enough
 }
 
 // TestConnectionsStand: whatever changes of Services, of the table, of nodes' programs and
@@ -137,21 +110,7 @@ func TestConnectionsStand(t *testing.T) {
 	newcomer("after a restart")
 	talk("after a restart of the nodes' programs")
 
-	h := handle(t, l.nodes[1].ns)
-	eth, err := h.LinkByName("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addrs, err := h.AddrList(eth, netlink.FAMILY_V4)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.nodes[1].setAddr("192.168.77.77")
-	moved := *addrs[0].IPNet
-	moved.IP = netip.MustParseAddr("192.168.77.77").AsSlice()
-	if err := errors.Join(h.AddrDel(eth, &addrs[0]), h.AddrAdd(eth, &netlink.Addr{IPNet: &moved})); err != nil {
-		t.Fatal(err)
-	}
+	l.nodes[1].readdress(t, "192.168.77.77")
 	talk("after the other node got another address", "the outside to a port of its node")
 
 	// What comes for a port of a node while nobody translates it, the node itself resets.

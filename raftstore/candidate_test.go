@@ -2,7 +2,6 @@ package raftstore
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -18,13 +17,7 @@ func TestElectionAcrossUnfinishedChanges(t *testing.T) {
 }
 
 func electAcrossUnfinishedChanges(t *testing.T) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		c := newSimCluster(&simPlan{Voters: 3, EventBytes: 1 << 20, EventAge: time.Minute}, dir)
-		for _, n := range c.nodes {
-			c.start(n)
-		}
-		time.Sleep(2 * time.Second)
+	inSimCluster(t, 3, func(t *testing.T, c *simCluster) {
 		first := c.leader()
 		var others []*simNode
 		for _, n := range c.nodes {
@@ -64,10 +57,5 @@ func electAcrossUnfinishedChanges(t *testing.T) {
 		if c.leader() == nil {
 			t.Error("nobody leads, though all are in reach of each other")
 		}
-		c.end()
-		for _, n := range c.nodes {
-			c.stop(n)
-		}
-		time.Sleep(time.Minute)
 	})
 }

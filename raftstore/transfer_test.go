@@ -11,13 +11,7 @@ import (
 // A leader whose office nobody took does not try again in its term, goes on as the
 // leader, and may hand over in a later one.
 func TestFailedTransferIsNotRepeated(t *testing.T) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		c := newSimCluster(&simPlan{Voters: 3, EventBytes: 1 << 20, EventAge: time.Minute}, dir)
-		for _, n := range c.nodes {
-			c.start(n)
-		}
-		time.Sleep(2 * time.Second)
+	inSimCluster(t, 3, func(t *testing.T, c *simCluster) {
 		leader := c.leader()
 		s := leader.at().store
 		peer := c.nodes[0]
@@ -51,10 +45,23 @@ func TestFailedTransferIsNotRepeated(t *testing.T) {
 		if err := s.TransferTo(peer.id); err != nil {
 			t.Errorf("a transfer in another term: %v", err)
 		}
+	})
+}
+
+// inSimCluster runs f with a simulated cluster that has a leader, in a bubble of its own.
+func inSimCluster(t *testing.T, voters int, f func(*testing.T, *simCluster)) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		c := newSimCluster(&simPlan{Voters: voters, EventBytes: 1 << 20, EventAge: time.Minute}, dir)
+		for _, n := range c.nodes {
+			c.start(n)
+		}
+		time.Sleep(2 * time.Second) // until one leads
+		f(t, c)
 		c.end()
 		for _, n := range c.nodes {
 			c.stop(n)
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // until all that they began has ended
 	})
 }

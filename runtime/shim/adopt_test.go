@@ -104,23 +104,10 @@ func TestAContainerOfANewerShim(t *testing.T) {
 	c := e.Run(e.Spec("a", "c1", "term"))
 	waitForLine(t, c.IO.Stdout, "ready")
 	e.KillShim()
-	path := filepath.Join(e.Config.Dir, "containers", "c1", "container.json")
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rec := map[string]any{}
-	if err := json.Unmarshal(b, &rec); err != nil {
-		t.Fatal(err)
-	}
-	rec["format"] = rec["format"].(float64) + 1
-	if b, err = json.Marshal(rec); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	_, _, err = e.Client.ExecSync(e.Context(), "c1", shim.ExecSpec{Args: []string{"/probe", "exit", "0"}}, 100)
+	rewrite(t, filepath.Join(e.Config.Dir, "containers", "c1", "container.json"), func(rec map[string]any) {
+		rec["format"] = rec["format"].(float64) + 1
+	})
+	_, _, err := e.Client.ExecSync(e.Context(), "c1", shim.ExecSpec{Args: []string{"/probe", "exit", "0"}}, 100)
 	if !errors.Is(err, shim.ErrNewer) || !strings.Contains(err.Error(), "made by a newer kontiki-shim") {
 		t.Errorf("exec: %v", err)
 	}
@@ -392,27 +379,14 @@ func TestSecretsStayOffTheDisk(t *testing.T) {
 
 	e.KillShim()
 	for file, with := range map[string]map[string]any{"container.json": {"args": spec.Args, "env": spec.Env}, "execs/e1.json": {"env": spec.Env}} {
-		path := filepath.Join(e.Config.Dir, "containers", "c1", file)
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		rec := map[string]any{}
-		if err := json.Unmarshal(b, &rec); err != nil {
-			t.Fatal(err)
-		}
-		inner, _ := rec["spec"].(map[string]any)
-		if inner == nil {
-			inner = map[string]any{}
-		}
-		maps.Copy(inner, with)
-		rec["spec"] = inner
-		if b, err = json.Marshal(rec); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		rewrite(t, filepath.Join(e.Config.Dir, "containers", "c1", file), func(rec map[string]any) {
+			inner, _ := rec["spec"].(map[string]any)
+			if inner == nil {
+				inner = map[string]any{}
+			}
+			maps.Copy(inner, with)
+			rec["spec"] = inner
+		})
 	}
 	again, err := e.Client.Create(e.Context(), spec)
 	if err != nil || again.PID != c.PID {
@@ -425,6 +399,26 @@ func TestSecretsStayOffTheDisk(t *testing.T) {
 		t.Errorf("another root: %v", err)
 	}
 	if err := e.Client.RemoveSandbox(e.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// rewrite changes a record in JSON, as another version of the shim would have written it.
+func rewrite(t *testing.T, path string, change func(rec map[string]any)) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := map[string]any{}
+	if err := json.Unmarshal(b, &rec); err != nil {
+		t.Fatal(err)
+	}
+	change(rec)
+	if b, err = json.Marshal(rec); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
