@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"kontiki/internal/dump"
 )
 
 // TestAttachAndDetachAtOnce has pods come and go beside each other, each several
@@ -49,7 +51,7 @@ func TestAttachAndDetachAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 	eventually(t, "no link of a pod is left", func() error {
-		links, err := handle(t, n.ns).LinkList()
+		links, err := dump.All(handle(t, n.ns).LinkList)
 		if err != nil {
 			return err
 		}

@@ -21,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 
+	"kontiki/internal/dump"
 	"kontiki/overlay/datapath"
 	"kontiki/overlay/ipam"
 )
@@ -131,7 +132,7 @@ func TestCrashesLeakNothing(t *testing.T) {
 
 func podLinks(t *testing.T, ns netns.NsHandle) (names []string) {
 	t.Helper()
-	links, err := handle(t, ns).LinkList()
+	links, err := dump.All(handle(t, ns).LinkList)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"kontiki/gossip"
+	"kontiki/internal/dump"
 	"kontiki/overlay/datapath"
 )
 
@@ -205,7 +206,7 @@ func (n *labNode) readdress(t testing.TB, addr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addrs, err := h.AddrList(eth, netlink.FAMILY_V4)
+	addrs, err := dump.All(func() ([]netlink.Addr, error) { return h.AddrList(eth, netlink.FAMILY_V4) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -385,7 +386,9 @@ func (n *labNode) hasRoutes(want int) error {
 	if err != nil {
 		return err
 	}
-	routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: link.Attrs().Index, Protocol: datapath.RouteProtocol}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+	routes, err := dump.All(func() ([]netlink.Route, error) {
+		return h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: link.Attrs().Index, Protocol: datapath.RouteProtocol}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+	})
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
+
+	"kontiki/internal/dump"
 )
 
 // TestInTheProcessesOwnNamespace is how a node runs: no handle of a namespace,
@@ -100,7 +102,7 @@ func TestInTheProcessesOwnNamespace(t *testing.T) {
 	if err := Teardown(dir, netns.None(), slog.New(slog.DiscardHandler)); err != nil {
 		t.Error(err)
 	}
-	links, err := netlink.LinkList()
+	links, err := dump.All(netlink.LinkList)
 	if err != nil || len(links) != 2 {
 		t.Errorf("left: %v, %v", links, err)
 	}

@@ -20,6 +20,7 @@ import (
 	"k8s.io/utils/ptr"
 	"pgregory.net/rapid"
 
+	"kontiki/internal/dump"
 	"kontiki/overlay/datapath"
 )
 
@@ -136,7 +137,9 @@ func (n *labNode) leadsTo(cidr string) func() error {
 			return err
 		}
 		defer h.Close()
-		routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: datapath.RouteProtocol}, netlink.RT_FILTER_PROTOCOL)
+		routes, err := dump.All(func() ([]netlink.Route, error) {
+			return h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: datapath.RouteProtocol}, netlink.RT_FILTER_PROTOCOL)
+		})
 		if err != nil {
 			return err
 		}

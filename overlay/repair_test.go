@@ -31,12 +31,12 @@ func snapshot(t *testing.T, n *labNode) []string {
 	}
 	for _, l := range links {
 		out = append(out, fmt.Sprintf("link %s %s %d", l.Attrs().Name, l.Type(), l.Attrs().MTU))
-		addrs, _ := h.AddrList(l, netlink.FAMILY_V4)
+		addrs, _ := dump.All(func() ([]netlink.Addr, error) { return h.AddrList(l, netlink.FAMILY_V4) })
 		for _, a := range addrs {
 			out = append(out, fmt.Sprintf("addr %s %s", l.Attrs().Name, a.IPNet))
 		}
 		for _, family := range []int{netlink.FAMILY_V4, unix.AF_BRIDGE} {
-			neighs, _ := h.NeighList(l.Attrs().Index, family)
+			neighs, _ := dump.All(func() ([]netlink.Neigh, error) { return h.NeighList(l.Attrs().Index, family) })
 			for _, e := range neighs {
 				if e.State == unix.NUD_PERMANENT && l.Attrs().Name == datapath.TunnelName {
 					out = append(out, fmt.Sprintf("neighbour %s %s %s", l.Attrs().Name, e.IP, e.HardwareAddr))
@@ -127,14 +127,16 @@ func TestWhatIsDeletedByHandComesBack(t *testing.T) {
 		"the pod's link's master": func() error { return h.LinkSetNoMaster(link(datapath.PortName(a.uid))) },
 		"the state of the bridge": func() error { return h.LinkSetDown(link(datapath.BridgeName)) },
 		"the bridge's addresses": func() error {
-			addrs, err := h.AddrList(link(datapath.BridgeName), netlink.FAMILY_V4)
+			addrs, err := dump.All(func() ([]netlink.Addr, error) { return h.AddrList(link(datapath.BridgeName), netlink.FAMILY_V4) })
 			for _, addr := range addrs {
 				err = errors.Join(err, h.AddrDel(link(datapath.BridgeName), &addr))
 			}
 			return err
 		},
 		"all routes": func() error {
-			routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: datapath.RouteProtocol}, netlink.RT_FILTER_PROTOCOL)
+			routes, err := dump.All(func() ([]netlink.Route, error) {
+				return h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: datapath.RouteProtocol}, netlink.RT_FILTER_PROTOCOL)
+			})
 			for _, r := range routes {
 				err = errors.Join(err, h.RouteDel(&r))
 			}
@@ -143,7 +145,7 @@ func TestWhatIsDeletedByHandComesBack(t *testing.T) {
 		"all neighbours": func() error {
 			var err error
 			for _, family := range []int{netlink.FAMILY_V4, unix.AF_BRIDGE} {
-				list, lerr := h.NeighList(link(datapath.TunnelName).Attrs().Index, family)
+				list, lerr := dump.All(func() ([]netlink.Neigh, error) { return h.NeighList(link(datapath.TunnelName).Attrs().Index, family) })
 				err = errors.Join(err, lerr)
 				for _, e := range list {
 					if e.State != unix.NUD_PERMANENT {
@@ -373,7 +375,7 @@ func TestWaysAreLookedAt(t *testing.T) {
 		t.Fatalf("nothing was changed: %v", got)
 	}
 	neighbours := func(family int) {
-		entries, err := h.NeighList(tunnel.Attrs().Index, family)
+		entries, err := dump.All(func() ([]netlink.Neigh, error) { return h.NeighList(tunnel.Attrs().Index, family) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -396,7 +398,9 @@ func TestWaysAreLookedAt(t *testing.T) {
 		{"no: its forwarding entry is missing", func() { neighbours(unix.AF_BRIDGE) }},
 		{"no: its neighbour entry is missing", func() { neighbours(netlink.FAMILY_V4) }},
 		{"no: its route is missing", func() {
-			routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: tunnel.Attrs().Index}, netlink.RT_FILTER_OIF)
+			routes, err := dump.All(func() ([]netlink.Route, error) {
+				return h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: tunnel.Attrs().Index}, netlink.RT_FILTER_OIF)
+			})
 			if err != nil {
 				t.Fatal(err)
 			}

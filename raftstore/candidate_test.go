@@ -32,18 +32,18 @@ func electAcrossUnfinishedChanges(t *testing.T) {
 			}
 		})
 		removed := first.at().store.raft.RemoveServer(raft.ServerID(second.id), 0, 0)
-		time.Sleep(2 * time.Second)
+		c.pass(2 * time.Second)
 		if c.leader() == third {
 			if err := c.transfer(second); err != nil {
 				t.Error(err)
 			}
-			time.Sleep(time.Second)
+			c.pass(time.Second)
 		}
 		if c.leader() != second {
 			t.Fatal("the one that the first leader was about to remove does not lead")
 		}
 		demoted := second.at().store.raft.DemoteVoter(raft.ServerID(third.id), 0, 0)
-		time.Sleep(2 * time.Second)
+		c.pass(2 * time.Second)
 		if n := c.leader(); n != nil {
 			t.Errorf("%s leads without a majority", n.id)
 		}
@@ -53,7 +53,7 @@ func electAcrossUnfinishedChanges(t *testing.T) {
 			}
 		}
 		c.net.shift(func() { clear(c.net.cut) })
-		time.Sleep(5 * time.Second)
+		c.pass(5 * time.Second)
 		if c.leader() == nil {
 			t.Error("nobody leads, though all are in reach of each other")
 		}

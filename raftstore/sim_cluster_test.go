@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -377,3 +379,24 @@ func (c *simCluster) lastWrites(ctx context.Context) (members []*simProcess) {
 	}
 	return members
 }
+
+// inSimCluster runs f with a simulated cluster that has a leader, in a bubble of its own.
+func inSimCluster(t *testing.T, voters int, f func(*testing.T, *simCluster)) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		c := newSimCluster(&simPlan{Voters: voters, EventBytes: 1 << 20, EventAge: time.Minute}, dir)
+		for _, n := range c.nodes {
+			c.start(n)
+		}
+		time.Sleep(2 * time.Second) // until one leads
+		f(t, c)
+		c.end()
+		for _, n := range c.nodes {
+			c.stop(n)
+		}
+		time.Sleep(time.Minute) // until all that they began has ended
+	})
+}
+
+// pass lets time pass, of the bubble.
+func (c *simCluster) pass(d time.Duration) { time.Sleep(d) }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -36,7 +35,7 @@ func TestFailedTransferIsNotRepeated(t *testing.T) {
 		if err := s.TransferTo(peer.id); !errors.Is(err, errTransferFailed) {
 			t.Errorf("a second transfer in a term: %v", err)
 		}
-		time.Sleep(6 * time.Second) // Raft's own request to the peer ends
+		c.pass(6 * time.Second) // Raft's own request to the peer ends
 		if err := put(); err != nil {
 			t.Errorf("a write after the transfer has failed: %v", err)
 		}
@@ -45,23 +44,5 @@ func TestFailedTransferIsNotRepeated(t *testing.T) {
 		if err := s.TransferTo(peer.id); err != nil {
 			t.Errorf("a transfer in another term: %v", err)
 		}
-	})
-}
-
-// inSimCluster runs f with a simulated cluster that has a leader, in a bubble of its own.
-func inSimCluster(t *testing.T, voters int, f func(*testing.T, *simCluster)) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		c := newSimCluster(&simPlan{Voters: voters, EventBytes: 1 << 20, EventAge: time.Minute}, dir)
-		for _, n := range c.nodes {
-			c.start(n)
-		}
-		time.Sleep(2 * time.Second) // until one leads
-		f(t, c)
-		c.end()
-		for _, n := range c.nodes {
-			c.stop(n)
-		}
-		time.Sleep(time.Minute) // until all that they began has ended
 	})
 }

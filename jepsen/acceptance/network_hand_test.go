@@ -20,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"kontiki/internal/dump"
 	"kontiki/jepsen/lab"
 )
 
@@ -189,7 +190,7 @@ const (
 // entries of the tunnel, chains and sets with what is in them.
 func kernelLines() (lines []string, err error) {
 	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
-	links, err := netlink.LinkList()
+	links, err := dump.All(netlink.LinkList)
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +200,7 @@ func kernelLines() (lines []string, err error) {
 			continue
 		}
 		say("device %s, %s, MTU %d", name, l.Attrs().OperState, l.Attrs().MTU)
-		addrs, err := netlink.AddrList(l, netlink.FAMILY_V4)
+		addrs, err := dump.All(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_V4) })
 		if err != nil {
 			return nil, err
 		}
@@ -207,7 +208,7 @@ func kernelLines() (lines []string, err error) {
 			say("address %s of %s", a.IPNet, name)
 		}
 		for _, family := range []int{netlink.FAMILY_V4, unix.AF_BRIDGE} {
-			entries, err := netlink.NeighList(l.Attrs().Index, family)
+			entries, err := dump.All(func() ([]netlink.Neigh, error) { return netlink.NeighList(l.Attrs().Index, family) })
 			if err != nil {
 				return nil, err
 			}
@@ -218,7 +219,9 @@ func kernelLines() (lines []string, err error) {
 			}
 		}
 	}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+	routes, err := dump.All(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -288,7 +291,7 @@ func sabotage(what string) error {
 	case "the tunnel":
 		return remove(tunnelName)
 	case "a pod's link":
-		links, err := netlink.LinkList()
+		links, err := dump.All(netlink.LinkList)
 		if err != nil {
 			return err
 		}
@@ -298,7 +301,9 @@ func sabotage(what string) error {
 		}
 		return netlink.LinkDel(links[i])
 	case "routes":
-		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+		routes, err := dump.All(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+		})
 		for _, r := range routes {
 			err = errors.Join(err, netlink.RouteDel(&r))
 		}
@@ -308,7 +313,7 @@ func sabotage(what string) error {
 		if err != nil {
 			return err
 		}
-		entries, err := netlink.NeighList(l.Attrs().Index, unix.AF_BRIDGE)
+		entries, err := dump.All(func() ([]netlink.Neigh, error) { return netlink.NeighList(l.Attrs().Index, unix.AF_BRIDGE) })
 		for _, e := range entries {
 			e.Family, e.Flags = unix.AF_BRIDGE, unix.NTF_SELF
 			err = errors.Join(err, netlink.NeighDel(&e))

@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"kontiki/internal/dump"
 )
 
 // Hosts know each other by name from a file of the lab that lies over each one's
@@ -113,7 +115,7 @@ func (h *Host) readdress() error {
 	if err != nil {
 		return err
 	}
-	old, err := inside.AddrList(eth0, netlink.FAMILY_V4)
+	old, err := dump.All(func() ([]netlink.Addr, error) { return inside.AddrList(eth0, netlink.FAMILY_V4) })
 	if err != nil {
 		return err
 	}
