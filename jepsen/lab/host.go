@@ -173,19 +173,23 @@ func lookPath(name string, env []string) (string, error) {
 }
 
 // Pid is the process id of the running node. It is checked against the host's
-// cgroup, since process ids get reused.
+// cgroup, since process ids get reused. A node of which any thread is left runs: what
+// was killed is gone, and its files are closed, with the last of its threads.
 func (h *Host) Pid() (int, error) {
 	pid, err := h.lastPid()
 	if err != nil {
 		return 0, err
 	}
-	member, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	stat, serr := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	dead := err != nil || serr != nil || !strings.Contains(string(member), h.cgroup()+"/") || strings.Contains(string(stat), ") Z ")
-	if dead {
-		return 0, fmt.Errorf("%s: %w", h.Name, ErrNotRunning)
+	threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	for _, thread := range threads {
+		of := fmt.Sprintf("/proc/%d/task/%s/", pid, thread.Name())
+		member, err := os.ReadFile(of + "cgroup")
+		stat, serr := os.ReadFile(of + "stat")
+		if err == nil && serr == nil && strings.Contains(string(member), h.cgroup()+"/") && !strings.Contains(string(stat), ") Z ") {
+			return pid, nil
+		}
 	}
-	return pid, nil
+	return 0, fmt.Errorf("%s: %w", h.Name, ErrNotRunning)
 }
 
 // lastPid is the process id that the node was started with.

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"sync/atomic"
 
+	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -109,6 +110,20 @@ func (p *process) makeJob(ctx context.Context, c *containers, n int64) {
 		_, err := jobs.Create(ctx, job, metav1.CreateOptions{})
 		return err
 	})
+}
+
+// statefulSet is the one whose pods are the identities.
+func (c *containers) statefulSet(namespace string, replicas int32) *appsv1.StatefulSet {
+	labels := map[string]string{"app": "identity"}
+	return &appsv1.StatefulSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "identity", Namespace: namespace},
+		Spec: appsv1.StatefulSetSpec{
+			Replicas: &replicas, PodManagementPolicy: appsv1.ParallelPodManagement, ServiceName: "identity",
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: named(c.witnessPod(labels, "live"), corev1.EnvVar{ValueFrom: &corev1.EnvVarSource{
+				FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"}}}),
+		},
+	}
 }
 
 // identitiesThere tells what is missing to a set that has all its pods.

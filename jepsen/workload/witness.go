@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -268,20 +267,6 @@ func (w Workload) settle(ctx context.Context, r *Run, is func(ctx context.Contex
 
 // settleTime bounds how long it takes, when all faults are over.
 const settleTime = 90 * time.Second
-
-// statefulSet is the one of identities.
-func (c *containers) statefulSet(namespace string, replicas int32) *appsv1.StatefulSet {
-	labels := map[string]string{"app": "identity"}
-	return &appsv1.StatefulSet{
-		ObjectMeta: metav1.ObjectMeta{Name: "identity", Namespace: namespace},
-		Spec: appsv1.StatefulSetSpec{
-			Replicas: &replicas, PodManagementPolicy: appsv1.ParallelPodManagement, ServiceName: "identity",
-			Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: named(c.witnessPod(labels, "live"), corev1.EnvVar{ValueFrom: &corev1.EnvVarSource{
-				FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"}}}),
-		},
-	}
-}
 
 func sortedLives(lives map[int]history.Event) []history.Event {
 	var all []history.Event
