@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -95,7 +96,15 @@ func (c *caller) bind(outer context.Context, namespace string, binding *corev1.B
 	return err
 }
 
-func (c *caller) bindAs(ctx context.Context, namespace string, binding *corev1.Binding, options *metav1.CreateOptions) error {
+func (c *caller) bindAs(ctx context.Context, namespace string, binding *corev1.Binding, options *metav1.CreateOptions) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.server.log.Error("binding a pod panicked", "pod", namespace+"/"+binding.Name, "panic", p, "stack", string(debug.Stack()))
+			// What the library's handlers of HTTP answer, as a client reads it.
+			err = apierrors.NewGenericServerResponse(http.StatusInternalServerError, http.MethodPost, podResource.GroupResource(), binding.Name,
+				"This request caused apiserver to panic. Look in the logs for details.", 0, true)
+		}
+	}()
 	if err := c.server.generic.NonLongRunningRequestWaitGroup.Add(1); err != nil {
 		return apierrors.NewServiceUnavailable("the API server of this node is stopping")
 	}

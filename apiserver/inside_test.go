@@ -12,8 +12,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/client-go/kubernetes"
 
 	"kontiki/raftstore/raftstoretest"
@@ -236,5 +238,33 @@ func TestBindEndsWithItsCaller(t *testing.T) {
 	err := c.CoreV1().Pods("default").Bind(ctx, &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Target: corev1.ObjectReference{Kind: "Node", Name: "n"}}, metav1.CreateOptions{})
 	if err == nil || ctx.Err() == nil {
 		t.Errorf("bound for nobody: %v", err)
+	}
+}
+
+// panicking is a storage that makes nothing.
+type panicking struct{ rest.NamedCreater }
+
+func (panicking) Create(context.Context, string, runtime.Object, rest.ValidateObjectFunc, *metav1.CreateOptions) (runtime.Object, error) {
+	panic("on purpose")
+}
+
+// TestBindThatPanics: a panic is this call's alone, as it is with HTTP: its caller is told, and
+// what comes after it is served.
+func TestBindThatPanics(t *testing.T) {
+	s := startServer(t, raftstoretest.New(t))
+	c := clientsetOf(t, s, admin)
+	defaultNamespace(t, c)
+	made := createPod(t, c, pod("p"))
+	bind := func() error {
+		return c.CoreV1().Pods("default").Bind(t.Context(), &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: made.Name}, Target: corev1.ObjectReference{Kind: "Node", Name: "n"}}, metav1.CreateOptions{})
+	}
+	whole := s.bindings.storage
+	s.bindings.storage = panicking{whole}
+	if err := bind(); !apierrors.IsInternalError(err) || !strings.Contains(err.Error(), "This request caused apiserver to panic") {
+		t.Errorf("it says %v", err)
+	}
+	s.bindings.storage = whole
+	if err := bind(); err != nil {
+		t.Error(err)
 	}
 }

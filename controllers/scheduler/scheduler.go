@@ -168,7 +168,7 @@ func (s *Scheduler) carryOut(ctx context.Context, d decision) {
 			s.bindVolumes(ctx, d)
 			return
 		}
-		s.write(ctx, func() { s.bind(ctx, d) })
+		s.write(ctx, uid, func() { s.bind(ctx, d) })
 	case d.room.node != "":
 		s.metrics.tried(d, resultUnschedulable)
 		s.mu.Lock()
@@ -178,20 +178,22 @@ func (s *Scheduler) carryOut(ctx context.Context, d decision) {
 			s.queue.nominate(other.pod.UID, "")
 		}
 		s.mu.Unlock()
-		s.write(ctx, func() { s.makeRoom(ctx, d) })
+		s.write(ctx, uid, func() { s.makeRoom(ctx, d) })
 	default:
 		s.metrics.tried(d, resultUnschedulable)
 		if d.room.give {
 			s.nominate(uid, "")
 		}
 		s.requeue(uid, d.helps)
-		s.write(ctx, func() { s.reportFailure(ctx, d) })
+		s.write(ctx, nobody, func() { s.reportFailure(ctx, d) })
 	}
 }
 
-// write runs do in its own goroutine as soon as there is a slot. A panic ends that
-// write only: the pod stays in the queue's or the API's hands.
-func (s *Scheduler) write(ctx context.Context, do func()) {
+// nobody is the pod that waits for a write which concerns no pod in flight.
+const nobody types.UID = ""
+
+// write runs do in its own goroutine as soon as there is a slot.
+func (s *Scheduler) write(ctx context.Context, waits types.UID, do func()) {
 	select {
 	case s.slots <- struct{}{}:
 	case <-ctx.Done():
@@ -199,13 +201,19 @@ func (s *Scheduler) write(ctx context.Context, do func()) {
 	}
 	s.writes.Go(func() {
 		defer func() { <-s.slots }()
-		defer func() {
-			if p := recover(); p != nil {
-				s.log.Error("write panicked", "panic", p, "stack", string(debug.Stack()))
-			}
-		}()
+		defer s.contain("write", waits)
 		do()
 	})
+}
+
+// contain, deferred, ends a panic. The pod that waited for what panicked is planned again: it
+// would else count on its node, or be held for its victims, for as long as this process leads.
+func (s *Scheduler) contain(what string, waits types.UID) {
+	if p := recover(); p != nil {
+		s.log.Error(what+" panicked", "panic", p, "stack", string(debug.Stack()))
+		s.cache.forget(waits)
+		s.requeue(waits, help{})
+	}
 }
 
 func (s *Scheduler) bind(ctx context.Context, d decision) {

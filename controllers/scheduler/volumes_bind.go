@@ -3,7 +3,6 @@ package scheduler
 import (
 	"context"
 	"fmt"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -151,15 +150,13 @@ func (s *Scheduler) watchVolumes() (stop func(), synced []cache.InformerSynced, 
 func (s *Scheduler) bindVolumes(ctx context.Context, d decision) {
 	s.volumes.assume(d.volumes)
 	s.writes.Go(func() {
-		defer func() {
-			if p := recover(); p != nil {
-				s.log.Error("binding volumes panicked", "panic", p, "stack", string(debug.Stack()))
-			}
+		defer s.contain("binding volumes", d.pod.UID)
+		err := func() error {
+			defer s.volumes.drop(d.volumes)
+			return s.settleVolumes(ctx, d)
 		}()
-		err := s.settleVolumes(ctx, d)
-		s.volumes.drop(d.volumes)
 		if err == nil {
-			s.write(ctx, func() { s.bind(ctx, d) })
+			s.write(ctx, d.pod.UID, func() { s.bind(ctx, d) })
 			return
 		}
 		s.cache.forget(d.pod.UID)
