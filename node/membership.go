@@ -37,8 +37,10 @@ func (n *node) startMembership(life *lifecycle) error {
 	return nil
 }
 
-// keepFresh renews what was signed at a time for an address when it has become old or the
-// address is another, until ctx ends. What could not be renewed is tried again.
+// keepFresh renews what was signed at a time for an address when it has become old, the
+// address is another, or that time is still to come, until ctx ends: a machine's clock may have
+// been ahead at the start, and set right since, and nobody takes what is of the future. What
+// could not be renewed is tried again.
 func keepFresh(ctx context.Context, signed time.Time, addr netip.Addr, now func() time.Time, address func() netip.Addr, renew func() (time.Time, netip.Addr, error)) {
 	for {
 		select {
@@ -46,7 +48,7 @@ func keepFresh(ctx context.Context, signed time.Time, addr netip.Addr, now func(
 			return
 		case <-time.After(certificateCheck):
 		}
-		if address() == addr && now().Before(signed.Add(renewAfter)) {
+		if at := now(); address() == addr && !at.Before(signed) && at.Before(signed.Add(renewAfter)) {
 			continue
 		}
 		if at, of, err := renew(); err == nil {

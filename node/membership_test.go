@@ -11,15 +11,23 @@ import (
 )
 
 // TestCertificatesAreKeptFresh: they are renewed long before they end, as soon as the node has another
-// address, and again and again while that fails or leaves something to be written.
+// address or its clock is set back, and again and again while that fails or leaves something to be written.
 func TestCertificatesAreKeptFresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex // protects what follows
 		addr, fails, unwritten, renewals := netip.MustParseAddr("192.0.2.1"), 0, 0, 0
+		ahead := time.Duration(0)
+		clock := func() time.Time { // mu is held
+			return time.Now().Add(ahead)
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var done sync.WaitGroup
 		done.Go(func() {
-			keepFresh(ctx, time.Now(), addr, time.Now, func() netip.Addr {
+			keepFresh(ctx, time.Now(), addr, func() time.Time {
+				mu.Lock()
+				defer mu.Unlock()
+				return clock()
+			}, func() netip.Addr {
 				mu.Lock()
 				defer mu.Unlock()
 				return addr
@@ -35,7 +43,7 @@ func TestCertificatesAreKeptFresh(t *testing.T) {
 					unwritten--
 					return time.Time{}, addr, nil
 				}
-				return time.Now(), addr, nil
+				return clock(), addr, nil
 			})
 		})
 		after := func(what string, wait time.Duration, change func(), want int) {
@@ -58,6 +66,8 @@ func TestCertificatesAreKeptFresh(t *testing.T) {
 		after("another address", time.Minute, func() { addr = netip.MustParseAddr("192.0.2.2") }, 1)
 		after("another address, and two failures", time.Minute, func() { addr, fails = netip.MustParseAddr("192.0.2.3"), 2 }, 3)
 		after("another address, and a disk that is full for a while", time.Minute, func() { addr, unwritten = netip.MustParseAddr("192.0.2.4"), 3 }, 4)
+		after("a clock that is put forward", time.Minute, func() { ahead = renewAfter }, 1)
+		after("a clock that is set back", time.Minute, func() { ahead = 0 }, 1)
 		cancel()
 		done.Wait()
 	})

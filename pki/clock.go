@@ -88,12 +88,15 @@ func (c *Clock) Follow(t time.Time) bool {
 }
 
 // Store makes the present time the least that the next process starts from. It is
-// called on rare occasions, since it writes.
+// called on rare occasions, since it writes. A time that was stored while the machine's clock
+// was ahead is taken back once that was set right in the same process; a later one cannot know
+// that the stored time never was.
 func (c *Clock) Store() error {
-	now := c.Now().UTC().Truncate(time.Second)
+	now, behind := c.read()
+	now = now.UTC().Truncate(time.Second)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !now.After(c.stored) {
+	if setBack := behind == 0 && now.Before(c.stored); !now.After(c.stored) && !setBack {
 		return nil
 	}
 	if err := WriteFile(c.path, []byte(now.Format(time.RFC3339)+"\n")); err != nil {

@@ -61,6 +61,47 @@ func wakesUpIn1970(t *testing.T) {
 	}
 }
 
+// A clock that was ahead when the node began, as one that holds local time, and is then set
+// right by a time server: the next process does not begin in the future.
+func TestClockThatWasAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		right := time.Date(2027, 5, 1, 12, 0, 0, 0, time.UTC)
+		machine := right
+		open := func() *Clock {
+			t.Helper()
+			c, err := OpenClock(dir, func() time.Time { return machine })
+			if err != nil {
+				t.Fatal(err)
+			}
+			return c
+		}
+		store := func(c *Clock) {
+			t.Helper()
+			if err := c.Store(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		store(open())
+		machine = right.Add(9 * time.Hour)
+		c := open()
+		store(c)
+		machine = right.Add(time.Minute)
+		store(c)
+		if again := open(); !again.Now().Equal(machine) || again.Behind() != 0 {
+			t.Errorf("once the clock is right, a start shows %v, behind by %v; want %v", again.Now(), again.Behind(), machine)
+		}
+		// Set back beyond what is known to have passed, it is wrong, and takes nothing back.
+		machine = right.Add(time.Hour)
+		store(c)
+		machine = time.Unix(0, 0)
+		store(c)
+		if again := open(); !again.Now().Equal(right.Add(time.Hour)) {
+			t.Errorf("after a fall to 1970, a start shows %v, want %v", again.Now(), right.Add(time.Hour))
+		}
+	})
+}
+
 func TestClockOfABlankMachine(t *testing.T) {
 	c, err := OpenClock(t.TempDir(), func() time.Time { return time.Unix(0, 0) })
 	if err != nil {
