@@ -69,7 +69,7 @@ type callStream struct {
 	conn  net.Conn
 	err   error
 
-	write sync.Mutex
+	write chan struct{} // holds a token while a frame is written
 	reads atomic.Uint64 // frames read so far
 
 	mu      sync.Mutex
@@ -95,10 +95,13 @@ func (c *caller) call(ctx context.Context, to string, method callMethod, in, out
 	}
 	defer s.end(id)
 	readsBefore := s.reads.Load()
-	s.write.Lock()
-	s.conn.SetWriteDeadline(time.Now().Add(callWriteTimeout))
-	err = writeFrame(s.conn, callRequest{id, method, body})
-	s.write.Unlock()
+	select {
+	case s.write <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("%w: calls to node %s before this one do not leave: %w", errNotProposed, to, context.Cause(ctx))
+	}
+	err = s.send(ctx, callRequest{id, method, body})
+	<-s.write
 	if err != nil {
 		c.drop(to, s)
 		return fmt.Errorf("call to node %s: %w", to, err)
@@ -117,6 +120,25 @@ func (c *caller) call(ctx context.Context, to string, method callMethod, in, out
 		}
 		return context.Cause(ctx)
 	}
+}
+
+// send writes a frame. What the path to the node does not take until ctx ends breaks the
+// stream: the rest of the frame would have to leave before anything else.
+func (s *callStream) send(ctx context.Context, r callRequest) error {
+	s.conn.SetWriteDeadline(time.Now().Add(callWriteTimeout))
+	cut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(cut)
+		s.conn.SetWriteDeadline(time.Unix(1, 0))
+	})
+	err := writeFrame(s.conn, r)
+	if !stop() {
+		<-cut // it is not to cut the next frame
+	}
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 func (r callResponse) decode(out any) error {
@@ -139,7 +161,7 @@ func (c *caller) stream(ctx context.Context, to string) (*callStream, error) {
 	}
 	s := c.peers[to]
 	if s == nil {
-		s = &callStream{ready: make(chan struct{}), pending: make(map[uint64]chan callResponse)}
+		s = &callStream{ready: make(chan struct{}), write: make(chan struct{}, 1), pending: make(map[uint64]chan callResponse)}
 		c.peers[to] = s
 		c.wg.Go(func() { c.run(to, s) })
 	}
