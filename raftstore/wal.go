@@ -186,13 +186,31 @@ func (l *walLog) keep(change func(*wal.WAL) error) error {
 
 func (l *walLog) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raft.Log{e}) }
 
-// StoreLogs appends.
+// StoreLogs appends. What lies behind a gap goes first: a snapshot stands for it, and Raft, which
+// empties the log then, does not try again if that fails or a crash comes before it (v1.8.0,
+// installSnapshot). The module would refuse to append for ever.
 func (l *walLog) StoreLogs(entries []*raft.Log) error {
 	if len(entries) == 0 {
 		return nil
 	}
 	l.writing.Lock()
 	defer l.writing.Unlock()
+	if err := l.mend(); err != nil {
+		return err
+	}
+	var first, last uint64
+	err := l.use(func(w *wal.WAL) (err error) {
+		if first, err = w.FirstIndex(); err == nil {
+			last, err = w.LastIndex()
+		}
+		return err
+	})
+	if err == nil && last > 0 && entries[0].Index > last+1 {
+		err = l.write(first-1, func(w *wal.WAL) error { return w.DeleteRange(first, last) })
+	}
+	if err != nil {
+		return err
+	}
 	return l.write(entries[len(entries)-1].Index, func(w *wal.WAL) error { return w.StoreLogs(entries) })
 }
 

@@ -188,3 +188,37 @@ func TestWALOpensAnewForAVote(t *testing.T) {
 		t.Errorf("written to a log that was closed: %v", err)
 	}
 }
+
+// A crash between the storing of a leader's snapshot and the emptying of the log that it stands
+// for leaves entries behind a gap. The log goes on after the snapshot.
+func TestWALGoesOnBehindASnapshot(t *testing.T) {
+	dir := t.TempDir()
+	l := mustOpenWAL(t, dir)
+	if err := l.StoreLogs([]*raft.Log{walEntry(30, "a"), walEntry(31, "b")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = mustOpenWAL(t, dir)
+	for i := uint64(101); i <= 102; i++ {
+		if err := l.StoreLogs([]*raft.Log{walEntry(i, "c")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // as it is, and opened again
+		first, err := l.FirstIndex()
+		last, lastErr := l.LastIndex()
+		var e raft.Log
+		if err := errors.Join(err, lastErr, l.GetLog(101, &e)); err != nil || first != 101 || last != 102 {
+			t.Fatalf("entries %d to %d: %v", first, last, err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		l = mustOpenWAL(t, dir)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
