@@ -47,12 +47,14 @@ type simNode struct {
 	starting         bool
 	started, crashes int
 	stopped          chan struct{} // closed when the process that stops in good order has ended
+	knows            uint8         // the latest version of commands that the installed program reads
 }
 
 // simProcess is one process of a node. What it does after its end did not happen.
 type simProcess struct {
 	name  string
 	store *Store
+	knows uint8 // see simNode
 	dead  chan struct{}
 
 	mu     sync.Mutex
@@ -109,18 +111,24 @@ func newSimCluster(plan *simPlan, dir string) *simCluster {
 	c.log = slog.New(slog.NewTextHandler(&c.notes, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	c.life, c.end = context.WithCancel(context.Background())
 	for _, id := range plan.nodes() {
-		c.nodes = append(c.nodes, &simNode{id: id, dir: filepath.Join(dir, id), disk: newSimDisk(rand.New(rand.NewPCG(r.Uint64(), 3)))})
+		c.nodes = append(c.nodes, &simNode{id: id, knows: simOldVersion, dir: filepath.Join(dir, id), disk: newSimDisk(rand.New(rand.NewPCG(r.Uint64(), 3)))})
 	}
 	return c
 }
 
-func (c *simCluster) config(n *simNode) Config {
+// The programs of a schedule are two, one a version of commands ahead of the other.
+const (
+	simOldVersion = CommandVersion
+	simNewVersion = CommandVersion + 1
+)
+
+func (c *simCluster) config(n *simNode, knows uint8) Config {
 	log := n.disk.open()
 	cfg := Config{
 		NodeID: n.id, ClusterID: "simulated", Dir: n.dir, Logger: c.log.With("node", n.id),
 		Raft: c.net.streams(n.id, "raft"), Calls: c.net.streams(n.id, "call"),
 		TrailingLogs: uint64(c.plan.Trailing), EventBytes: c.plan.EventBytes, EventAge: c.plan.EventAge,
-		Timers:        Timers{DiskStall: 500 * time.Millisecond},
+		Timers: Timers{DiskStall: 500 * time.Millisecond}, commandVersion: knows,
 		openLog:       func(string, LogStore, *slog.Logger) (logStore, error) { return log, nil },
 		openSnapshots: func(string, *raftLogger) (raft.SnapshotStore, error) { return simSnapshots{log}, nil },
 		Now:           func() time.Time { return time.Now().Add(time.Duration(n.skew.Load())) },
@@ -156,10 +164,10 @@ func (c *simCluster) start(n *simNode) {
 		return
 	}
 	n.starting = true
-	crashes := n.crashes
+	crashes, knows := n.crashes, n.knows
 	n.mu.Unlock()
 	c.net.boot(n.id)
-	store, err := Open(c.config(n))
+	store, err := Open(c.config(n, knows))
 
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -178,7 +186,7 @@ func (c *simCluster) start(n *simNode) {
 		return
 	}
 	n.started++
-	n.process = &simProcess{name: fmt.Sprintf("%s/%d", n.id, n.started), store: store, dead: make(chan struct{})}
+	n.process = &simProcess{name: fmt.Sprintf("%s/%d", n.id, n.started), store: store, knows: knows, dead: make(chan struct{})}
 	c.count("starts", 1)
 	c.notef("%s starts at revision %d", n.process.name, store.View().Revision())
 	c.follow(n.process)
@@ -199,6 +207,7 @@ func (c *simCluster) crash(n *simNode, power bool) bool {
 	c.net.crash(n.id, power)
 	c.notef("%s crashes, power lost: %v", n.id, power)
 	if p != nil {
+		c.mayNotHalt(p)
 		close(p.dead)
 		c.running.Go(p.store.abandon)
 	}
@@ -226,11 +235,19 @@ func (c *simCluster) stop(n *simNode) {
 	stopped := n.stopped
 	n.mu.Unlock()
 	c.notef("%s stops", p.name)
+	c.mayNotHalt(p)
 	if err := p.store.Close(); err != nil {
 		c.notef("%s stopped: %v", p.name, err)
 	}
 	close(p.dead)
 	close(stopped)
+}
+
+// mayNotHalt notes that a process met what its program cannot read.
+func (c *simCluster) mayNotHalt(p *simProcess) {
+	if err := p.store.fsm.failed(); err != nil {
+		c.found("halted", "%s, which reads commands up to version %d: %v", p.name, p.knows, err)
+	}
 }
 
 // at returns the process of a node, nil if none runs.
@@ -319,7 +336,41 @@ func (c *simCluster) recover() {
 			c.start(n)
 			time.Sleep(20 * time.Millisecond)
 		}
+		if p := n.at(); p != nil && p.knows != n.installed() { // it was about to start when another was installed
+			c.stop(n)
+			c.start(n)
+		}
 	}
+}
+
+func (n *simNode) installed() uint8 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.knows
+}
+
+// install puts another program in the place of a node's, and starts the node with it.
+func (c *simCluster) install(n *simNode, knows uint8) {
+	n.mu.Lock()
+	n.knows = knows
+	n.mu.Unlock()
+	if n.at() != nil { // else whoever starts it starts the new one
+		c.running.Go(func() { c.stop(n); c.start(n) })
+	}
+}
+
+// gateOpens waits until all members write the commands of the newer program, once all run it.
+func (c *simCluster) gateOpens(ctx context.Context, members []*simProcess) {
+	for _, p := range members {
+		for p.store.Gate().Version != simNewVersion {
+			if ctx.Err() != nil {
+				c.found("does not recover", "%s writes commands of version %d %v after all faults have ended, and waits for %v", p.name, p.store.Gate().Version, simPatience, p.store.Gate().Waits)
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	c.count("gates opened", 1)
 }
 
 // patience is how long a cluster without faults may take for anything.
@@ -332,6 +383,9 @@ func (c *simCluster) settle() {
 	ctx, cancel := context.WithTimeout(context.Background(), simPatience)
 	defer cancel()
 	members := c.lastWrites(ctx)
+	if c.plan.upgrades() {
+		c.gateOpens(ctx, members)
+	}
 	time.Sleep(simTTLMost + 2*simClockMost*time.Millisecond + simTTLGrace)
 	var revision, index uint64
 	for _, p := range members {

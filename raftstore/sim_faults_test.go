@@ -51,6 +51,12 @@ func (c *simCluster) doAt(n *simNode, s simStep) {
 	case "clock":
 		n.skew.Store(int64(s.For))
 		c.count("fault: clock jump", 1)
+	case "upgrade":
+		c.install(n, simNewVersion)
+		c.count("fault: upgrade", 1)
+	case "downgrade":
+		c.install(n, simOldVersion)
+		c.count("fault: downgrade", 1)
 	}
 	if p == nil {
 		return
@@ -157,18 +163,22 @@ func (c *simCluster) changeMember(ctx context.Context, id, do string) error {
 		if p == nil || n.id == id {
 			continue
 		}
-		switch do {
-		case "add":
-			return p.store.AddNonvoter(ctx, id)
-		case "promote":
-			return p.store.Promote(ctx, id)
-		case "demote":
-			return p.store.Demote(ctx, id)
-		default:
+		change := memberChange{ID: id, Knows: c.node(id).reads(), Action: map[string]memberAction{
+			"add": memberAdd, "promote": memberPromote, "demote": memberDemote, "remove": memberRemove}[do]}
+		if change.Action == memberRemove {
 			return p.store.Remove(ctx, id)
 		}
+		return p.store.changeMember(ctx, change)
 	}
 	return fmt.Errorf("nobody runs")
+}
+
+// reads is the version of commands that a node says it can read when it is let in.
+func (n *simNode) reads() int {
+	if p := n.at(); p != nil {
+		return int(p.knows)
+	}
+	return simOldVersion
 }
 
 // compact drops history, as it may be old or full.

@@ -73,8 +73,37 @@ func newSimPlan(seed uint64) *simPlan {
 	for at := 300 * time.Millisecond; at < p.Length-time.Second; at += d.span(200, 1200) {
 		kinds[r.IntN(len(kinds))].draw(d, at)
 	}
+	(&simDraw{rand.New(rand.NewPCG(seed, 0x76657273696f6e)), p}).rolling()
 	slices.SortStableFunc(p.Steps, func(a, b simStep) int { return int(a.At - b.At) })
 	return p
+}
+
+// rolling brings the nodes to a newer program in some schedules, one after the other among all
+// that happens; some go back before the last one is new.
+func (d *simDraw) rolling() {
+	if d.IntN(4) > 0 {
+		return
+	}
+	ids := d.shuffled()
+	// The gate waits for the last one, if that is a member all the while: only then may others go back.
+	last := slices.IndexFunc(ids, func(id string) bool { return slices.Contains(d.p.nodes()[:d.p.Voters], id) })
+	ids[last], ids[len(ids)-1] = ids[len(ids)-1], ids[last]
+	mayGoBack := !slices.ContainsFunc(d.p.Steps, func(s simStep) bool { return s.Do == "remove" })
+	pace, at := 1+int(d.p.Length/time.Millisecond)/len(ids)*2/3, 200*time.Millisecond
+	for i, id := range ids {
+		at += d.span(0, pace)
+		d.add(at, simStep{Do: "upgrade", Node: id})
+		if i < len(ids)-1 && mayGoBack && d.IntN(3) == 0 {
+			d.add(at+d.span(50, 600), simStep{Do: "downgrade", Node: id})
+			at += d.span(600, 900)
+			d.add(at, simStep{Do: "upgrade", Node: id})
+		}
+	}
+}
+
+// upgrades tells whether all nodes run the newer program at the end.
+func (p *simPlan) upgrades() bool {
+	return slices.ContainsFunc(p.Steps, func(s simStep) bool { return s.Do == "upgrade" })
 }
 
 // simDraw draws episodes: some steps that belong together.
