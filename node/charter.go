@@ -20,6 +20,8 @@ type charter struct {
 	Founders  []string        `json:"founders"`        // ids of the first voters; empty on a node that joined
 	Nonvoters []string        `json:"nonvoters"`       // ids of the founders without a vote; the same
 	Settings  Settings        `json:"settings"`
+	// Begun tells that the replica is there: one that is missing was lost, and not yet to be made.
+	Begun bool `json:"begun,omitempty"`
 
 	trust *pki.Trust
 }
@@ -74,6 +76,25 @@ func (c charter) write(dir string) error {
 	return pki.WriteFile(charterPath(dir), encoded)
 }
 
+// checkReplica refuses to begin anew with a replica that has gone: the node would have forgotten
+// what it acknowledged to others, and whom it voted for.
+func (c charter) checkReplica(dir string) error {
+	replica := raftDir(dir, c.Epoch)
+	if !c.Begun || raftstore.Holds(replica) {
+		return nil
+	}
+	return fmt.Errorf("the replica of this node, %s, is missing: restore it, or have the node join the cluster anew with kontiki reset --membership", replica)
+}
+
+// begin notes that the replica is there.
+func (c charter) begin(dir string) error {
+	if c.Begun {
+		return nil
+	}
+	c.Begun = true
+	return c.write(dir)
+}
+
 // enter makes an admission durable: the charter first, the keys last, since the
 // keys are what says that the node belongs to a cluster.
 func enter(dir string, data []byte) (charter, error) {
@@ -106,6 +127,6 @@ func (c charter) admit() ([]byte, error) {
 }
 
 func (c charter) joiner() charter {
-	c.Founders, c.Nonvoters = nil, nil
+	c.Founders, c.Nonvoters, c.Begun = nil, nil, false
 	return c
 }

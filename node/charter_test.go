@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"kontiki/pki"
+	"kontiki/raftstore/raftstoretest"
 )
 
 func newAdmission(t *testing.T, founders ...string) (clusterID string, admission []byte) {
@@ -47,6 +48,39 @@ func TestCharterSurvivesTheDisk(t *testing.T) {
 	}
 	if c.trust.ClusterID() != clusterID {
 		t.Errorf("the keys are of cluster %s, want %s", c.trust.ClusterID(), clusterID)
+	}
+}
+
+// TestMissingReplica: a node that had a replica does not begin without one, and one that has none
+// yet does.
+func TestMissingReplica(t *testing.T) {
+	_, admission := newAdmission(t, pki.NewID())
+	dir := t.TempDir()
+	c, err := enter(dir, admission)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.checkReplica(dir); err != nil {
+		t.Errorf("a node that has just entered: %v", err)
+	}
+	if err := c.begin(dir); err != nil {
+		t.Fatal(err)
+	}
+	if c, err = loadCharter(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.checkReplica(dir); err == nil || !strings.Contains(err.Error(), raftDir(dir, "")) || !strings.Contains(err.Error(), "reset --membership") {
+		t.Errorf("its replica has gone: %v", err)
+	}
+	if c.joiner().Begun {
+		t.Error("a node that joins is told that it has a replica")
+	}
+	network := raftstoretest.NewNetwork()
+	if err := openReplica(t, network, dir, pki.NewID()).Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.checkReplica(dir); err != nil {
+		t.Errorf("its replica is there: %v", err)
 	}
 }
 

@@ -269,6 +269,9 @@ func (n *node) becomeMember(ctx context.Context) (charter, error) {
 }
 
 func (n *node) openStore(life *lifecycle) (err error) {
+	if err := n.charter.checkReplica(n.cfg.DataDir); err != nil {
+		return err
+	}
 	n.store, err = raftstore.Open(selfCheckPace(raftstore.Config{
 		NodeID:    n.id.ID,
 		ClusterID: n.charter.ClusterID,
@@ -288,6 +291,9 @@ func (n *node) openStore(life *lifecycle) (err error) {
 		return err
 	}
 	life.onStop("store", n.store.Close)
+	if err := n.charter.begin(n.cfg.DataDir); err != nil { // a full disk keeps no node from starting; the next start does it
+		n.log.Warn("it is not noted that this node has a replica; a start without it would not be refused", "err", err)
+	}
 	for _, c := range []prometheus.Collector{n.store, census.Objects{View: n.store.View}} {
 		if err := n.showMetrics(c, life); err != nil {
 			return err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/hashicorp/raft"
+	"golang.org/x/sys/unix"
 )
 
 // raft.db, and wal-meta.db beside segment files, are read once before they are opened: bbolt has checksums on its two header
@@ -64,8 +65,11 @@ func checkBolt(path string, buckets map[string]visitor) error {
 		return fmt.Errorf("raftstore: %w", err)
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || info.Size() == 0 {
-		return err // as a crash before its first write leaves it
+	// As bbolt locks it. What another process is writing would look like damage.
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		return inUse(path)
+	} else if err != nil {
+		return fmt.Errorf("raftstore: lock %s: %w", path, err)
 	}
 	b := &boltFile{file: f, seen: make(map[uint64]bool)}
 	if err := b.check(buckets); err != nil {

@@ -63,7 +63,7 @@ type Config struct {
 
 	// What a store is built on: the directory's files, unless a test puts doubles here
 	// that lose what was not synced.
-	openLog       func(dir string, kind LogStore, log *slog.Logger) (logStore, error)
+	openLog       func(dir string, is identity, log *slog.Logger) (logStore, error)
 	openSnapshots func(dir string, log *raftLogger) (raft.SnapshotStore, error)
 }
 

@@ -47,6 +47,25 @@ type identity struct {
 	ClusterID string   `json:"clusterID"`
 	Log       LogStore `json:"log,omitempty"` // empty: LogBolt
 	Epoch     Epoch    `json:"epoch,omitempty"`
+	// Begun tells that there is a log: one that is missing is lost, and not blank.
+	Begun bool `json:"begun,omitempty"`
+}
+
+// begin notes in a directory that its log is there.
+func (is identity) begin(dir string) error {
+	if is.Begun {
+		return nil
+	}
+	is.Begun = true
+	return is.write(dir)
+}
+
+func (is identity) write(dir string) error {
+	b, err := json.MarshalIndent(is, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeDurably(filepath.Join(dir, identityFile), append(b, '\n'))
 }
 
 // claimDir makes the directory that of a node, cluster and epoch, or says whose it is,
@@ -58,7 +77,7 @@ func claimDir(dir string, wanted identity) (identity, error) {
 	}
 	is, err := readIdentity(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return newIdentity(filepath.Join(dir, identityFile), wanted)
+		return newIdentity(dir, wanted)
 	}
 	if err != nil {
 		return is, err
@@ -74,6 +93,12 @@ func claimDir(dir string, wanted identity) (identity, error) {
 		return is, fmt.Errorf("raftstore: %s keeps its log in %s, not in %s: start the node without that choice, or remove it from the cluster, empty its directory, and let it join again", dir, is.Log, wanted.Log)
 	}
 	return is, nil
+}
+
+// Holds tells whether a directory is one of a store, by its name for it.
+func Holds(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, identityFile))
+	return err == nil
 }
 
 // readIdentity says whose a directory is.
@@ -94,19 +119,18 @@ func readIdentity(dir string) (is identity, err error) {
 }
 
 // newIdentity writes the identity of a blank directory.
-func newIdentity(path string, is identity) (identity, error) {
+func newIdentity(dir string, is identity) (identity, error) {
 	for _, log := range []string{boltFileName, walDir} {
-		if _, err := os.Stat(filepath.Join(filepath.Dir(path), log)); err == nil {
-			return is, fmt.Errorf("raftstore: %s holds a log, but no %s that says whose it is: restore that file or begin with an empty directory", filepath.Dir(path), identityFile)
+		if _, err := os.Stat(filepath.Join(dir, log)); err == nil {
+			return is, fmt.Errorf("raftstore: %s holds a log, but no %s that says whose it is: restore that file or begin with an empty directory", dir, identityFile)
 		}
 	}
 	orDefault(&is.Log, LogBolt)
 	is.Format = dirFormatSealed
-	b, err := json.MarshalIndent(is, "", "  ")
-	if err != nil {
+	if err := is.write(dir); err != nil {
 		return is, err
 	}
-	return is, writeDurably(path, append(b, '\n'))
+	return is, syncDir(filepath.Dir(dir)) // which is new itself, as a rule
 }
 
 // writeDurably replaces a file so that a crash leaves the old or the new one.

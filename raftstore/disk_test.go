@@ -12,7 +12,7 @@ func TestCommitIndexIsStoredWithEntries(t *testing.T) {
 	dir := t.TempDir()
 	open := func() *disk {
 		log := slog.New(slog.DiscardHandler)
-		store, err := openLog(dir, LogBolt, log)
+		store, err := openLog(dir, identity{Log: LogBolt}, log)
 		if err != nil {
 			t.Fatal(err)
 		}

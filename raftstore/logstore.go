@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"github.com/hashicorp/raft-wal/metadb"
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
@@ -42,20 +45,66 @@ type logStore interface {
 	io.Closer
 }
 
-// openLog opens the log in dir, after it was looked through for damage.
-func openLog(dir string, kind LogStore, log *slog.Logger) (logStore, error) {
-	if kind == LogWAL {
-		return openWAL(filepath.Join(dir, walDir), log)
+// openLog opens the log in dir, after it was looked through for damage. One that has gone is
+// not begun again: the node would have forgotten votes and entries that others count on.
+func openLog(dir string, is identity, log *slog.Logger) (logStore, error) {
+	path, open := filepath.Join(dir, boltFileName), openBolt
+	file := path
+	if is.Log == LogWAL {
+		path = filepath.Join(dir, walDir)
+		file = filepath.Join(path, metadb.FileName)
+		open = func(path string) (logStore, error) { return openWAL(path, log) }
 	}
-	return openBolt(filepath.Join(dir, boltFileName))
+	if _, err := os.Stat(file); is.Begun && errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("raftstore: %s is missing, with all that this node has promised to others: restore it, or remove this node from the cluster, empty its directory, and let it join again", file)
+	}
+	return open(path)
 }
 
 const boltFileName = "raft.db"
 
 func openBolt(path string) (logStore, error) {
+	if err := beginBolt(path); err != nil {
+		return nil, err
+	}
 	if err := checkBolt(path, logBuckets); err != nil {
 		return nil, err
 	}
+	bolt, err := boltAt(path)
+	if err != nil {
+		return nil, err
+	}
+	return bolt, nil
+}
+
+// beginBolt makes a log where none is yet. After a crash it is there whole or not at all: what
+// is left of one that bbolt had begun to write looks like damage.
+func beginBolt(path string) error {
+	info, err := os.Stat(path)
+	if err == nil && info.Size() > 0 {
+		return nil
+	}
+	part := path + partSuffix
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = os.RemoveAll(part)
+	}
+	if err != nil {
+		return fmt.Errorf("raftstore: %w", err)
+	}
+	bolt, err := boltAt(part)
+	if err != nil {
+		return err
+	}
+	if err = bolt.Close(); err == nil {
+		err = os.Rename(part, path)
+	}
+	if err != nil {
+		return fmt.Errorf("raftstore: begin %s: %w", path, err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func boltAt(path string) (*raftboltdb.BoltStore, error) {
 	bolt, err := raftboltdb.New(raftboltdb.Options{
 		Path: path,
 		BoltOptions: &bbolt.Options{

@@ -68,7 +68,7 @@ func Examine(dir string, log *slog.Logger) (h Holding, err error) {
 
 // openDisk opens the log of a directory outside of a running store.
 func openDisk(dir string, is identity, log *slog.Logger) (*disk, error) {
-	store, err := openLog(dir, is.Log, log)
+	store, err := openLog(dir, is, log)
 	if err != nil {
 		return nil, err
 	}

@@ -129,7 +129,7 @@ func (c *simCluster) config(n *simNode, knows uint8) Config {
 		Raft: c.net.streams(n.id, "raft"), Calls: c.net.streams(n.id, "call"),
 		TrailingLogs: uint64(c.plan.Trailing), EventBytes: c.plan.EventBytes, EventAge: c.plan.EventAge,
 		Timers: Timers{DiskStall: 500 * time.Millisecond}, commandVersion: knows,
-		openLog:       func(string, LogStore, *slog.Logger) (logStore, error) { return log, nil },
+		openLog:       func(string, identity, *slog.Logger) (logStore, error) { return log, nil },
 		openSnapshots: func(string, *raftLogger) (raft.SnapshotStore, error) { return simSnapshots{log}, nil },
 		Now:           func() time.Time { return time.Now().Add(time.Duration(n.skew.Load())) },
 	}

@@ -100,9 +100,12 @@ func Open(cfg Config) (*Store, error) {
 	s.fsm = newFSM(s.log, cfg.EventBytes)
 	s.fsm.knows = cfg.commandVersion
 	s.fsm.persisted = func(began time.Time) { since(s.figures.snapshot, began) }
-	held, err := cfg.openLog(cfg.Dir, is.Log, s.log)
+	held, err := cfg.openLog(cfg.Dir, is, s.log)
 	if err != nil {
 		return nil, err
+	}
+	if err := is.begin(cfg.Dir); err != nil { // not worth a start on a full disk; the next one does it
+		s.log.Warn("this directory does not say yet that it has a log; a start without it would not be refused", "error", err)
 	}
 	s.disk = newDisk(held, cfg.Dir, is, s.log)
 	if cfg.aroundWrite != nil {
