@@ -1,6 +1,8 @@
 package raftstore
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,6 +58,31 @@ func electAcrossUnfinishedChanges(t *testing.T) {
 		c.pass(5 * time.Second)
 		if c.leader() == nil {
 			t.Error("nobody leads, though all are in reach of each other")
+		}
+	})
+}
+
+// A leader was about to hand over to a voter, gave that up, and took its vote; then the voter
+// hears the first of it. It does not stand for election, which everybody would let it win.
+func TestLateHandOverToANonvoter(t *testing.T) {
+	inSimCluster(t, 3, func(t *testing.T, c *simCluster) {
+		leader := c.leader()
+		i := slices.IndexFunc(c.nodes, func(n *simNode) bool { return n != leader })
+		late := c.nodes[i]
+		from := leader.at().store
+		if err := from.raft.DemoteVoter(raft.ServerID(late.id), 0, 0).Error(); err != nil {
+			t.Fatal(err)
+		}
+		c.pass(time.Second)
+		term := from.raft.CurrentTerm()
+		req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}}
+		err := from.transport.TimeoutNow(raft.ServerID(late.id), raft.ServerAddress(late.id), req, new(raft.TimeoutNowResponse))
+		if err == nil || !strings.Contains(err.Error(), errNoVoter.Error()) {
+			t.Errorf("it is told: %v", err)
+		}
+		c.pass(2 * time.Second)
+		if now := from.raft.CurrentTerm(); c.leader() != leader || now != term {
+			t.Errorf("there was an election: term %d, before it %d", now, term)
 		}
 	})
 }

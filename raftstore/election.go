@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -128,6 +129,10 @@ func (t *transport) runRequests() {
 	for {
 		select {
 		case rpc := <-t.NetworkTransport.Consumer():
+			if _, stand := rpc.Command.(*raft.TimeoutNowRequest); stand && !t.election.votes() {
+				rpc.Respond(&raft.TimeoutNowResponse{}, errNoVoter)
+				continue
+			}
 			t.election.hearCandidate(rpc.Command)
 			select {
 			case t.requests <- rpc:
@@ -140,14 +145,31 @@ func (t *transport) runRequests() {
 	}
 }
 
+// errNoVoter is told to a leader that hands its leadership over to a node without a vote. It
+// did so before it took the vote, and the word came late; Raft would stand for election, and
+// since everybody is heard, might win.
+var errNoVoter = errors.New("this node has no vote, and does not stand for election")
+
+// votes tells whether this node is a voter of the latest configuration that it knows.
+func (e *election) votes() bool {
+	return slices.ContainsFunc(e.servers(), func(s raft.Server) bool { return s.ID == e.self && s.Suffrage == raft.Voter })
+}
+
 // hearCandidate has a candidate be heard whom this node's configuration does not name as a voter.
 //
 // Raft v1.8.0 refuses to vote for such a one, by the latest configuration in its log, which may
 // never have been committed. Two leaders, one after the other, that began to change the members and
 // lost their office before a majority had heard of it, then leave members of which each refuses
-// the only one that could win, for ever. It is the candidate's configuration that counts the votes,
-// and the log of who was taken out, or lost its vote, ends before the entry that a majority has
-// of it: it is not elected either way. Who was removed for good is not let in (streams.go).
+// the only one that could win, for ever.
+//
+// That it is safe is Raft's own argument for changes of one member at a time, in which a voter asks
+// nobody's configuration but the log's (Ongaro's thesis, 4.1): it is the candidate's configuration
+// that counts the votes, any majority of it and of the one before or after it have a member in
+// common, and a leader begins no change before an entry of its own term is committed. Who was taken
+// out, or lost its vote, and does not know it yet, has a log that ends before the entry of that,
+// and of each majority somebody has that entry and refuses; before that, pre-votes have kept it
+// from raising anybody's term. Who knows it does not stand for election. And who was removed for
+// good has no streams to members: the cluster port bars its id (node, removal.go).
 func (e *election) hearCandidate(command any) {
 	switch req := command.(type) {
 	case *raft.RequestVoteRequest:

@@ -68,26 +68,35 @@ func (t *transport) beginPush(id raft.ServerID, commit uint64) bool {
 	return true
 }
 
-// endPush reports whether the pusher of a peer may rest, and makes it so.
-func (t *transport) endPush(id raft.ServerID, commit uint64) bool {
+// endPush returns the state that a peer has to be told of next, or says that its pusher may
+// rest, and makes it so. It looks at the state itself: who publishes a later one meanwhile finds
+// the pusher at work, or resting.
+func (t *transport) endPush(id raft.ServerID, current func() *state) (next *state, over bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	p := t.peer(id)
-	p.pushing = !p.away && p.told < commit
-	return !p.pushing
+	p, next := t.peer(id), current()
+	p.pushing = !p.away && p.told < next.index
+	return next, !p.pushing
+}
+
+// giveUpPush leaves the rest to Raft.
+func (t *transport) giveUpPush(id raft.ServerID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.peer(id).pushing = false
 }
 
 // push tells one peer the commit index until it has been told the latest.
 func (s *Store) push(server raft.Server) {
 	tries := 0
 	for {
-		st := s.fsm.current.Load()
-		term, leads := s.leadsIn()
-		if !leads || st.term != term || term <= s.transport.silent.Load() || s.err() != nil {
-			s.transport.endPush(server.ID, 0)
+		st, over := s.transport.endPush(server.ID, s.fsm.current.Load)
+		if over {
 			return
 		}
-		if s.transport.endPush(server.ID, st.index) {
+		term, leads := s.leadsIn()
+		if !leads || st.term != term || term <= s.transport.silent.Load() || s.err() != nil {
+			s.transport.giveUpPush(server.ID)
 			return
 		}
 		if s.pushOnce(server, st.index, term) {
@@ -95,7 +104,7 @@ func (s *Store) push(server raft.Server) {
 			continue
 		}
 		if tries++; tries == pushTries {
-			s.transport.endPush(server.ID, 0)
+			s.transport.giveUpPush(server.ID)
 			return // CommitTimeout will tell it
 		}
 		select {
