@@ -66,18 +66,22 @@ type memberChange struct {
 	Action memberAction
 	ID     string
 	Knows  int // version of commands that a node knows which is added; 0: the first
+	// Blank is set of a node that is added and has no replica.
+	Blank bool
 }
 
 // AddNonvoter makes a node that runs this program a replica without a vote. It is
 // nothing to add a member again.
 func (s *Store) AddNonvoter(ctx context.Context, nodeID string) error {
-	return s.Admit(ctx, nodeID, int(s.cfg.commandVersion))
+	return s.changeMember(ctx, memberChange{Action: memberAdd, ID: nodeID, Knows: int(s.cfg.commandVersion)})
 }
 
-// Admit is AddNonvoter for a node whose program knows commands up to a version. One
-// that knows too little is refused.
+// Admit makes a node a replica without a vote that has nothing yet, and whose program knows
+// commands up to a version. One that knows too little is refused. One that had a vote until now
+// has lost what it promised with it, and what it acknowledged: it is taken out of the group
+// first, so that no majority counts on it.
 func (s *Store) Admit(ctx context.Context, nodeID string, knows int) error {
-	return s.changeMember(ctx, memberChange{memberAdd, nodeID, knows})
+	return s.changeMember(ctx, memberChange{Action: memberAdd, ID: nodeID, Knows: knows, Blank: true})
 }
 
 // Promote gives a member a vote, adding it if it is none.
@@ -136,6 +140,12 @@ func (s *Store) changeMemberHere(ctx context.Context, change memberChange) error
 		if string(server.ID) == change.ID {
 			is = &server
 		}
+	}
+	if change.Blank && is != nil && is.Suffrage == raft.Voter {
+		if err := s.changeServer(ctx, memberChange{Action: memberRemove, ID: change.ID}, is, 0); err != nil {
+			return err
+		}
+		is = nil
 	}
 	if is == nil && (change.Action == memberAdd || change.Action == memberPromote) {
 		done, err := s.beginAdmitting(ctx)
