@@ -73,12 +73,13 @@ type Timers struct {
 	// little more than that is what a fail-over takes; Election is how long a
 	// candidate waits. Default 300 ms each.
 	Heartbeat, Election time.Duration
-	// Lease is how long a leader that hears of no majority goes on. Default
-	// 200 ms: with 125 ms, busy machines saw false elections.
+	// Lease is how long a leader that hears of no majority goes on, and at most Heartbeat. Default
+	// 250 ms: with 125 ms, busy machines saw false elections.
 	Lease time.Duration
-	// Commit is the time between two empty AppendEntries on an idle cluster. It
-	// is at most half the lease, since a lease is renewed by that traffic, too.
-	// Default 100 ms.
+	// Commit is how long after the last entries a peer is asked to append none, so
+	// that it hears of their commit; then again while it, or heartbeats, are not answered
+	// (quiet.go), after once to twice as long each time. It is at most half the lease, since a
+	// lease is renewed by that, too, when a heartbeat is lost. Default 100 ms.
 	Commit time.Duration
 	// DiskStall is how long a leader's write to disk may take before the node
 	// gives its leadership up. Default 5 s: a busy disk is not a broken one.
@@ -125,7 +126,7 @@ func (c Config) withDefaults() (Config, error) {
 	orDefault(&c.CompareEvery, defaultCompareEvery)
 	orDefault(&c.Timers.Heartbeat, 300*time.Millisecond)
 	orDefault(&c.Timers.Election, 300*time.Millisecond)
-	orDefault(&c.Timers.Lease, 200*time.Millisecond)
+	orDefault(&c.Timers.Lease, 250*time.Millisecond)
 	orDefault(&c.Timers.Commit, 100*time.Millisecond)
 	orDefault(&c.Timers.DiskStall, 5*time.Second)
 	if c.Timers.Commit > c.Timers.Lease/2 {

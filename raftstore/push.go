@@ -28,6 +28,10 @@ type pushPeer struct {
 	back    chan struct{} // closed when the peer is not away any more; nil: nobody waits
 	heard   time.Time     // when it last answered as a follower of this leader
 	lastLog uint64        // the end of its log then
+
+	beating    int       // heartbeats that are not answered yet
+	knows      agreement // see needless
+	distrusted time.Time // when that was last forgotten
 }
 
 const (

@@ -31,6 +31,7 @@ type simNet struct {
 	halves    map[*simHalf]struct{}
 	changed   chan struct{} // closed and replaced when a dial may go on
 	broke     int           // streams that broke by being flaky
+	writes    int           // of all that runs
 }
 
 func newSimNet(random *rand.Rand) *simNet {
@@ -314,6 +315,7 @@ func (c *simConn) Write(b []byte) (int, error) {
 		h.rouse()
 		return len(b), nil // it is lost on its way
 	}
+	n.writes++
 	h.last = later(h.last, time.Now().Add(n.delay()))
 	h.queue = append(h.queue, simChunk{bytes.Clone(b), h.last, !n.open(h.from, h.to) || n.paused[h.from]})
 	h.rouse()

@@ -10,7 +10,11 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-const transportTimeout = 5 * time.Second
+const (
+	transportTimeout = 5 * time.Second
+	// beatsBeforeVotes is how many heartbeats a follower misses before it seeks votes.
+	beatsBeforeVotes = 3
+)
 
 // transport is Raft's network transport over our streams. It also remembers
 // what each peer was told of the commit index, for commit push.
@@ -18,6 +22,7 @@ type transport struct {
 	*raft.NetworkTransport
 	election      *election
 	heartbeatPace time.Duration
+	began         time.Time     // from which moments for heartbeats are counted
 	requests      chan raft.RPC // see Consumer
 
 	silent atomic.Uint64 // a term; as its leader this node does not speak any more
@@ -31,6 +36,7 @@ func newTransport(g greeter, e *election, pace time.Duration, log *raftLogger) *
 		election:      e,
 		requests:      make(chan raft.RPC),
 		heartbeatPace: pace,
+		began:         time.Now(),
 		peers:         make(map[raft.ServerID]*pushPeer),
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: newRaftStreams(g), MaxPool: 3, Timeout: transportTimeout, Logger: log, MsgpackUseNewTimeFormat: true,
@@ -41,15 +47,17 @@ func newTransport(g greeter, e *election, pace time.Duration, log *raftLogger) *
 // AppendEntries is Raft's own, with its heartbeats at a slower pace; it shows which
 // peers are in reach.
 func (t *transport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	send := t.NetworkTransport.AppendEntries
 	if isHeartbeat(req) {
 		t.pace(id, req.Term)
+		send = t.beat
 	} else {
 		t.await(id, req.Term)
 	}
 	if req.Term <= t.silent.Load() {
 		return errSilent
 	}
-	err := t.NetworkTransport.AppendEntries(id, to, req, resp)
+	err := send(id, to, req, resp)
 	t.note(id, req, err)
 	if err == nil {
 		t.hear(id, req.Term, resp)
@@ -64,17 +72,17 @@ func isHeartbeat(req *raft.AppendEntriesRequest) bool {
 
 // pace holds a heartbeat back until heartbeatPace after the one before. Raft
 // sends one every 30 to 60 ms, whatever else tells followers that the leader lives,
-// and in an idle cluster leaders and followers did little else. A follower
-// waits for three times the pace before it seeks votes, and a lease is twice as long.
+// and in an idle cluster leaders and followers did little else. Those to all peers leave at
+// the same moments, so that the process wakes once for them, and once for their answers.
 func (t *transport) pace(id raft.ServerID, term uint64) {
 	t.mu.Lock()
 	p := t.peer(id)
 	p.term = max(p.term, term)
 	now := time.Now()
-	wait := min(t.heartbeatPace, p.beat.Add(t.heartbeatPace).Sub(now))
-	p.beat = now.Add(max(0, wait))
+	wait := max(0, min(p.beat.Add(t.heartbeatPace).Sub(now), t.nextBeat(now)))
+	p.beat = now.Add(wait)
 	t.mu.Unlock()
-	if wait <= 0 {
+	if wait == 0 {
 		return
 	}
 	timer := time.NewTimer(wait)
@@ -83,6 +91,11 @@ func (t *transport) pace(id raft.ServerID, term uint64) {
 	case <-timer.C:
 	case <-t.election.closing:
 	}
+}
+
+// nextBeat is how long it is until the next moment for heartbeats.
+func (t *transport) nextBeat(now time.Time) time.Duration {
+	return t.heartbeatPace - now.Sub(t.began)%t.heartbeatPace
 }
 
 // InstallSnapshot is Raft's own, for a peer that is in reach.
@@ -169,10 +182,11 @@ func (p *notedPipeline) pass() {
 			return
 		}
 		failed := f.Error() != nil || !f.Response().Success
+		p.transport.hear(p.id, f.Request().Term, f.Response())
 		if failed {
 			p.AppendPipeline.Close() // of a stream that is lost already
 		} else {
-			p.transport.hear(p.id, f.Request().Term, f.Response())
+			p.transport.agree(p.id, f.Request(), f.Start())
 		}
 		select {
 		case p.answers <- f:
@@ -185,9 +199,14 @@ func (p *notedPipeline) pass() {
 	}
 }
 
+// AppendEntries implements raft.AppendPipeline. There is no future if nothing was sent; Raft takes
+// answers from Consumer alone.
 func (p *notedPipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
 	if req.Term <= p.transport.silent.Load() {
 		return nil, errSilent
+	}
+	if p.transport.needless(p.id, req) {
+		return nil, nil
 	}
 	f, err := p.AppendPipeline.AppendEntries(req, resp)
 	p.transport.note(p.id, req, err)
@@ -224,7 +243,9 @@ func (t *transport) note(id raft.ServerID, req *raft.AppendEntriesRequest, err e
 	defer t.mu.Unlock()
 	p := t.peer(id)
 	p.away = err != nil
-	if err == nil {
+	if err != nil {
+		p.distrust()
+	} else {
 		if p.back != nil {
 			close(p.back)
 			p.back = nil
@@ -233,14 +254,17 @@ func (t *transport) note(id raft.ServerID, req *raft.AppendEntriesRequest, err e
 	}
 }
 
-// hear notes a peer's answer to this node as the leader of a term.
+// hear notes a peer's answer to this node as the leader of a term; an empty one if there was none.
 func (t *transport) hear(id raft.ServerID, term uint64, resp *raft.AppendEntriesResponse) {
-	if resp.Term != term {
-		return
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.peer(id)
+	if !resp.Success {
+		p.distrust()
+	}
+	if resp.Term != term {
+		return
+	}
 	p.heard, p.lastLog = time.Now(), resp.LastLog
 }
 
