@@ -11,7 +11,7 @@ import (
 )
 
 // Elections, faster than Raft's own and as safe: how votes are given and counted is Raft's,
-// but for whom a member listens to (Consumer).
+// but for whom a member listens to (hearCandidate).
 //
 // Raft looks for a dead leader at random moments, so that a follower notices after
 // one to three heartbeat timeouts, and a pre-vote that the other follower refuses
@@ -121,7 +121,7 @@ func (e *election) askPreVote(req *raft.RequestPreVoteRequest, resp *raft.Reques
 	}
 }
 
-// Consumer is where Raft takes requests from: those of others, made fit to be voted on.
+// Consumer is where Raft takes requests from: those of others that answer has left to it.
 func (t *transport) Consumer() <-chan raft.RPC { return t.requests }
 
 // runRequests hands requests on until the store closes.
@@ -129,11 +129,9 @@ func (t *transport) runRequests() {
 	for {
 		select {
 		case rpc := <-t.NetworkTransport.Consumer():
-			if _, stand := rpc.Command.(*raft.TimeoutNowRequest); stand && !t.election.votes() {
-				rpc.Respond(&raft.TimeoutNowResponse{}, errNoVoter)
+			if t.answer(rpc) {
 				continue
 			}
-			t.election.hearCandidate(rpc.Command)
 			select {
 			case t.requests <- rpc:
 			case <-t.election.closing:
@@ -143,6 +141,24 @@ func (t *transport) runRequests() {
 			return
 		}
 	}
+}
+
+// answer makes a request fit for Raft, or answers it and reports that.
+func (t *transport) answer(rpc raft.RPC) bool {
+	switch req := rpc.Command.(type) {
+	case *raft.AppendEntriesRequest:
+		t.skipHeld(req)
+	case *raft.InstallSnapshotRequest:
+		return t.declineHeld(rpc, req)
+	case *raft.TimeoutNowRequest:
+		if !t.election.votes() {
+			rpc.Respond(&raft.TimeoutNowResponse{}, errNoVoter)
+			return true
+		}
+	default:
+		t.election.hearCandidate(req)
+	}
+	return false
 }
 
 // errNoVoter is told to a leader that hands its leadership over to a node without a vote. It

@@ -145,7 +145,7 @@ func (s *Store) start() error {
 	s.transport = newTransport(g, &election{
 		self: raft.ServerID(s.cfg.NodeID), patience: s.cfg.Timers.Election, closing: s.closing,
 		canLead: func() bool { return s.fsm.doubted() == nil && s.disk.canWrite() },
-	}, s.cfg.Timers.Heartbeat/beatsBeforeVotes, raftLog)
+	}, s.logs, s.cfg.Timers.Heartbeat/beatsBeforeVotes, raftLog)
 	if err := s.bootstrap(snapshots); err != nil {
 		return errors.Join(err, s.transport.Close())
 	}

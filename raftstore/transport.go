@@ -21,6 +21,7 @@ const (
 type transport struct {
 	*raft.NetworkTransport
 	election      *election
+	log           raft.LogStore // this node's
 	heartbeatPace time.Duration
 	began         time.Time     // from which moments for heartbeats are counted
 	requests      chan raft.RPC // see Consumer
@@ -31,9 +32,10 @@ type transport struct {
 	peers map[raft.ServerID]*pushPeer
 }
 
-func newTransport(g greeter, e *election, pace time.Duration, log *raftLogger) *transport {
+func newTransport(g greeter, e *election, entries raft.LogStore, pace time.Duration, log *raftLogger) *transport {
 	return &transport{
 		election:      e,
+		log:           entries,
 		requests:      make(chan raft.RPC),
 		heartbeatPace: pace,
 		began:         time.Now(),
