@@ -152,3 +152,19 @@ func TestOneProcessADirectory(t *testing.T) {
 	}
 	unlock()
 }
+
+// TestNothingIsDoneWhereNoNodeWas: a mistyped directory is told, and not made.
+func TestNothingIsDoneWhereNoNodeWas(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "mistyped")
+	_, recovered := Recover(dir, quiet, time.Now, func(RecoveryPlan) error { return nil })
+	for what, err := range map[string]error{
+		"reset of promises": ResetFormation(dir), "reset of a membership": ResetMembership(dir, resetItSo), "recovery": recovered,
+	} {
+		if err == nil || !strings.Contains(err.Error(), "is --data-dir right?") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("the directory: %v", err)
+	}
+}

@@ -29,3 +29,12 @@ func lockDir(dir string) (unlock func(), err error) {
 	}
 	return func() { f.Close() }, nil
 }
+
+// lockUsed is lockDir for a directory that is to be there: to work on another one than was meant
+// would look as if there were nothing to do.
+func lockUsed(dir string) (unlock func(), err error) {
+	if _, err := os.Stat(dir); err != nil {
+		return nil, fmt.Errorf("no node has been in %s; is --data-dir right? %w", dir, err)
+	}
+	return lockDir(dir)
+}

@@ -145,7 +145,7 @@ func (p RecoveryPlan) Others() []string {
 // Recover plans a recovery on a stopped node's data directory, and carries it out if
 // confirm returns nil. It returns what confirm returns otherwise; nothing is changed then.
 func Recover(dataDir string, log *slog.Logger, now func() time.Time, confirm func(RecoveryPlan) error) (RecoveryPlan, error) {
-	unlock, err := lockDir(dataDir)
+	unlock, err := lockUsed(dataDir)
 	if err != nil {
 		return RecoveryPlan{}, err
 	}

@@ -11,7 +11,7 @@ import (
 // ResetFormation makes a stopped, blank node forget what it promised to others about
 // founding a cluster. A node that belongs to a cluster has nothing to forget.
 func ResetFormation(dataDir string) error {
-	unlock, err := lockDir(dataDir)
+	unlock, err := lockUsed(dataDir)
 	if err != nil {
 		return err
 	}

@@ -140,7 +140,7 @@ func charterIn(a *raftstore.Archive, key string, now time.Time) (charter, error)
 // images. confirm is told the cluster and may refuse. A crash leaves the node blank, or as
 // it was; another run finishes.
 func ResetMembership(dataDir string, confirm func(cluster string, epoch raftstore.Epoch) error) error {
-	unlock, err := lockDir(dataDir)
+	unlock, err := lockUsed(dataDir)
 	if err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ serves the whole API.`,
 func printKubeconfig(out io.Writer, path, server string) error {
 	config, err := clientcmd.LoadFromFile(path)
 	if errors.Is(err, os.ErrPermission) {
-		return fmt.Errorf("%w: it gives all rights, so only its owner may read it; try as root", err)
+		return fmt.Errorf("%w: it gives all rights, so only its owner may read it", err)
 	}
 	if err != nil {
 		return err

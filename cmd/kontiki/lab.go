@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -110,10 +109,8 @@ func labStatus(cfg *lab.Config) *cobra.Command {
 				return err
 			}
 			rows := l.Status(cmd.Context())
-			if output == "json" {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(rows)
+			if output != "" {
+				return printEncoded(cmd.OutOrStdout(), rows, output)
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
 			fmt.Fprintln(w, "HOST\tADDRESS\tNODE\tROLE\tCLUSTER\tLEADER\tREVISION\tFAULTS")
@@ -123,7 +120,7 @@ func labStatus(cfg *lab.Config) *cobra.Command {
 			return w.Flush()
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "json, or empty for a table")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "json, yaml, or empty for a table")
 	return cmd
 }
 
@@ -146,7 +143,11 @@ func labExec(cfg *lab.Config) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return host.Exec(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr(), args[1], args[2:]...)
+			err = host.Exec(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr(), args[1], args[2:]...)
+			if errors.Is(err, context.Canceled) { // interrupted, and so was the command
+				return nil
+			}
+			return err
 		},
 	}
 }
@@ -179,21 +180,28 @@ func labKubeconfig(cfg *lab.Config) *cobra.Command {
 		Use:   "kubeconfig [NODE]",
 		Short: "Print the path of an admin kubeconfig, of the first host that has one or of NODE",
 		Args:  cobra.MaximumNArgs(1),
+
+		ValidArgsFunction: completeHosts(cfg),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := lab.Open(*cfg)
 			if err != nil {
 				return err
 			}
-			for _, h := range l.Hosts() {
-				if len(args) == 1 && h.Name != args[0] {
-					continue
+			hosts, whose := l.Hosts(), "no host has"
+			if len(args) == 1 {
+				host, err := l.Host(args[0])
+				if err != nil {
+					return err
 				}
+				hosts, whose = []*lab.Host{host}, args[0]+" has not got"
+			}
+			for _, h := range hosts {
 				if _, err := os.Stat(h.Kubeconfig()); err == nil {
 					fmt.Fprintln(cmd.OutOrStdout(), h.Kubeconfig())
 					return nil
 				}
 			}
-			return errors.New("no host has an admin kubeconfig yet: the cluster has not formed; see kontiki lab status")
+			return fmt.Errorf("%s an admin kubeconfig yet: it comes once the cluster has formed; see kontiki lab status", whose)
 		},
 	}
 }

@@ -102,6 +102,9 @@ func labAdd(cfg *lab.Config) *cobra.Command {
 // labPower are the commands that cut a host's power.
 func labPower(cfg *lab.Config) []*cobra.Command {
 	return []*cobra.Command{
+		labNode(cfg, "off NODE", "End all that runs on the host at once, its pods too, as a loss of power does; start it again with: kontiki lab start", func(_ context.Context, h *lab.Host) error {
+			return h.Reboot()
+		}),
 		labNode(cfg, "reboot NODE", "End all that runs on the host at once, as a loss of power does, and start its node again", func(_ context.Context, h *lab.Host) error {
 			if err := h.Reboot(); err != nil {
 				return err

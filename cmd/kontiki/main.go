@@ -33,7 +33,7 @@ func main() {
 		if errors.As(err, &exit) { // of a command run on a lab host: it has said what was wrong
 			os.Exit(exit.ExitCode())
 		}
-		fmt.Fprintln(os.Stderr, "kontiki:", err)
+		fmt.Fprintln(os.Stderr, "kontiki:", asRoot(err))
 		var code exitError
 		if errors.As(err, &code) {
 			os.Exit(code.code)
@@ -53,6 +53,7 @@ with one join secret find each other and form a cluster; any node serves the API
 		Version:       version,
 	}
 	root.AddCommand(nodeCommand(), statusCommand(), membersCommand(), netCommand(), storeCommand(), secretCommand(), secretsCommand(), snapshotCommand(), recoverCommand(), resetCommand(), imageCommand(), kubectlCommand(), kubeconfigCommand(), labCommand(), jepsenCommand(), versionCommand())
+	tellMisuse(root)
 	return root
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -68,6 +69,9 @@ node that is given others later does not start:
 				return fmt.Errorf("--log-level %q: use debug, info, warn or error", logLevel)
 			}
 			cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			if os.Geteuid() != 0 {
+				return errors.New("a node makes namespaces, mounts, cgroups and network devices: run it as root")
+			}
 			if teardown {
 				return node.Teardown(cmd.Context(), cfg)
 			}

@@ -114,7 +114,11 @@ func (h *Host) startNode(program []string, binary string, extra []string) error 
 	return os.WriteFile(h.pidPath(), []byte(strconv.Itoa(cmd.Process.Pid)+"\n"), 0o644)
 }
 
-// Exec runs a command on the host with the given streams.
+// goodbye is how long a command on a host has to end once it was told to.
+const goodbye = 5 * time.Second
+
+// Exec runs a command on the host with the given streams. When ctx ends, it is told to end
+// (SIGTERM): it may have a terminal to leave as it was.
 func (h *Host) Exec(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = h.environ()
@@ -122,6 +126,8 @@ func (h *Host) Exec(ctx context.Context, stdin io.Reader, stdout, stderr io.Writ
 		cmd.Path, cmd.Err = path, nil
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = goodbye
 	if err := h.start(cmd, false); err != nil {
 		return err
 	}

@@ -1,10 +1,12 @@
 package lab
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -135,6 +137,29 @@ func TestHostsReachEachOtherAndTheMachineReachesThem(t *testing.T) {
 	}
 	if err := n2.Start(); err == nil {
 		t.Error("a second node started on one host")
+	}
+}
+
+// TestCommandIsToldToEnd: who interrupts a command on a host leaves it time for its last words.
+func TestCommandIsToldToEnd(t *testing.T) {
+	h := testLab(t, 1).Hosts()[0]
+	ctx, cancel := context.WithCancel(t.Context())
+	said, out := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		err := h.Exec(ctx, nil, out, os.Stderr, "sh", "-c", `trap 'echo bye; exit' TERM; echo here; while :; do sleep 0.01; done`)
+		out.Close()
+		ended <- err
+	}()
+	lines := bufio.NewScanner(said)
+	for lines.Scan() && lines.Text() == "here" {
+		cancel()
+	}
+	if lines.Text() != "bye" {
+		t.Errorf("it said at last %q, want bye", lines.Text())
+	}
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("an interrupted command: %v", err)
 	}
 }
 
