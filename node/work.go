@@ -2,13 +2,11 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -69,7 +67,7 @@ func (n *node) startWork(ctx context.Context, life *lifecycle) error {
 		return err
 	}
 	life.onStop("shim client", shims.Close)
-	registries, err := n.registries()
+	registries, err := image.NodeRegistries(n.cfg.DataDir, n.cfg.RegistriesFile)
 	if err != nil {
 		return err
 	}
@@ -103,18 +101,6 @@ func (n *node) startWork(ctx context.Context, life *lifecycle) error {
 	life.start("agent", a.Run)
 	life.start("events of refills", func(ctx context.Context) error { return n.tellRefills(ctx, client) })
 	return nil
-}
-
-// registries reads how registries are reached, from the file that was named or the usual one.
-func (n *node) registries() (image.Registries, error) {
-	path := n.cfg.RegistriesFile
-	if path == "" {
-		path = filepath.Join(n.cfg.DataDir, "registries.yaml")
-		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-			return image.Registries{}, nil
-		}
-	}
-	return image.ReadRegistries(path)
 }
 
 // plainListener hides from net/http that its connections are TLS: it would look

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"text/tabwriter"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
@@ -25,7 +28,7 @@ func imageCommand() *cobra.Command {
 	open := func() (*image.Store, error) {
 		return image.Open(filepath.Join(dir, "images"), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	}
-	cmd.AddCommand(imageLoad(open), imageSave(open), imageList(open), imageRemove(open), imageImport())
+	cmd.AddCommand(imageLoad(open), imagePull(&dir, open), imageSave(open), imageList(open), imageRemove(open), imageImport())
 	return cmd
 }
 
@@ -68,6 +71,58 @@ func imageLoad(open openImages) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&name, "name", "", "name for an archive that names no image")
 	return cmd
+}
+
+// pullTold is how often one hears of a pull that takes long.
+const pullTold = 2 * time.Second
+
+func imagePull(dir *string, open openImages) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "pull IMAGE...",
+		Short: "Pull images from their registries, as the node would for a pod",
+		Long: `Pull images from their registries, as the node would for a pod: by the mirrors and
+certificates of registries.yaml, with the credentials there and in config.json (docker's
+format), both in the data directory.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			images, err := open()
+			if err != nil {
+				return err
+			}
+			if images.Registries, err = image.NodeRegistries(*dir, file); err != nil {
+				return err
+			}
+			as, err := image.FileCredentials(filepath.Join(*dir, "config.json"))
+			if err != nil {
+				return err
+			}
+			for _, ref := range args {
+				img, err := images.PullAs(cmd.Context(), ref, as, tellPull(cmd.ErrOrStderr(), ref))
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "pulled %s (%s)\n", img.Ref, img.Digest)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&file, "registries", "", "YAML file with mirrors, credentials and certificates of image registries; registries.yaml in the data directory by default")
+	return cmd
+}
+
+// tellPull says now and then how far a pull has come.
+func tellPull(out io.Writer, ref string) image.Progress {
+	var mu sync.Mutex // protects next
+	next := time.Now().Add(pullTold)
+	return func(done, total int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		if now := time.Now(); done < total && now.After(next) {
+			next = now.Add(pullTold)
+			fmt.Fprintf(out, "%s: %d of %d MB\n", ref, done/1e6, total/1e6)
+		}
+	}
 }
 
 func imageSave(open openImages) *cobra.Command {

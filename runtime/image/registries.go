@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -81,6 +82,19 @@ func ReadRegistries(path string) (Registries, error) {
 		}
 	}
 	return r, nil
+}
+
+// NodeRegistries reads the file that is named, else registries.yaml of a node's data directory if
+// there is one.
+func NodeRegistries(dataDir, file string) (Registries, error) {
+	if file != "" {
+		return ReadRegistries(file)
+	}
+	r, err := ReadRegistries(filepath.Join(dataDir, "registries.yaml"))
+	if errors.Is(err, os.ErrNotExist) {
+		return Registries{}, nil
+	}
+	return r, err
 }
 
 // endpoint splits a mirror's URL.

@@ -9,29 +9,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-func TestScopes(t *testing.T) {
-	for _, c := range []struct {
-		scope, image string
-		fits         bool
-	}{
-		{"https://index.docker.io/v1/", "docker.io/library/web:1", true},
-		{"registry.example", "registry.example/team/web:1", true},
-		{"registry.example/team", "registry.example/team/web:1", true},
-		{"registry.example/team/web", "registry.example/team/web:1", true},
-		{"registry.example/team/we", "registry.example/team/web:1", false},
-		{"registry.example/other", "registry.example/team/web:1", false},
-		{"registry.example:5000", "registry.example/team/web:1", false},
-		{"registry.example:5000", "registry.example:5000/web@sha256:00", true},
-		{"*.example", "registry.example/web:1", true},
-		{"*.example", "a.registry.example/web:1", false},
-		{"https://registry.example/v2/", "registry.example/web:1", true},
-	} {
-		if got := scopeFits(cleanScope(c.scope), c.image); got != c.fits {
-			t.Errorf("%s fits %s: %v, want %v", c.scope, c.image, got, c.fits)
-		}
-	}
-}
-
 func TestParseCredentials(t *testing.T) {
 	secret := func(key, value string) *corev1.Secret {
 		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Data: map[string][]byte{key: []byte(value)}}
@@ -42,7 +19,7 @@ func TestParseCredentials(t *testing.T) {
 		secret(".dockercfg", `{"https://r.example":{"username":"user","password":"pass:word"}}`),
 	} {
 		list, err := parseCredentials(s)
-		if err != nil || len(list) != 1 || list[0].scope != "r.example" || list[0].auth.Username != "user" || list[0].auth.Password != "pass:word" {
+		if err != nil || len(list) != 1 || list[0].Scope != "r.example" || list[0].Auth.Username != "user" || list[0].Auth.Password != "pass:word" {
 			t.Errorf("%v %v", list, err)
 		}
 	}

@@ -13,7 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"golang.org/x/sys/unix"
 
 	"kontiki/runtime/image"
@@ -37,7 +36,7 @@ type Shim interface {
 // Images is what a worker needs of the image store.
 type Images interface {
 	Resolve(ref string) (image.Image, error)
-	Pull(ctx context.Context, ref string, auth authn.Authenticator, progress image.Progress) (image.Image, error)
+	PullAs(ctx context.Context, ref string, as []image.Credential, progress image.Progress) (image.Image, error)
 	Unpack(ctx context.Context, img image.Image) error
 	Mount(ctx context.Context, img image.Image, id, dir string) (rootfs string, err error)
 	Unmount(id, dir string) error
