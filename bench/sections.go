@@ -38,8 +38,8 @@ var sections = []section{
 		},
 	},
 	{
-		name: "cluster", about: "three whole nodes on virtual hosts: their birth, what they use idle, and how one comes back that was cut off (needs root)",
-		program: "bench/cluster", needs: []string{"kontiki"},
+		name: "cluster", about: "three whole nodes on virtual hosts: their birth, what they use idle, how one comes back that was cut off, and how one that was lost is replaced (needs root)",
+		program: "bench/cluster", needs: []string{"kontiki", "examples/web.tar"},
 	},
 	{
 		name: "overlay", about: "the pod network, beside a bare VXLAN (needs root)",
@@ -80,7 +80,7 @@ var sections = []section{
 	},
 	{
 		name: "pods", about: "pods of one whole node, beside containerd with ctr, and podman (installed if missing; needs root)",
-		program: "bench/pods", needs: []string{"kontiki"},
+		program: "bench/pods", needs: []string{"kontiki", "examples/web.tar"},
 	},
 	{
 		name: "runtime", about: "a node's runtime and agent alone, over an API without latency (needs root)",

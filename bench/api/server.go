@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
-	"os"
-	"path/filepath"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,7 +12,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
-	"kontiki/bench/cert"
 	"kontiki/bench/lab"
 	"kontiki/bench/peer"
 	"kontiki/bench/proc"
@@ -32,7 +28,6 @@ type server struct {
 	restart   func(context.Context) error // stops the server, and starts it without waiting
 	stop      func() error                // ends it and removes all that it made
 	clients   map[encoding][]kubernetes.Interface
-	wasReady  bool
 }
 
 // startKontiki makes a lab of some nodes. Their clients sit on all of them.
@@ -75,52 +70,14 @@ func startKontiki(ctx context.Context, bin string, nodes int) (*server, error) {
 
 // startUpstream starts kube-apiserver above one etcd on loopback.
 func startUpstream(ctx context.Context, bin string) (*server, error) {
-	if err := peer.InstallEtcd(ctx); err != nil {
-		return nil, err
-	}
-	program, err := peer.BuildAPIServer(ctx, bin)
+	p, err := peer.StartControlPlane(ctx, bin)
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "kontiki-bench-")
-	if err != nil {
-		return nil, err
-	}
-	s := &server{name: "kube-apiserver + etcd", stop: func() error { return os.RemoveAll(dir) }}
-	if err := cert.Write(dir); err != nil {
-		return nil, errors.Join(err, s.stop())
-	}
-	address, err := peer.FreeAddress()
-	if err != nil {
-		return nil, errors.Join(err, s.stop())
-	}
-	etcd, err := peer.StartEtcd(dir, "a")
-	var api *peer.Process
-	if err == nil {
-		api, err = peer.StartAPIServer(program, dir, etcd, address)
-	}
-	s.stop = func() (err error) {
-		if api != nil {
-			api.Kill()
-			if !s.wasReady {
-				log, rerr := os.ReadFile(filepath.Join(dir, "kube-apiserver.log"))
-				err = errors.Join(rerr, fmt.Errorf("kube-apiserver said at last:\n%s", log[max(0, len(log)-2000):]))
-			}
-		}
-		etcd.Close()
-		return errors.Join(err, os.RemoveAll(dir))
-	}
-	if err != nil {
-		return nil, errors.Join(err, s.stop())
-	}
-	s.endpoints = []*rest.Config{{Host: "https://" + address, TLSClientConfig: rest.TLSClientConfig{
-		CAFile: cert.File(dir), CertFile: cert.File(dir), KeyFile: cert.Key(dir),
-	}}}
-	s.processes = func() ([]int, error) { return []int{api.Pid(), etcd.Processes[0].Pid()}, nil }
-	s.restart = func(context.Context) (err error) {
-		api.Kill() // nothing is lost: the state is etcd's
-		api, err = peer.StartAPIServer(program, dir, etcd, address)
-		return err
+	s := &server{
+		name: peer.ControlPlaneName, endpoints: []*rest.Config{p.Config}, stop: p.Close,
+		processes: func() ([]int, error) { return p.Processes(), nil },
+		restart:   func(context.Context) error { return p.Restart() },
 	}
 	return s.prepared(ctx)
 }
@@ -129,7 +86,6 @@ func startUpstream(ctx context.Context, bin string) (*server, error) {
 // account that its pods have; upstream's would come from its controllers.
 func (s *server) prepared(ctx context.Context) (*server, error) {
 	err := s.ready(ctx)
-	s.wasReady = err == nil
 	for _, e := range []encoding{protobuf, json} {
 		if err == nil {
 			err = s.connect(e, maxClients)
@@ -152,24 +108,7 @@ func (s *server) prepared(ctx context.Context) (*server, error) {
 }
 
 // ready waits until the first endpoint says that it is.
-func (s *server) ready(ctx context.Context) error {
-	config, err := rest.TLSConfigFor(s.endpoints[0])
-	if err != nil {
-		return err
-	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: config}, Timeout: time.Second}
-	return peer.Wait(ctx, s.name+" to be ready", func() (bool, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.endpoints[0].Host+"/readyz", nil)
-		if err != nil {
-			return false, err
-		}
-		resp, err := client.Do(req)
-		if err != nil {
-			return false, nil // not yet
-		}
-		return resp.StatusCode == http.StatusOK, resp.Body.Close()
-	})
-}
+func (s *server) ready(ctx context.Context) error { return peer.Ready(ctx, s.name, s.endpoints[0]) }
 
 // started is when the youngest of the server's processes was: the node, or
 // kube-apiserver, that restart has started.

@@ -105,6 +105,12 @@ func (l *Lab) Kill(ctx context.Context, host string) error {
 	return err
 }
 
+// Off ends all that runs on a host at once, its pods too, as a loss of power does.
+func (l *Lab) Off(ctx context.Context, host string) error {
+	_, err := l.command(ctx, "off", host)
+	return err
+}
+
 // Start starts a host's node again, with options of kontiki node if some are given.
 func (l *Lab) Start(ctx context.Context, host string, options ...string) error {
 	_, err := l.command(ctx, append([]string{"start", host, "--"}, options...)...)
@@ -115,6 +121,13 @@ func (l *Lab) Start(ctx context.Context, host string, options ...string) error {
 func (l *Lab) Kontiki(ctx context.Context, host string, args ...string) error {
 	_, err := l.command(ctx, append([]string{"exec", host, "--", l.kontiki}, args...)...)
 	return err
+}
+
+// Command is a program to be run on a host.
+func (l *Lab) Command(host string, args ...string) *exec.Cmd {
+	cmd := exec.Command(l.kontiki, append([]string{"lab", "--name", l.name, "exec", host, "--"}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	return cmd
 }
 
 // Host is what the lab knows of a host.
@@ -257,33 +270,11 @@ func (l *Lab) Apart(host string) (own, inPods []int, err error) {
 // gone: of a group that is no more, the kernel says either.
 func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) }
 
-// Use is what the processes of a host use.
-type Use struct {
-	Memory  proc.Use
-	CPU     time.Duration // so far
-	Written uint64        // bytes so far
-}
-
 // Use adds up what a host's processes use now, and have used.
-func (l *Lab) Use(host string) (u Use, err error) {
+func (l *Lab) Use(host string) (u proc.Total, err error) {
 	pids, err := l.Processes(host)
 	if err != nil {
 		return u, err
 	}
-	for _, pid := range pids {
-		m, err := proc.Memory(pid)
-		if err != nil {
-			return u, err
-		}
-		used, err := proc.CPU(pid)
-		if err != nil {
-			return u, err
-		}
-		written, err := proc.Written(pid)
-		if err != nil {
-			return u, err
-		}
-		u.Memory, u.CPU, u.Written = u.Memory.Add(m), u.CPU+used, u.Written+written
-	}
-	return u, nil
+	return proc.TotalOf(pids)
 }

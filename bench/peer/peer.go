@@ -122,37 +122,6 @@ func (e *Etcd) Close() {
 	}
 }
 
-// BuildAPIServer builds upstream's kube-apiserver from its module and returns the
-// program. The first time takes minutes.
-func BuildAPIServer(ctx context.Context, bin string) (string, error) {
-	program, err := filepath.Abs(filepath.Join(bin, "peer-kube-apiserver"))
-	if err != nil {
-		return "", err
-	}
-	const version = "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37"
-	cmd := exec.CommandContext(ctx, "go", "build", "-C", "bench/peers", "-trimpath", "-ldflags", version, "-o", program, "./kube-apiserver")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build upstream's kube-apiserver: %w\n%s", err, out)
-	}
-	return program, nil
-}
-
-// StartAPIServer starts it on an address of loopback, above etcd, with the
-// certificate in dir for all that needs one.
-func StartAPIServer(program, dir string, etcd *Etcd, address string) (*Process, error) {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, err
-	}
-	file, key := cert.File(dir), cert.Key(dir)
-	return Start(filepath.Join(dir, "kube-apiserver.log"), program,
-		"--etcd-servers", strings.Join(etcd.Endpoints, ","), "--etcd-cafile", file, "--etcd-certfile", file, "--etcd-keyfile", key,
-		"--bind-address", host, "--advertise-address", host, "--secure-port", port, "--endpoint-reconciler-type", "none",
-		"--tls-cert-file", file, "--tls-private-key-file", key, "--client-ca-file", file,
-		"--authorization-mode", "Node,RBAC", "--service-cluster-ip-range", "10.43.0.0/16",
-		"--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", file, "--service-account-signing-key-file", key)
-}
-
 // Patience bounds every wait of the bench for something to come up.
 const Patience = time.Minute
 

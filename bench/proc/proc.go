@@ -81,6 +81,33 @@ func CPU(pid int) (time.Duration, error) {
 	return time.Duration(stat[11]+stat[12]) * ticks, nil
 }
 
+// Total is what some processes use.
+type Total struct {
+	Memory  Use
+	CPU     time.Duration // so far
+	Written uint64        // bytes so far
+}
+
+// TotalOf adds up what processes use now, and have used.
+func TotalOf(pids []int) (t Total, err error) {
+	for _, pid := range pids {
+		m, err := Memory(pid)
+		if err != nil {
+			return t, err
+		}
+		used, err := CPU(pid)
+		if err != nil {
+			return t, err
+		}
+		written, err := Written(pid)
+		if err != nil {
+			return t, err
+		}
+		t.Memory, t.CPU, t.Written = t.Memory.Add(m), t.CPU+used, t.Written+written
+	}
+	return t, nil
+}
+
 // Started is when a process was started, to a hundredth of a second.
 func Started(pid int) (time.Time, error) {
 	stat, err := statOf(pid)

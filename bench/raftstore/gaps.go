@@ -5,12 +5,19 @@ import (
 	"time"
 )
 
-// gaps is the longest time in which no writer got an acknowledgement.
+// gaps is the longest time in which no writer got an acknowledgement, and what they got.
 type gaps struct {
 	mu      sync.Mutex
 	last    time.Time
 	longest time.Duration
 	acks    int
+	failed  int
+}
+
+// tally is what a gaps has counted.
+type tally struct {
+	Gap          time.Duration
+	Acks, Failed int
 }
 
 func (g *gaps) ack() {
@@ -23,17 +30,21 @@ func (g *gaps) ack() {
 	g.last = now
 }
 
-// take returns the longest gap and the number of acknowledgements, and begins anew.
-func (g *gaps) take() (time.Duration, int) {
+func (g *gaps) fail() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	longest, acks := g.longest, g.acks
-	g.longest, g.acks = 0, 0
-	return longest, acks
+	g.failed++
 }
 
-func (g *gaps) peek() (time.Duration, int) {
+// reset begins anew.
+func (g *gaps) reset() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return max(g.longest, time.Since(g.last)), g.acks
+	g.longest, g.acks, g.failed = 0, 0, 0
+}
+
+func (g *gaps) peek() tally {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return tally{max(g.longest, time.Since(g.last)), g.acks, g.failed}
 }

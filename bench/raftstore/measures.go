@@ -126,7 +126,7 @@ func hushAll(g *group) error {
 // measureFailover kills the leader, again and again, under writers on the others.
 func measureFailover(ctx context.Context, o options, g *group, out *report.Report) error {
 	var gaps []time.Duration
-	terms := 0
+	terms, failed := 0, 0
 	for range o.kills {
 		leader, term, err := g.leader(ctx)
 		if err != nil {
@@ -150,13 +150,16 @@ func measureFailover(ctx context.Context, o options, g *group, out *report.Repor
 		terms += int(after - term)
 		var longest time.Duration
 		for _, id := range g.running() {
+			var seen tally
 			if err := peer.Wait(ctx, "writes after the kill on "+id, func() (bool, error) {
 				a, err := g.tell(id, order{Do: "peek"})
+				seen = a.tally
 				longest = max(longest, a.Gap)
 				return a.Acks >= 200 && a.Gap > 0, err
 			}); err != nil {
 				return err
 			}
+			failed += seen.Failed
 		}
 		gaps = append(gaps, longest)
 		if err := hushAll(g); err != nil {
@@ -175,6 +178,7 @@ func measureFailover(ctx context.Context, o options, g *group, out *report.Repor
 	return errors.Join(
 		out.Add(report.Row{What: what + ", median", Value: load.MS(l.P50), Unit: "ms", Target: "≤ 500 ms"}),
 		out.Add(report.Row{What: what + ", worst", Value: load.MS(l.Max), Unit: "ms", Detail: fmt.Sprintf("%d terms", terms), Target: "≤ 1500 ms"}),
+		out.Add(report.Row{What: fmt.Sprintf("writes that failed through the others at %d killed leaders", len(gaps)), Value: float64(failed), Unit: "writes", Target: "= 0 writes"}),
 	)
 }
 

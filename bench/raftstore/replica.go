@@ -34,9 +34,8 @@ type answer struct {
 	Revision  uint64
 	RSS       float64 // MB
 	Latencies load.Latencies
-	Gap       time.Duration
-	Acks      int
-	Seen      map[uint64]int64 // Unix time in ns at which a revision was seen
+	tally
+	Seen map[uint64]int64 // Unix time in ns at which a revision was seen
 }
 
 // replica is one process's store and what it does in the background.
@@ -114,9 +113,9 @@ func (r *replica) obey(ctx context.Context, o order) (a answer, err error) {
 	case "hammer":
 		r.hammer(ctx, o)
 	case "gap":
-		a.Gap, a.Acks = r.gaps.take()
+		r.gaps.reset()
 	case "peek":
-		a.Gap, a.Acks = r.gaps.peek()
+		a.tally = r.gaps.peek()
 	case "hush":
 		r.hush()
 	case "observe":
@@ -171,8 +170,11 @@ func (r *replica) hammer(ctx context.Context, o order) {
 	for w := range o.Writers {
 		r.wg.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
-				if r.put(ctx, fmt.Sprintf("%s%d/%d", o.Prefix, w, n%100), value) == nil {
+				switch err := r.put(ctx, fmt.Sprintf("%s%d/%d", o.Prefix, w, n%100), value); {
+				case err == nil:
 					r.gaps.ack()
+				case ctx.Err() == nil: // else it is hushed
+					r.gaps.fail()
 				}
 			}
 		})
