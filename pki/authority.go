@@ -197,7 +197,3 @@ func fingerprintDER(der []byte) ([sha256.Size]byte, error) {
 	}
 	return Fingerprint(cert), nil
 }
-
-func parseLeaf(cert tls.Certificate) (*x509.Certificate, error) {
-	return x509.ParseCertificate(cert.Certificate[0])
-}

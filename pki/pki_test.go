@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"crypto/x509"
 	"errors"
 	"os"
 	"path/filepath"
@@ -77,7 +78,7 @@ func TestTrustSurvivesDiskAndGrant(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	parsed, err := parseLeaf(cert)
+	parsed, err := x509.ParseCertificate(cert.Certificate[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +92,7 @@ func TestTrustSurvivesDiskAndGrant(t *testing.T) {
 	if cert, err = later.Node(id, "n1", nil, nil, now); err != nil {
 		t.Fatal(err)
 	}
-	fresh, err := parseLeaf(cert)
+	fresh, err := x509.ParseCertificate(cert.Certificate[0])
 	if err != nil {
 		t.Fatal(err)
 	}
