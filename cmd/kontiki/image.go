@@ -60,7 +60,7 @@ func imageLoad(open openImages) *cobra.Command {
 			for _, path := range args {
 				loaded, err := loadAndUnpack(cmd.Context(), images, path, name)
 				if err != nil {
-					return fmt.Errorf("load %s: %w", path, err)
+					return err
 				}
 				for _, img := range loaded {
 					fmt.Fprintf(cmd.OutOrStdout(), "loaded %s (%s)\n", img.Ref, img.Digest)
