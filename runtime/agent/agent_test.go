@@ -117,16 +117,28 @@ func fakeAPI() kubernetes.Interface {
 
 // prepareLab is a lab whose agent does not run yet.
 func prepareLab(t testing.TB) *lab {
+	l := emptyLab(t)
+	l.stock()
+	return l
+}
+
+// emptyLab is one whose node has no image yet, and no directory.
+func emptyLab(t testing.TB) *lab {
 	l := &lab{t: t, env: shimtest.New(t), client: fakeAPI(), net: &network{attached: map[string]string{}}}
 	l.data = filepath.Join(l.env.Dir, "data")
+	return l
+}
+
+// stock gives the node the image probe:1.
+func (l *lab) stock() {
+	l.t.Helper()
 	store, err := image.Open(filepath.Join(l.data, "images"), nil)
 	if err != nil {
-		t.Fatal(err)
+		l.t.Fatal(err)
 	}
 	if _, err := store.Import(l.env.Context(), l.env.Rootfs("image"), "probe:1", v1.Config{Entrypoint: []string{"/probe"}, Env: []string{"FROM=image"}}); err != nil {
-		t.Fatal(err)
+		l.t.Fatal(err)
 	}
-	return l
 }
 
 // begin starts an agent; stop ends it as a crash would leave things: nothing is torn down.

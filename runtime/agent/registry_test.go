@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -17,12 +18,16 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +54,8 @@ type realRegistry struct {
 	blobs  string // directory of its blobs
 	caFile string
 	client []remote.Option
+
+	transport *http.Transport // trusts its certificate
 }
 
 const registryUser, registryPassword = "reader", "open sesame"
@@ -105,9 +112,9 @@ func startRegistry(t *testing.T) *realRegistry {
 	case <-time.After(shimtest.Patience):
 		t.Fatal("waited for docker-registry to listen")
 	}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
-	t.Cleanup(transport.CloseIdleConnections)
-	r.client = []remote.Option{remote.WithTransport(transport), remote.WithAuth(&authn.Basic{Username: registryUser, Password: registryPassword})}
+	r.transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
+	t.Cleanup(r.transport.CloseIdleConnections)
+	r.client = []remote.Option{remote.WithTransport(r.transport), remote.WithAuth(&authn.Basic{Username: registryUser, Password: registryPassword})}
 	return r
 }
 
@@ -139,18 +146,14 @@ func (r *realRegistry) certify(dir string) *x509.CertPool {
 	return pool
 }
 
-// push makes an image of layers and returns its digest. A layer is the members of a tar.
-func (r *realRegistry) push(repository string, layers ...[]tar.Header) v1.Hash {
+// push makes an image of layers. A layer is the members of a tar: see body.
+func (r *realRegistry) push(repository string, layers ...[]tar.Header) v1.Image {
 	r.t.Helper()
 	img := r.image(hostArch(), layers...)
 	if err := remote.Write(r.reference(repository), img, r.client...); err != nil {
 		r.t.Fatal(err)
 	}
-	digest, err := img.Digest()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return digest
+	return img
 }
 
 // pushIndex makes an image for each of some architectures, under one name.
@@ -169,18 +172,8 @@ func (r *realRegistry) pushIndex(repository string, archs ...string) {
 // spoil pushes an image, and changes what the registry has of its last layer.
 func (r *realRegistry) spoil(repository string, change func([]byte) []byte) {
 	r.t.Helper()
-	img := r.image(hostArch(), []tar.Header{{Name: "probe", Linkname: "probe"}}, []tar.Header{{Name: "etc/" + repository, Linkname: repository}})
-	if err := remote.Write(r.reference(repository), img, r.client...); err != nil {
-		r.t.Fatal(err)
-	}
-	layers, err := img.Layers()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	digest, err := layers[len(layers)-1].Digest()
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	img := r.push(repository, []tar.Header{{Name: "probe", Linkname: "probe"}}, []tar.Header{{Name: "etc/" + repository, Linkname: repository}})
+	digest := lastLayer(r.t, img)
 	path := filepath.Join(r.blobs, digest.Hex[:2], digest.Hex, "data")
 	b, err := os.ReadFile(path)
 	if err == nil {
@@ -189,6 +182,67 @@ func (r *realRegistry) spoil(repository string, change func([]byte) []byte) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+}
+
+// slowly is a way to the registry for everybody, on which the bytes of one blob come when they are
+// asked for, until all may come.
+type slowly struct {
+	host  string
+	nudge chan struct{} // a byte each
+	all   chan struct{} // closed: no more waiting
+}
+
+func (r *realRegistry) slowly(blob v1.Hash) *slowly {
+	r.t.Helper()
+	s := &slowly{nudge: make(chan struct{}), all: make(chan struct{})}
+	proxy := &httputil.ReverseProxy{
+		Transport:     r.transport,
+		FlushInterval: -1,
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.SetURL(&url.URL{Scheme: "https", Host: r.host})
+			p.Out.SetBasicAuth(registryUser, registryPassword)
+		},
+		ModifyResponse: func(resp *http.Response) error {
+			if strings.HasSuffix(resp.Request.URL.Path, "/blobs/"+blob.String()) {
+				resp.Body = slowBody{resp.Body, s, resp.Request.Context()}
+			}
+			return nil
+		},
+	}
+	server := httptest.NewServer(proxy)
+	r.t.Cleanup(server.Close)
+	s.host = strings.TrimPrefix(server.URL, "http://")
+	return s
+}
+
+type slowBody struct {
+	io.ReadCloser
+	*slowly
+	ctx context.Context
+}
+
+func (b slowBody) Read(p []byte) (int, error) {
+	select {
+	case <-b.all:
+	case <-b.nudge:
+		p = p[:1]
+	case <-b.ctx.Done():
+		return 0, b.ctx.Err()
+	}
+	return b.ReadCloser.Read(p)
+}
+
+func lastLayer(t *testing.T, img v1.Image) v1.Hash {
+	t.Helper()
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, err := layers[len(layers)-1].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return digest
 }
 
 func (r *realRegistry) reference(repository string) name.Reference {
@@ -216,12 +270,7 @@ func (r *realRegistry) image(arch string, layers ...[]tar.Header) v1.Image {
 		var b bytes.Buffer
 		tw := tar.NewWriter(&b)
 		for _, h := range members {
-			body := []byte(h.Linkname)
-			if h.Linkname == "probe" {
-				if body, err = os.ReadFile(shimtest.Probe(r.t)); err != nil {
-					r.t.Fatal(err)
-				}
-			}
+			body := r.body(h)
 			if h.Linkname, h.Mode = "", 0o755; h.Typeflag == 0 {
 				h.Typeflag, h.Size = tar.TypeReg, int64(len(body))
 			}
@@ -249,6 +298,28 @@ func (r *realRegistry) image(arch string, layers ...[]tar.Header) v1.Image {
 	return img
 }
 
+// body is what a file of an image holds: what its header has for a link's name, or else.
+func (r *realRegistry) body(h tar.Header) []byte {
+	r.t.Helper()
+	switch h.Linkname {
+	case "probe":
+		body, err := os.ReadFile(shimtest.Probe(r.t))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		return body
+	case "zeros", "noise":
+		body := make([]byte, h.Size)
+		if h.Linkname == "noise" { // which nothing packs
+			if _, err := rand.Read(body); err != nil {
+				r.t.Fatal(err)
+			}
+		}
+		return body
+	}
+	return []byte(h.Linkname)
+}
+
 // held lists what a store has of images, also half of them.
 func held(t *testing.T, data string) (list []string) {
 	t.Helper()
@@ -268,13 +339,18 @@ func held(t *testing.T, data string) (list []string) {
 // a pod's credentials and the node's, through a mirror, and what must be refused.
 func TestRealRegistry(t *testing.T) {
 	reg := startRegistry(t)
-	good := reg.push("team/app:1", []tar.Header{{Name: "probe", Linkname: "probe"}}, []tar.Header{{Name: "etc/one", Linkname: "1"}}, []tar.Header{{Name: "etc/two", Linkname: "2"}})
+	good, err := reg.push("team/app:1", []tar.Header{{Name: "probe", Linkname: "probe"}}, []tar.Header{{Name: "etc/one", Linkname: "1"}}, []tar.Header{{Name: "etc/two", Linkname: "2"}}).Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
 	reg.pushIndex("team/any:1", "s390x", hostArch())
 	reg.pushIndex("team/other:1", "s390x", "riscv64")
 	reg.push("team/evil:1", []tar.Header{{Name: "probe", Linkname: "probe"}}, []tar.Header{{Name: "../../evil", Linkname: "x"}})
 	reg.push("team/device:1", []tar.Header{{Name: "probe", Linkname: "probe"}}, []tar.Header{{Name: "sda", Typeflag: tar.TypeBlock, Devmajor: 8}})
 	reg.spoil("team/torn:1", func(b []byte) []byte { return b[:len(b)/2] })
 	reg.spoil("team/lying:1", func(b []byte) []byte { b[len(b)-1] ^= 1; return b })
+	slowImage := reg.push("team/slow:1", []tar.Header{{Name: "probe", Linkname: "probe"}}, []tar.Header{{Name: "noise", Linkname: "noise", Size: 1 << 20}})
+	slow := reg.slowly(lastLayer(t, slowImage))
 	l := prepareLab(t)
 	l.registries = image.Registries{
 		Mirrors: map[string]image.Mirror{"registry.invalid": {Endpoints: []string{"https://" + reg.host}}},
@@ -310,6 +386,7 @@ func TestRealRegistry(t *testing.T) {
 	l.wait("digest", "to be ready", ready)
 	l.pod("untagged", of(reg.host+"/team/app:none", "login"), "run")
 	l.event("untagged", "Failed", "MANIFEST_UNKNOWN")
+	l.pod("slow", of(slow.host+"/team/slow:1"), "run")
 
 	// The node's own credentials, in docker's format, are for everybody; mirrors have theirs in the registries.
 	if err := os.WriteFile(filepath.Join(l.data, "config.json"), []byte(login), 0o600); err != nil {
@@ -350,10 +427,43 @@ func TestRealRegistry(t *testing.T) {
 	if m := p.Status.ContainerStatuses[0].State.Waiting.Message; !strings.HasPrefix(m, `Back-off pulling image "`+reg.host+`/team/app:none": `) {
 		t.Errorf("a pod in back-off says %q", m)
 	}
+
+	// A pull that takes long says how far it is, and its pod waits as any that is being made.
+	told := regexp.MustCompile(`^Pulling image "` + regexp.QuoteMeta(slow.host) + `/team/slow:1": (\d+) of (\d+) bytes$`)
+	var progress []string
+	shimtest.Eventually(t, "the pod of a slow pull to say how far it is", func() bool {
+		select {
+		case slow.nudge <- struct{}{}:
+		default: // nobody reads yet
+		}
+		events, err := l.client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events.Items {
+			if found := told.FindStringSubmatch(e.Message); found != nil && e.InvolvedObject.Name == "slow" && e.Reason == "Pulling" && e.Type == corev1.EventTypeNormal {
+				progress = found
+			}
+		}
+		return progress != nil
+	})
+	done, err := strconv.Atoi(progress[1])
+	total, err2 := strconv.Atoi(progress[2])
+	if err != nil || err2 != nil || done < 1 || done >= total || total < 1<<20 {
+		t.Errorf("a slow pull says %q", progress[0])
+	}
+	p = l.wait("slow", "to wait for its image", func(p *corev1.Pod) bool { return len(p.Status.ContainerStatuses) == 1 })
+	if s := p.Status.ContainerStatuses[0].State.Waiting; p.Status.Phase != corev1.PodPending || s == nil || s.Reason != "ContainerCreating" || s.Message != "" {
+		t.Errorf("while its image is pulled a pod is %s, its container %+v", p.Status.Phase, p.Status.ContainerStatuses[0].State)
+	}
+	close(slow.all)
+	l.wait("slow", "to be ready", ready)
+	l.event("slow", "Pulled", `Successfully pulled image "`+slow.host+`/team/slow:1" in `)
+
 	for name := range wrongs {
 		l.delete(name, 1)
 	}
-	for _, name := range []string{"stranger", "tag", "digest", "untagged", "own"} {
+	for _, name := range []string{"stranger", "tag", "digest", "untagged", "own", "slow"} {
 		l.delete(name, 1)
 	}
 	l.clean()

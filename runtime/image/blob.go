@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
@@ -17,8 +18,9 @@ import (
 
 // stage is a private directory in tmp/, locked while its maker lives.
 type stage struct {
-	dir  string
-	lock *os.File
+	dir     string
+	lock    *os.File
+	granted atomic.Int64 // bytes until the next look at the disk, see room.go
 }
 
 func (s *Store) newStage() (*stage, error) {
@@ -74,7 +76,7 @@ func (st *stage) writeBlob(r io.Reader, want v1.Hash, limit int64) (h v1.Hash, s
 		_ = f.Close()
 	}()
 	sum := sha256.New()
-	if size, err = copyBounded(io.MultiWriter(f, sum), r, limit); err != nil {
+	if size, err = copyBounded(io.MultiWriter(meter{st}, f, sum), r, limit); err != nil {
 		return h, 0, err
 	}
 	h = v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum.Sum(nil))}

@@ -65,14 +65,14 @@ func (s *Store) Pull(ctx context.Context, ref string, auth authn.Authenticator, 
 
 // refused: no other place would have a better one.
 func refused(err error) bool {
-	return errors.Is(err, ErrRefused) || errors.Is(err, ErrTooLarge)
+	return errors.Is(err, ErrRefused) || errors.Is(err, ErrTooLarge) || errors.Is(err, ErrNoRoom)
 }
 
 // unpackOrForget unpacks an image that has just come. What is wrong with it is
 // found here; then it is not kept.
 func (s *Store) unpackOrForget(ctx context.Context, img Image) error {
 	err := s.Unpack(ctx, img)
-	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrRefused) || errors.Is(err, ErrTooLarge) {
+	if errors.Is(err, ErrCorrupt) || refused(err) {
 		return errors.Join(err, s.Remove(context.WithoutCancel(ctx), img.Ref))
 	}
 	return err
@@ -158,6 +158,9 @@ func (s *Store) fetchLayers(ctx context.Context, st *stage, img v1.Image, m *v1.
 			missing, total = append(missing, i), total+d.Size
 		}
 		staged[d.Digest] = true // an image may name a layer twice
+	}
+	if _, err := st.roomFor(total); err != nil {
+		return err
 	}
 	var done atomic.Int64
 	work, ctx := errgroup.WithContext(ctx)

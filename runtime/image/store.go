@@ -42,6 +42,7 @@ var (
 	ErrCorrupt     = errors.New("image is corrupt")
 	ErrRefused     = errors.New("image refused")
 	ErrTooLarge    = errors.New("image too large")
+	ErrNoRoom      = errors.New("no room for the image")
 	ErrNoPlatform  = errors.New("image has no variant for this machine")
 )
 

@@ -49,7 +49,7 @@ func (s *Store) unpackOnce(ctx context.Context, l v1.Descriptor, diff v1.Hash) e
 	}
 	defer st.close()
 	tree := filepath.Join(st.dir, "tree")
-	if err := s.unpackInto(ctx, tree, l, diff); err != nil {
+	if err := s.unpackInto(ctx, st, tree, l, diff); err != nil {
 		return err
 	}
 	unlock, err := s.lock(ctx)
@@ -68,7 +68,7 @@ func (s *Store) unpackOnce(ctx context.Context, l v1.Descriptor, diff v1.Hash) e
 
 // unpackInto unpacks one blob and verifies both its digests: of the blob as it
 // lies on disk, and of the tar inside.
-func (s *Store) unpackInto(ctx context.Context, tree string, l v1.Descriptor, diff v1.Hash) error {
+func (s *Store) unpackInto(ctx context.Context, st *stage, tree string, l v1.Descriptor, diff v1.Hash) error {
 	f, err := os.Open(s.blobPath(l.Digest))
 	if err != nil {
 		return err
@@ -84,7 +84,7 @@ func (s *Store) unpackInto(ctx context.Context, tree string, l v1.Descriptor, di
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		return err
 	}
-	u := &unpacker{ctx: ctx, limits: s.limits, owner: os.Geteuid() == 0}
+	u := &unpacker{ctx: ctx, stage: st, limits: s.limits, owner: os.Geteuid() == 0}
 	whole := io.TeeReader(plain, tarSum)
 	if err := u.run(tree, whole); err != nil {
 		return err
@@ -113,6 +113,7 @@ func (s *Store) unpackInto(ctx context.Context, tree string, l v1.Descriptor, di
 // neither ".." nor a symbolic link made by an earlier entry leads out of it.
 type unpacker struct {
 	ctx     context.Context
+	stage   *stage // in which the directory lies
 	limits  Limits
 	owner   bool // may give files away
 	root    *os.Root
@@ -146,6 +147,9 @@ func (u *unpacker) run(tree string, r io.Reader) error {
 		}
 		if n >= u.limits.Entries {
 			return fmt.Errorf("%w: layer has more than %d entries", ErrTooLarge, u.limits.Entries)
+		}
+		if err := u.stage.take(entryBytes); err != nil {
+			return err
 		}
 		if err := u.entry(hdr, tr); err != nil {
 			return fmt.Errorf("layer entry %q: %w", hdr.Name, err)
@@ -242,7 +246,7 @@ func (u *unpacker) file(name string, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	n, err := copyBounded(f, content, u.limits.UnpackedBytes-u.written)
+	n, err := copyBounded(io.MultiWriter(meter{u.stage}, f), content, u.limits.UnpackedBytes-u.written)
 	u.written += n
 	return errors.Join(truncated(err), f.Close())
 }
