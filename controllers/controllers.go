@@ -160,7 +160,7 @@ func workloadControllers(config Config, shared informers.SharedInformerFactory, 
 		{name: deployment.Name, start: func() (runner, error) {
 			return deployment.New(client, shared, recorders.as(deployment.Component), log, time.Now), nil
 		}},
-		{name: statefulset.Name, needs: kinds("apps/v1", "statefulsets", "controllerrevisions"), start: func() (runner, error) {
+		{name: statefulset.Name, needs: append(kinds("apps/v1", "statefulsets", "controllerrevisions"), kinds("v1", "persistentvolumeclaims")...), start: func() (runner, error) {
 			return statefulset.New(client, shared, recorders.as(statefulset.Component), log, time.Now), nil
 		}},
 		{name: daemonset.Name, needs: kinds("apps/v1", "daemonsets", "controllerrevisions"), start: func() (runner, error) {

@@ -8,6 +8,7 @@ package statefulset
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,9 +20,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	appslisters "k8s.io/client-go/listers/apps/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/ptr"
@@ -48,7 +51,9 @@ type Controller struct {
 	log               *slog.Logger
 	setInformer       cache.SharedIndexInformer
 	revisionsInformer cache.SharedIndexInformer
+	claimsInformer    cache.SharedIndexInformer
 	sets              appslisters.StatefulSetLister
+	claims            corelisters.PersistentVolumeClaimLister
 	pods              *podcontrol.Control
 	history           *history.Keeper
 	loop              *loop.Loop
@@ -58,12 +63,14 @@ type Controller struct {
 // podview.Indexers).
 func New(client kubernetes.Interface, shared informers.SharedInformerFactory, events record.EventRecorder, log *slog.Logger, now func() time.Time) *Controller {
 	sets, revisions := shared.Apps().V1().StatefulSets(), shared.Apps().V1().ControllerRevisions()
+	claims := shared.Core().V1().PersistentVolumeClaims()
 	fresh := func(ctx context.Context, namespace, name string) (metav1.Object, error) {
 		return client.AppsV1().StatefulSets(namespace).Get(ctx, name, metav1.GetOptions{})
 	}
 	return &Controller{
 		client: client, events: events, log: log,
-		setInformer: sets.Informer(), revisionsInformer: revisions.Informer(), sets: sets.Lister(),
+		setInformer: sets.Informer(), revisionsInformer: revisions.Informer(), claimsInformer: claims.Informer(),
+		sets: sets.Lister(), claims: claims.Lister(),
 		pods: &podcontrol.Control{
 			Kind: kind, Client: client, Pods: shared.Core().V1().Pods().Informer(), Events: events,
 			Writes: pending.New(), Now: now, Fresh: fresh, Says: says,
@@ -78,8 +85,11 @@ func (c *Controller) Run(ctx context.Context) error {
 	if err := c.loop.OnObject(c.setInformer); err != nil {
 		return err
 	}
-	// Revisions are read only; who makes them queues its own key.
+	// Revisions and claims are read only; who makes them queues its own key.
 	if err := loop.On(c.loop, c.revisionsInformer, func(_, _ *appsv1.ControllerRevision) {}); err != nil {
+		return err
+	}
+	if err := loop.On(c.loop, c.claimsInformer, func(_, _ *corev1.PersistentVolumeClaim) {}); err != nil {
 		return err
 	}
 	err := c.pods.OnPods(c.loop, func(pod *corev1.Pod) []string {
@@ -117,7 +127,10 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if !c.pods.Settled(set) {
 		return nil // the event that settles it queues the key
 	}
-	w := world{set: set, now: c.pods.Now()}
+	w := world{set: set, now: c.pods.Now(), claimed: func(name string) bool {
+		_, err := c.claims.PersistentVolumeClaims(namespace).Get(name)
+		return err == nil
+	}}
 	if w.revisions, err = c.history.Owned(ctx, set, selector); err != nil {
 		return err
 	}
@@ -149,9 +162,9 @@ func (c *Controller) do(ctx context.Context, w world, todo actions) error {
 		}
 		return err
 	}
-	if set.Generation != set.Status.ObservedGeneration && set.DeletionTimestamp == nil { // the policy may have changed
+	if set.Generation != set.Status.ObservedGeneration && set.DeletionTimestamp == nil { // size or policy may have changed
 		for _, pod := range w.pods {
-			if err := c.ownClaims(ctx, set, pod, nil); err != nil {
+			if err := c.ownClaims(ctx, set, pod); err != nil {
 				return err
 			}
 		}
@@ -167,6 +180,16 @@ func (c *Controller) do(ctx context.Context, w world, todo actions) error {
 }
 
 func (c *Controller) changePods(ctx context.Context, set *appsv1.StatefulSet, todo actions) error {
+	for _, pod := range todo.identify {
+		if err := c.identify(ctx, pod); err != nil {
+			return err
+		}
+	}
+	for _, lost := range todo.claims {
+		if err := c.makeClaim(ctx, set, lost.pod, lost.claim); err != nil {
+			return err
+		}
+	}
 	_, err := podcontrol.SlowStart(len(todo.create), func(i int) error {
 		pod := todo.create[i]
 		if err := c.makeClaims(ctx, set, pod); err != nil {
@@ -178,7 +201,7 @@ func (c *Controller) changePods(ctx context.Context, set *appsv1.StatefulSet, to
 		return err
 	}
 	for _, pod := range todo.scaled {
-		if err := c.ownClaims(ctx, set, pod, pod); err != nil {
+		if err := c.ownClaims(ctx, set, pod); err != nil {
 			return err
 		}
 	}
@@ -193,35 +216,54 @@ func says(set podcontrol.Owner, verb, pod string, err error) string {
 	return fmt.Sprintf("%s Pod %s in StatefulSet %s successful", verb, pod, set.GetName())
 }
 
-// makeClaims makes the claims a pod needs. One that is being deleted is waited for:
-// a pod must not start on a volume that goes away under it.
+// identify puts the labels of its identity on a pod.
+func (c *Controller) identify(ctx context.Context, pod *corev1.Pod) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID, "labels": identityLabels(pod)}})
+	if err != nil {
+		return err
+	}
+	_, err = c.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+	return loop.IgnoreNotFound(err)
+}
+
+// makeClaims makes the claims a pod needs. One that goes, or is about to, is waited for.
 func (c *Controller) makeClaims(ctx context.Context, set *appsv1.StatefulSet, pod *corev1.Pod) error {
 	_, ordinal := parse(pod.Name)
 	for _, claim := range claimsOf(set, ordinal) {
 		there, err := c.client.CoreV1().PersistentVolumeClaims(set.Namespace).Get(ctx, claim.Name, metav1.GetOptions{})
 		switch {
 		case apierrors.IsNotFound(err):
-			_, err = c.client.CoreV1().PersistentVolumeClaims(set.Namespace).Create(ctx, claim, metav1.CreateOptions{})
-			if err != nil {
-				c.events.Eventf(set, corev1.EventTypeWarning, "FailedCreate", "Create Claim %s for Pod %s in StatefulSet %s failed error: %v", claim.Name, pod.Name, set.Name, err)
-				return err
-			}
-			c.events.Eventf(set, corev1.EventTypeNormal, "SuccessfulCreate", "Create Claim %s Pod %s in StatefulSet %s success", claim.Name, pod.Name, set.Name)
+			err = c.makeClaim(ctx, set, pod.Name, claim)
 		case err != nil:
-			return err
 		case there.DeletionTimestamp != nil:
-			return fmt.Errorf("pod %s waits for its claim %s, which is being deleted", pod.Name, claim.Name)
+			err = fmt.Errorf("pod %s waits for its claim %s, which is being deleted", pod.Name, claim.Name)
+		case condemned(set, there):
+			err = fmt.Errorf("pod %s waits for its claim %s, which goes with the pod that was scaled away", pod.Name, claim.Name)
 		default:
-			if err := c.setOwners(ctx, there, claimOwners(set, nil, there.OwnerReferences)); err != nil {
-				return err
-			}
+			err = c.setOwners(ctx, there, claimOwners(set, nil, there.OwnerReferences))
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+func (c *Controller) makeClaim(ctx context.Context, set *appsv1.StatefulSet, pod string, claim *corev1.PersistentVolumeClaim) error {
+	_, err := c.client.CoreV1().PersistentVolumeClaims(set.Namespace).Create(ctx, claim, metav1.CreateOptions{})
+	switch {
+	case apierrors.IsAlreadyExists(err): // the cache is behind
+		return nil
+	case err != nil:
+		c.events.Eventf(set, corev1.EventTypeWarning, "FailedCreate", "Create Claim %s for Pod %s in StatefulSet %s failed error: %v", claim.Name, pod, set.Name, err)
+		return err
+	}
+	c.events.Eventf(set, corev1.EventTypeNormal, "SuccessfulCreate", "Create Claim %s Pod %s in StatefulSet %s success", claim.Name, pod, set.Name)
+	return nil
+}
+
 // ownClaims writes who owns the claims of a pod, as the retention policy has it.
-func (c *Controller) ownClaims(ctx context.Context, set *appsv1.StatefulSet, pod, condemned *corev1.Pod) error {
+func (c *Controller) ownClaims(ctx context.Context, set *appsv1.StatefulSet, pod *corev1.Pod) error {
 	_, ordinal := parse(pod.Name)
 	for _, claim := range claimsOf(set, ordinal) {
 		there, err := c.client.CoreV1().PersistentVolumeClaims(set.Namespace).Get(ctx, claim.Name, metav1.GetOptions{})
@@ -231,7 +273,7 @@ func (c *Controller) ownClaims(ctx context.Context, set *appsv1.StatefulSet, pod
 		if err != nil {
 			return err
 		}
-		if err := c.setOwners(ctx, there, claimOwners(set, condemned, there.OwnerReferences)); err != nil {
+		if err := c.setOwners(ctx, there, claimOwners(set, pod, there.OwnerReferences)); err != nil {
 			return err
 		}
 	}

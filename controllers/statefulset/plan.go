@@ -20,18 +20,27 @@ type world struct {
 	set       *appsv1.StatefulSet
 	pods      []*corev1.Pod // it owns
 	revisions []*appsv1.ControllerRevision
+	claimed   func(claim string) bool // whether there is a claim of that name
 	now       time.Time
 }
 
 // actions are carried out in this order.
 type actions struct {
 	revision history.Choice
+	identify []*corev1.Pod // to label with their identity
+	claims   []lostClaim
 	create   []*corev1.Pod
 	scaled   []*corev1.Pod // to delete because fewer are wanted, claims first
 	remove   []*corev1.Pod // to delete because they are to be made anew
 	drop     []*appsv1.ControllerRevision
 	status   *appsv1.StatefulSetStatus // nil: as it is
 	again    time.Duration             // when a pod becomes available by time alone; 0 never
+}
+
+// lostClaim is one that a pod waits for and that is not there.
+type lostClaim struct {
+	pod   string
+	claim *corev1.PersistentVolumeClaim
 }
 
 // rollout is one planning.
@@ -84,16 +93,22 @@ func start(set *appsv1.StatefulSet) int {
 	return int(set.Spec.Ordinals.Start)
 }
 
+// slot is the place of a pod among those that are wanted, from the first ordinal on;
+// false if it is one too many.
+func slot(set *appsv1.StatefulSet, pod *corev1.Pod) (at int, wanted bool) {
+	_, ordinal := parse(pod.Name)
+	at = ordinal - start(set)
+	return at, at >= 0 && at < int(ptr.Deref(set.Spec.Replicas, 1))
+}
+
 func ordered(set *appsv1.StatefulSet) bool {
 	return set.Spec.PodManagementPolicy != appsv1.ParallelPodManagement
 }
 
 func (r *rollout) sort() {
-	first := start(r.set)
 	r.slots = make([]*corev1.Pod, ptr.Deref(r.set.Spec.Replicas, 1))
 	for _, pod := range r.pods {
-		_, ordinal := parse(pod.Name)
-		if at := ordinal - first; at >= 0 && at < len(r.slots) {
+		if at, wanted := slot(r.set, pod); wanted {
 			r.slots[at] = pod
 		} else {
 			r.condemned = append(r.condemned, pod)
@@ -155,6 +170,8 @@ func rolling(set *appsv1.StatefulSet) bool {
 	return set.Spec.UpdateStrategy.Type != appsv1.OnDeleteStatefulSetStrategyType
 }
 
+// partition is how many of the first slots keep the current revision. It counts from the
+// set's first ordinal, as upstream's does.
 func partition(set *appsv1.StatefulSet) int {
 	if ru := set.Spec.UpdateStrategy.RollingUpdate; rolling(set) && ru != nil {
 		return int(ptr.Deref(ru.Partition, 0))
@@ -189,6 +206,7 @@ func (r *rollout) step() error {
 
 func (r *rollout) fill() (goOn bool, err error) {
 	for i, pod := range r.slots {
+		r.complete(i, pod)
 		switch {
 		case pod == nil:
 			if pod, err = newPod(r.set, r.revisionFor(i), start(r.set)+i); err != nil {
@@ -207,9 +225,28 @@ func (r *rollout) fill() (goOn bool, err error) {
 	return true, nil
 }
 
+// complete gives a pod that is there what it lacks: labels that somebody took off, and
+// claims that were deleted before it had a node.
+func (r *rollout) complete(i int, pod *corev1.Pod) {
+	if pod == nil || !podview.Active(pod) {
+		return
+	}
+	if !identified(pod) {
+		r.identify = append(r.identify, pod)
+	}
+	if pod.Status.Phase != corev1.PodPending {
+		return
+	}
+	for _, claim := range claimsOf(r.set, start(r.set)+i) {
+		if !r.claimed(claim.Name) {
+			r.claims = append(r.claims, lostClaim{pod.Name, claim})
+		}
+	}
+}
+
 // revisionFor is the current revision below the partition, else the new one.
 func (r *rollout) revisionFor(slot int) *appsv1.ControllerRevision {
-	if rolling(r.set) && start(r.set)+slot < partition(r.set) {
+	if rolling(r.set) && slot < partition(r.set) {
 		return r.current
 	}
 	return r.update
@@ -239,7 +276,7 @@ func (r *rollout) replace() {
 			down++
 		}
 	}
-	for i := len(r.slots) - 1; i >= 0 && start(r.set)+i >= partition(r.set); i-- {
+	for i := len(r.slots) - 1; i >= 0 && i >= partition(r.set); i-- {
 		pod := r.slots[i]
 		if pod == nil || pod.DeletionTimestamp != nil || revisionOf(pod) == r.update.Name || slices.Contains(r.remove, pod) {
 			continue

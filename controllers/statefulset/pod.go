@@ -1,7 +1,9 @@
 package statefulset
 
 import (
+	"maps"
 	"regexp"
+	"slices"
 	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -40,12 +42,27 @@ func newPod(set *appsv1.StatefulSet, revision *appsv1.ControllerRevision, ordina
 	if pod.Labels == nil {
 		pod.Labels = map[string]string{}
 	}
-	pod.Labels[appsv1.StatefulSetPodNameLabel] = pod.Name
-	pod.Labels[appsv1.PodIndexLabel] = strconv.Itoa(ordinal)
+	maps.Copy(pod.Labels, identityLabels(pod))
 	pod.Labels[appsv1.ControllerRevisionHashLabelKey] = revision.Name
 	pod.Spec.Hostname, pod.Spec.Subdomain = pod.Name, set.Spec.ServiceName
 	pod.Spec.Volumes = withClaims(set, pod.Spec.Volumes, ordinal)
 	return pod, nil
+}
+
+// identityLabels say which of the set a pod is, by its name.
+func identityLabels(pod *corev1.Pod) map[string]string {
+	_, ordinal := parse(pod.Name)
+	return map[string]string{appsv1.StatefulSetPodNameLabel: pod.Name, appsv1.PodIndexLabel: strconv.Itoa(ordinal)}
+}
+
+// identified says whether a pod has these labels.
+func identified(pod *corev1.Pod) bool {
+	for key, value := range identityLabels(pod) {
+		if pod.Labels[key] != value {
+			return false
+		}
+	}
+	return true
 }
 
 // withClaims puts the pod's claims in; a volume of the template of the same name
@@ -93,14 +110,13 @@ func claimsOf(set *appsv1.StatefulSet, ordinal int) []*corev1.PersistentVolumeCl
 	return claims
 }
 
-// claimOwners are the owner references a claim should have: the set's, if claims go
-// with it; the pod's, if claims go when it is scaled away (condemned is that pod).
-// Others' references stay.
-func claimOwners(set *appsv1.StatefulSet, condemned *corev1.Pod, have []metav1.OwnerReference) []metav1.OwnerReference {
+// claimOwners are the owner references a claim of a pod should have: the set's, if claims
+// go with it; the pod's, if the pod is one too many and claims go when it is scaled away.
+// pod is nil while there is none. Others' references stay.
+func claimOwners(set *appsv1.StatefulSet, pod *corev1.Pod, have []metav1.OwnerReference) []metav1.OwnerReference {
 	var owners []metav1.OwnerReference
 	for _, o := range have {
-		ours := o.UID == set.UID || o.APIVersion == "v1" && o.Kind == "Pod"
-		if parent, _ := parse(o.Name); !ours || o.Kind == "Pod" && parent != set.Name {
+		if o.UID != set.UID && !ofPod(set, o) {
 			owners = append(owners, o)
 		}
 	}
@@ -108,11 +124,25 @@ func claimOwners(set *appsv1.StatefulSet, condemned *corev1.Pod, have []metav1.O
 	if policy == nil {
 		return owners
 	}
-	if policy.WhenScaled == appsv1.DeletePersistentVolumeClaimRetentionPolicyType && condemned != nil {
-		return append(owners, metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: condemned.Name, UID: condemned.UID})
+	if policy.WhenScaled == appsv1.DeletePersistentVolumeClaimRetentionPolicyType && pod != nil {
+		if _, wanted := slot(set, pod); !wanted {
+			return append(owners, metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID})
+		}
 	}
 	if policy.WhenDeleted == appsv1.DeletePersistentVolumeClaimRetentionPolicyType {
 		return append(owners, metav1.OwnerReference{APIVersion: kind.GroupVersion().String(), Kind: kind.Kind, Name: set.Name, UID: set.UID})
 	}
 	return owners
+}
+
+// ofPod says whether a claim's owner is a pod of the set.
+func ofPod(set *appsv1.StatefulSet, o metav1.OwnerReference) bool {
+	parent, _ := parse(o.Name)
+	return o.APIVersion == "v1" && o.Kind == "Pod" && parent == set.Name
+}
+
+// condemned says whether a claim goes with a pod that was scaled away. Until it has gone,
+// the pod of that ordinal is not made: it would start on what is deleted under it.
+func condemned(set *appsv1.StatefulSet, claim *corev1.PersistentVolumeClaim) bool {
+	return slices.ContainsFunc(claim.OwnerReferences, func(o metav1.OwnerReference) bool { return ofPod(set, o) })
 }
