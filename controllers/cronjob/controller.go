@@ -8,6 +8,7 @@ package cronjob
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -62,7 +63,7 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
-	if err := c.loop.OnObject(c.cronJobsInformer); err != nil {
+	if err := loop.On(c.loop, c.cronJobsInformer, c.cronJobChanged); err != nil {
 		return err
 	}
 	err := loop.On(c.loop, c.jobsInformer, func(before, after *batchv1.Job) {
@@ -81,6 +82,23 @@ func (c *Controller) Run(ctx context.Context) error {
 	return c.loop.Run(ctx, workers, c.sync)
 }
 
+// cronJobChanged queues a CronJob; one of another schedule for the next time of that only.
+// Times that would have been are none that were missed.
+func (c *Controller) cronJobChanged(before, after *batchv1.CronJob) {
+	if before != nil && after != nil && (before.Spec.Schedule != after.Spec.Schedule || !ptr.Equal(before.Spec.TimeZone, after.Spec.TimeZone)) {
+		if schedule, err := scheduleOf(after); err == nil {
+			if next := schedule.Next(c.now()); !next.IsZero() {
+				c.loop.AddAfter(after.Namespace+"/"+after.Name, next.Sub(c.now())+late)
+			}
+			return
+		}
+	}
+	if after == nil {
+		after = before
+	}
+	c.loop.AddObject(after)
+}
+
 func (c *Controller) sync(ctx context.Context, key string) error {
 	namespace, name, err := cache.SplitMetaNamespaceKey(key)
 	if err != nil {
@@ -93,24 +111,67 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	all, err := c.jobs.Jobs(namespace).List(labels.Everything())
+	w, err := c.look(ctx, cj, false)
 	if err != nil {
-		return err
-	}
-	w := world{cronJob: cj, now: c.now()}
-	for _, job := range all {
-		if owner := metav1.GetControllerOfNoCopy(job); owner != nil && owner.UID == cj.UID {
-			w.jobs = append(w.jobs, job)
-		}
+		return loop.IgnoreNotFound(err) // the event of its deletion is on the way
 	}
 	todo := plan(w)
+	if todo.create != nil {
+		// That a time is done only the status tells, once its Job is gone: not a cache's.
+		if w, err = c.look(ctx, cj, true); err != nil {
+			return loop.IgnoreNotFound(err)
+		}
+		todo = plan(w)
+	}
 	if todo.again > 0 {
 		c.loop.AddAfter(key, todo.again+late)
 	}
 	for _, e := range todo.events {
 		c.events.Event(cj, e.kind, e.reason, e.message)
 	}
-	return c.do(ctx, cj, todo)
+	return c.do(ctx, w.cronJob, todo)
+}
+
+// look gathers the Jobs of a CronJob. Two caches, either of which may be behind the other,
+// do not tell which of them run: a Job that is listed and not there may not be shown yet, and
+// one that is there and not listed may be listed by now. anew has the API asked for the status.
+func (c *Controller) look(ctx context.Context, cj *batchv1.CronJob, anew bool) (world, error) {
+	w := world{cronJob: cj, now: c.now()}
+	all, err := c.jobs.Jobs(cj.Namespace).List(labels.Everything())
+	if err != nil {
+		return w, err
+	}
+	for _, job := range all {
+		if owner := metav1.GetControllerOfNoCopy(job); owner != nil && owner.UID == cj.UID {
+			w.jobs = append(w.jobs, job)
+			how, _ := ended(job)
+			anew = anew || how == "" && !runs(cj.Status.Active, job)
+		}
+	}
+	if anew {
+		fresh, err := c.client.BatchV1().CronJobs(cj.Namespace).Get(ctx, cj.Name, metav1.GetOptions{})
+		if err != nil {
+			return w, err
+		}
+		if fresh.UID != cj.UID {
+			return w, apierrors.NewNotFound(batchv1.Resource("cronjobs"), cj.Name)
+		}
+		w.cronJob = fresh
+	}
+	for _, ref := range w.cronJob.Status.Active {
+		if slices.ContainsFunc(w.jobs, func(job *batchv1.Job) bool { return job.UID == ref.UID }) {
+			continue
+		}
+		job, err := c.client.BatchV1().Jobs(cj.Namespace).Get(ctx, ref.Name, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err), err == nil && job.UID != ref.UID:
+		case err != nil:
+			return w, err
+		default:
+			w.jobs = append(w.jobs, job)
+		}
+	}
+	return w, nil
 }
 
 func (c *Controller) do(ctx context.Context, cj *batchv1.CronJob, todo actions) error {

@@ -12,13 +12,16 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 )
 
-// world is what is known of one CronJob.
+// world is what is known of one CronJob. jobs are all that it controls: the API was asked
+// for those that its status lists and the cache does not show, and for the status if the
+// cache shows a Job that it does not list.
 type world struct {
 	cronJob *batchv1.CronJob
-	jobs    []*batchv1.Job // it controls
+	jobs    []*batchv1.Job
 	now     time.Time
 }
 
@@ -59,6 +62,10 @@ func (p *planning) warn(reason, format string, args ...any) {
 	p.events = append(p.events, event{corev1.EventTypeWarning, reason, fmt.Sprintf(format, args...)})
 }
 
+func (p *planning) tell(reason, format string, args ...any) {
+	p.events = append(p.events, event{corev1.EventTypeNormal, reason, fmt.Sprintf(format, args...)})
+}
+
 func ended(job *batchv1.Job) (how batchv1.JobConditionType, at time.Time) {
 	for _, c := range job.Status.Conditions {
 		if (c.Type == batchv1.JobComplete || c.Type == batchv1.JobFailed) && c.Status == corev1.ConditionTrue {
@@ -71,29 +78,47 @@ func ended(job *batchv1.Job) (how batchv1.JobConditionType, at time.Time) {
 	return "", time.Time{}
 }
 
-// follow lists the Jobs that run, and remembers the last that succeeded.
+// follow keeps the list of Jobs that run, and remembers the last that succeeded. A Job that
+// this CronJob did not start, as "kubectl create job --from" does not, is not listed: it
+// neither keeps others from starting nor gives way to one.
 func (p *planning) follow() {
-	listed := map[string]bool{}
+	listed := map[types.UID]bool{}
 	for _, ref := range p.next.Active {
-		listed[string(ref.UID)] = true
+		listed[ref.UID] = true
 	}
+	before := p.next.Active
 	p.next.Active = nil
 	slices.SortFunc(p.jobs, func(a, b *batchv1.Job) int {
 		return cmp.Or(a.CreationTimestamp.Time.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 	})
+	there := map[types.UID]bool{}
 	for _, job := range p.jobs {
+		there[job.UID] = true
 		how, at := ended(job)
 		switch {
-		case how == "":
+		case how == "" && (listed[job.UID] || p.forgotten(job)):
 			p.next.Active = append(p.next.Active, reference(job))
-			continue
-		case listed[string(job.UID)]:
-			p.events = append(p.events, event{corev1.EventTypeNormal, "SawCompletedJob", fmt.Sprintf("Saw completed job: %s, condition: %s", job.Name, how)})
+		case how == "":
+			p.warn("UnexpectedJob", "Saw a job that the controller did not create or forgot: %s", job.Name)
+		case listed[job.UID]:
+			p.tell("SawCompletedJob", "Saw completed job: %s, condition: %s", job.Name, how)
 		}
 		if how == batchv1.JobComplete && (p.next.LastSuccessfulTime == nil || at.After(p.next.LastSuccessfulTime.Time)) {
 			p.next.LastSuccessfulTime = ptr.To(metav1.NewTime(at))
 		}
 	}
+	for _, ref := range before {
+		if !there[ref.UID] {
+			p.tell("MissingJob", "Active job went missing: %v", ref.Name)
+		}
+	}
+}
+
+// forgotten says whether a Job was started for a time that the status does not tell: by a
+// pass that ended before it wrote one.
+func (p *planning) forgotten(job *batchv1.Job) bool {
+	at := scheduledAt(job)
+	return !at.IsZero() && (p.next.LastScheduleTime == nil || at.After(p.next.LastScheduleTime.Time))
 }
 
 func reference(job *batchv1.Job) corev1.ObjectReference {
@@ -132,14 +157,23 @@ func scheduledAt(job *batchv1.Job) time.Time {
 }
 
 func (p *planning) schedule() {
+	if zone := p.cronJob.Spec.TimeZone; zone != nil {
+		if _, err := time.LoadLocation(*zone); err != nil {
+			p.warn("UnknownTimeZone", "invalid timeZone: %q: %s", *zone, err)
+			return
+		}
+	}
 	schedule, err := scheduleOf(p.cronJob)
 	if err != nil {
-		p.warn("UnparseableSchedule", "%v", err)
+		p.warn("UnparseableSchedule", "unparseable schedule: %q : %s", p.cronJob.Spec.Schedule, err)
 		return
 	}
-	if next := schedule.Next(p.now); !next.IsZero() {
-		p.again = next.Sub(p.now)
+	next := schedule.Next(p.now)
+	if next.IsZero() { // as the 31st of February
+		p.warn("InvalidSchedule", "invalid schedule: %s : time difference between two schedules is less than 1 second", p.cronJob.Spec.Schedule)
+		return
 	}
+	p.again = next.Sub(p.now)
 	earliest := p.cronJob.CreationTimestamp.Time
 	if last := p.cronJob.Status.LastScheduleTime; last != nil {
 		earliest = last.Time
@@ -154,8 +188,8 @@ func (p *planning) schedule() {
 	if at.IsZero() {
 		return
 	}
-	if missed > tooMany && deadline == nil {
-		p.warn("TooManyMissedTimes", "too many missed start times: %d. Set or decrease .spec.startingDeadlineSeconds or check clock skew", missed)
+	if missed > tooMany {
+		p.warn("TooManyMissedTimes", "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew")
 	}
 	p.run(at)
 }
@@ -170,12 +204,11 @@ func (p *planning) run(at time.Time) {
 	if len(p.next.Active) > 0 {
 		switch p.cronJob.Spec.ConcurrencyPolicy {
 		case batchv1.ForbidConcurrent:
-			p.events = append(p.events, event{corev1.EventTypeNormal, "JobAlreadyActive",
-				"Not starting job because prior execution is running and concurrency policy is Forbid"})
+			p.tell("JobAlreadyActive", "Not starting job because prior execution is running and concurrency policy is Forbid")
 			return
 		case batchv1.ReplaceConcurrent:
 			for _, job := range p.jobs {
-				if how, _ := ended(job); how == "" && job.DeletionTimestamp == nil {
+				if runs(p.next.Active, job) && job.DeletionTimestamp == nil {
 					p.replace = append(p.replace, job)
 				}
 			}
@@ -184,6 +217,10 @@ func (p *planning) run(at time.Time) {
 	}
 	p.create = jobOf(p.cronJob, at)
 	p.next.LastScheduleTime = ptr.To(metav1.NewTime(at))
+}
+
+func runs(active []corev1.ObjectReference, job *batchv1.Job) bool {
+	return slices.ContainsFunc(active, func(ref corev1.ObjectReference) bool { return ref.UID == job.UID })
 }
 
 // jobOf is the Job of a scheduled time.

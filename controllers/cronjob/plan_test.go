@@ -5,7 +5,9 @@ import (
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"kontiki/controllers/plantest"
 )
@@ -13,6 +15,7 @@ import (
 type input struct {
 	Now     metav1.Time     `json:"now"`
 	CronJob batchv1.CronJob `json:"cronJob"`
+	Listed  []string        `json:"listed"` // in its status as active
 	Jobs    []struct {
 		Name  string `json:"name"`
 		At    string `json:"at"`    // scheduled time
@@ -41,9 +44,12 @@ func names(jobs []*batchv1.Job) (all []string) {
 func TestPlan(t *testing.T) {
 	plantest.Run(t, func(in input) output {
 		in.CronJob.Name = "night"
+		for _, name := range in.Listed {
+			in.CronJob.Status.Active = append(in.CronJob.Status.Active, corev1.ObjectReference{Name: name, UID: types.UID(name)})
+		}
 		w := world{cronJob: &in.CronJob, now: in.Now.Time}
 		for _, j := range in.Jobs {
-			job := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: j.Name, Annotations: map[string]string{batchv1.CronJobScheduledTimestampAnnotation: j.At}}}
+			job := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: j.Name, UID: types.UID(j.Name), Annotations: map[string]string{batchv1.CronJobScheduledTimestampAnnotation: j.At}}}
 			if j.Ended != "" {
 				job.Status.Conditions = []batchv1.JobCondition{{Type: batchv1.JobConditionType(j.Ended), Status: "True"}}
 			}
@@ -63,7 +69,7 @@ func TestPlan(t *testing.T) {
 			}
 		}
 		for _, e := range todo.events {
-			out.Events = append(out.Events, e.reason)
+			out.Events = append(out.Events, e.kind+" "+e.reason+": "+e.message)
 		}
 		if todo.again > 0 {
 			out.Again = todo.again.String()

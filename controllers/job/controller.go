@@ -40,6 +40,9 @@ const (
 	workers   = 5
 )
 
+// longestPrefix is how much of a generateName the API keeps: the index is not to be cut off.
+const longestPrefix = 58
+
 const finalizer = batchv1.JobTrackingFinalizer
 
 // orphan marks the key of a pod that lost its Job with the finalizer still on it.
@@ -235,10 +238,14 @@ func (c *Controller) podOf(job *batchv1.Job, s slot) *corev1.Pod {
 		pod.Labels = map[string]string{}
 	}
 	pod.Annotations[batchv1.JobCompletionIndexAnnotation], pod.Labels[batchv1.JobCompletionIndexAnnotation] = index, index
-	if job.Spec.BackoffLimitPerIndex != nil {
+	if perIndex(job) {
 		pod.Annotations[batchv1.JobIndexFailureCountAnnotation] = strconv.Itoa(s.failures)
+		if s.ignored > 0 {
+			pod.Annotations[batchv1.JobIndexIgnoredFailureCountAnnotation] = strconv.Itoa(s.ignored)
+		}
 	}
-	pod.GenerateName = job.Name + "-" + index + "-"
+	suffix := "-" + index + "-"
+	pod.GenerateName = job.Name[:min(len(job.Name), longestPrefix-len(suffix))] + suffix
 	pod.Spec.Hostname = job.Name + "-" + index
 	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range containers {

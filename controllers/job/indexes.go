@@ -70,9 +70,15 @@ func indexOf(pod *corev1.Pod) int {
 	return i
 }
 
-// failuresOf is how many pods of the index had failed before this one.
-func failuresOf(pod *corev1.Pod) int {
-	n, err := strconv.Atoi(pod.Annotations[batchv1.JobIndexFailureCountAnnotation])
+// failuresOf is how many pods of the index had failed before this one, and ignoredOf how
+// many of which the failure was ignored.
+func failuresOf(pod *corev1.Pod) int { return countOf(pod, batchv1.JobIndexFailureCountAnnotation) }
+func ignoredOf(pod *corev1.Pod) int {
+	return countOf(pod, batchv1.JobIndexIgnoredFailureCountAnnotation)
+}
+
+func countOf(pod *corev1.Pod, annotation string) int {
+	n, err := strconv.Atoi(pod.Annotations[annotation])
 	if err != nil {
 		return 0
 	}

@@ -33,7 +33,7 @@ func (p *planning) manage() {
 	if n <= 0 {
 		return
 	}
-	if wait := p.backoff(); wait > 0 {
+	if wait := p.backoff(); wait > 0 && !perIndex(p.job) {
 		p.wake(wait)
 		return
 	}
@@ -109,15 +109,28 @@ func (p *planning) createIndexes(n int) {
 			taken[indexOf(pod)] = true
 		}
 	}
+	last := map[int]*corev1.Pod{}
+	if perIndex(p.job) {
+		last = p.lastFailed()
+	}
 	for i := 0; i < completions(p.job) && len(p.create) < n; i++ {
-		if !taken[i] && !p.completed[i] && !p.failed[i] {
-			p.create = append(p.create, slot{index: i, failures: p.failures(i)})
+		if taken[i] || p.completed[i] || p.failed[i] {
+			continue
 		}
+		next := slot{index: i}
+		if pod := last[i]; pod != nil { // its pause keeps no other index waiting
+			next.failures, next.ignored = p.countsAfter(pod)
+			if wait := p.pauseAfter(next.failures+next.ignored, endOf(pod)); wait > 0 {
+				p.wake(wait)
+				continue
+			}
+		}
+		p.create = append(p.create, next)
 	}
 }
 
 // backoff is what is left of the pause after pods failed: 10 s, doubled with each
-// since the last success, 10 min at most.
+// since the last success, 10 min at most. With backoffLimitPerIndex each index has its own.
 func (p *planning) backoff() time.Duration {
 	var lastFailure, lastSuccess time.Time
 	for _, pod := range p.pods {
@@ -142,11 +155,16 @@ func (p *planning) backoff() time.Duration {
 	if failures == 0 {
 		return 0
 	}
+	return p.pauseAfter(failures, lastFailure)
+}
+
+// pauseAfter is what is left of the pause after so many failures.
+func (p *planning) pauseAfter(failures int, last time.Time) time.Duration {
 	pause := firstBackoff
 	for range min(failures-1, 10) {
 		pause = min(2*pause, lastBackoff)
 	}
-	return max(lastFailure.Add(pause).Sub(p.now), 0)
+	return max(last.Add(pause).Sub(p.now), 0)
 }
 
 // endOf is when the last container of a pod ended.

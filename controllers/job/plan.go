@@ -45,10 +45,11 @@ type actions struct {
 	events []event
 }
 
-// slot is a pod to make.
+// slot is a pod to make. With backoffLimitPerIndex it tells how often its index has failed so
+// far, and how often that was ignored.
 type slot struct {
-	index    int // -1 where pods have none
-	failures int // of the index so far
+	index             int // -1 where pods have none
+	failures, ignored int
 }
 
 type event struct{ kind, reason, message string }
@@ -96,6 +97,8 @@ func plan(w world) actions {
 func indexed(job *batchv1.Job) bool {
 	return job.Spec.CompletionMode != nil && *job.Spec.CompletionMode == batchv1.IndexedCompletion
 }
+
+func perIndex(job *batchv1.Job) bool { return job.Spec.BackoffLimitPerIndex != nil }
 
 func completions(job *batchv1.Job) int { return int(ptr.Deref(job.Spec.Completions, 0)) }
 
@@ -226,7 +229,7 @@ func (p *planning) judgeJob() {
 	switch deadline := p.deadline(); {
 	case p.failJob != "":
 		p.fail(batchv1.JobReasonPodFailurePolicy, p.failJob)
-	case failures > limit || p.restarts() > limit:
+	case failures > limit || p.restarts() >= max(limit, 1): // upstream counts the two differently
 		p.fail(batchv1.JobReasonBackoffLimitExceeded, "Job has reached the specified backoff limit")
 	case deadline <= 0:
 		p.fail(batchv1.JobReasonDeadlineExceeded, "Job was active longer than specified deadline")
@@ -256,8 +259,19 @@ func (p *planning) judgeSuccess() {
 		return
 	case done < completions(p.job):
 		return
+	default:
+		if len(p.active) > 0 {
+			p.warn("TooManyActivePods", "Too many active pods running after completion count reached")
+		}
+		if done > completions(p.job) {
+			p.warn("TooManySucceededPods", "Too many succeeded pods running after completion count reached")
+		}
 	}
 	p.set(batchv1.JobSuccessCriteriaMet, corev1.ConditionTrue, batchv1.JobReasonCompletionsReached, "Reached expected number of succeeded pods")
+}
+
+func (p *planning) warn(reason, message string) {
+	p.events = append(p.events, event{corev1.EventTypeWarning, reason, message})
 }
 
 func (p *planning) fail(reason, message string) {
@@ -310,7 +324,7 @@ func (p *planning) finish() {
 	}
 	if c := condition(s, batchv1.JobFailureTarget); c != nil {
 		p.set(batchv1.JobFailed, corev1.ConditionTrue, c.Reason, c.Message)
-		p.events = append(p.events, event{corev1.EventTypeWarning, c.Reason, c.Message})
+		p.warn(c.Reason, c.Message)
 	} else if c := condition(s, batchv1.JobSuccessCriteriaMet); c != nil {
 		p.set(batchv1.JobComplete, corev1.ConditionTrue, c.Reason, c.Message)
 		s.CompletionTime = ptr.To(metav1.NewTime(p.now))

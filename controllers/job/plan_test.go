@@ -26,8 +26,11 @@ type podInput struct {
 	Leaving  bool   `json:"leaving"`
 	Index    *int   `json:"index"`
 	Failures int    `json:"failures"`
+	Ignored  int    `json:"ignored"`
 	Exit     int32  `json:"exit"`
-	Ago      string `json:"ago"` // since it ended; an hour by default
+	Ago      string `json:"ago"`      // since it ended; an hour by default
+	Restarts int32  `json:"restarts"` // of its container
+	Says     string `json:"says"`     // a condition that is true
 }
 
 type input struct {
@@ -43,6 +46,7 @@ type output struct {
 	Counts     string   `json:"counts,omitempty"`
 	Uncounted  string   `json:"uncounted,omitempty"`
 	Conditions []string `json:"conditions,omitempty"`
+	Events     []string `json:"events,omitempty"`
 	Expire     bool     `json:"expire,omitempty"`
 	Again      string   `json:"again,omitempty"`
 }
@@ -55,6 +59,7 @@ func podOf(t testing.TB, in podInput) *corev1.Pod {
 	if in.Index != nil {
 		pod.Annotations[batchv1.JobCompletionIndexAnnotation] = fmt.Sprint(*in.Index)
 		pod.Annotations[batchv1.JobIndexFailureCountAnnotation] = fmt.Sprint(in.Failures)
+		pod.Annotations[batchv1.JobIndexIgnoredFailureCountAnnotation] = fmt.Sprint(in.Ignored)
 	}
 	if in.Leaving {
 		pod.DeletionTimestamp = &metav1.Time{Time: epoch}
@@ -73,7 +78,10 @@ func podOf(t testing.TB, in podInput) *corev1.Pod {
 	case "failed":
 		pod.Status.Phase, pod.Status.ContainerStatuses = corev1.PodFailed, []corev1.ContainerStatus{ended}
 	default:
-		pod.Status.Phase = corev1.PodRunning
+		pod.Status.Phase, pod.Status.ContainerStatuses = corev1.PodRunning, []corev1.ContainerStatus{{Name: "c", RestartCount: in.Restarts}}
+	}
+	if in.Says != "" {
+		pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodConditionType(in.Says), Status: corev1.ConditionTrue}}
 	}
 	return pod
 }
@@ -105,7 +113,14 @@ func TestPlan(t *testing.T) {
 		todo := plan(w)
 		out := output{Remove: names(todo.remove), Free: names(todo.free), Expire: todo.expire}
 		for _, s := range todo.create {
-			out.Create = append(out.Create, fmt.Sprintf("index %d after %d failures", s.index, s.failures))
+			text := fmt.Sprintf("index %d after %d failures", s.index, s.failures)
+			if s.ignored > 0 {
+				text += fmt.Sprintf(", %d ignored", s.ignored)
+			}
+			out.Create = append(out.Create, text)
+		}
+		for _, e := range todo.events {
+			out.Events = append(out.Events, e.kind+" "+e.reason+": "+e.message)
 		}
 		if todo.again > 0 {
 			out.Again = todo.again.String()

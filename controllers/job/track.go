@@ -48,7 +48,7 @@ func (p *planning) track() {
 	p.rememberFailures()
 	if indexed(p.job) {
 		p.next.CompletedIndexes, p.next.Succeeded = p.completed.String(), int32(len(p.completed))
-		if p.job.Spec.BackoffLimitPerIndex != nil {
+		if perIndex(p.job) {
 			p.next.FailedIndexes = ptr.To(p.failed.String())
 		}
 	}
@@ -70,13 +70,16 @@ func (p *planning) trackPod(pod *corev1.Pod, u *batchv1.UncountedTerminatedPods)
 	case p.ended(pod):
 		v := judge(p.job, pod)
 		p.free = append(p.free, pod)
+		if indexed(p.job) && (index < 0 || index >= completions(p.job)) {
+			return // of no index that there is any more
+		}
 		switch v.action {
 		case batchv1.PodFailurePolicyActionIgnore:
 			return
 		case batchv1.PodFailurePolicyActionFailJob:
 			p.failJob = v.message
 		case batchv1.PodFailurePolicyActionFailIndex:
-			if index >= 0 && p.job.Spec.BackoffLimitPerIndex != nil {
+			if index >= 0 && perIndex(p.job) {
 				p.failed[index] = true
 			}
 		}
@@ -85,22 +88,15 @@ func (p *planning) trackPod(pod *corev1.Pod, u *batchv1.UncountedTerminatedPods)
 	}
 }
 
-// rememberFailures fails indexes that have used up their tries. The pod with the most
-// failures of an index keeps its finalizer until another pod carries the count on.
+// rememberFailures fails indexes that have used up their tries. The last pod that failed of
+// an index keeps its finalizer until another pod carries its counts on.
 func (p *planning) rememberFailures() {
-	if p.job.Spec.BackoffLimitPerIndex == nil {
+	if !perIndex(p.job) {
 		return
 	}
-	worst := map[int]*corev1.Pod{}
-	for _, pod := range p.pods {
-		if i := indexOf(pod); i >= 0 && p.ended(pod) && judge(p.job, pod).action != batchv1.PodFailurePolicyActionIgnore {
-			if worst[i] == nil || failuresOf(pod) > failuresOf(worst[i]) {
-				worst[i] = pod
-			}
-		}
-	}
-	for i, pod := range worst {
-		if failuresOf(pod) >= int(*p.job.Spec.BackoffLimitPerIndex) && !p.completed[i] {
+	for i, pod := range p.lastFailed() {
+		failures, _ := p.countsAfter(pod)
+		if failures > int(*p.job.Spec.BackoffLimitPerIndex) && !p.completed[i] {
 			p.failed[i] = true
 		}
 		carried := slices.ContainsFunc(p.active, func(a *corev1.Pod) bool { return indexOf(a) == i })
@@ -111,12 +107,25 @@ func (p *planning) rememberFailures() {
 	p.free = slices.DeleteFunc(p.free, func(pod *corev1.Pod) bool { return p.keep[pod.UID] })
 }
 
-// failures is how many pods of an index have failed so far.
-func (p *planning) failures(index int) (n int) {
+// lastFailed are the last pods that failed, by index: the ones with the highest counts.
+func (p *planning) lastFailed() map[int]*corev1.Pod {
+	last := map[int]*corev1.Pod{}
 	for _, pod := range p.pods {
-		if indexOf(pod) == index && p.ended(pod) && judge(p.job, pod).action != batchv1.PodFailurePolicyActionIgnore {
-			n = max(n, failuresOf(pod)+1)
+		i := indexOf(pod)
+		if i < 0 || i >= completions(p.job) || !p.ended(pod) {
+			continue
+		}
+		if last[i] == nil || failuresOf(pod)+ignoredOf(pod) > failuresOf(last[i])+ignoredOf(last[i]) {
+			last[i] = pod
 		}
 	}
-	return n
+	return last
+}
+
+// countsAfter are the failures of an index, and those that were ignored, with that of the pod.
+func (p *planning) countsAfter(pod *corev1.Pod) (failures, ignored int) {
+	if judge(p.job, pod).action == batchv1.PodFailurePolicyActionIgnore {
+		return failuresOf(pod), ignoredOf(pod) + 1
+	}
+	return failuresOf(pod) + 1, ignoredOf(pod)
 }
