@@ -191,7 +191,8 @@ func (c *Controller) do(ctx context.Context, key string, set *appsv1.DaemonSet, 
 func (c *Controller) due(key string, set *appsv1.DaemonSet, removals []removal) []*corev1.Pod {
 	var pods []*corev1.Pod
 	for _, r := range removals {
-		if r.failed {
+		switch r.ended {
+		case corev1.PodFailed:
 			id, now := string(set.UID)+"/"+target(r.pod), c.pods.Now()
 			if c.pauses.IsInBackOffSinceUpdate(id, now) {
 				c.loop.AddAfter(key, c.pauses.Get(id))
@@ -199,6 +200,8 @@ func (c *Controller) due(key string, set *appsv1.DaemonSet, removals []removal) 
 			}
 			c.pauses.Next(id, now)
 			c.events.Eventf(set, corev1.EventTypeWarning, "FailedDaemonPod", "Found failed daemon pod %s on node %s, will try to kill it", podcontrol.Key(r.pod), target(r.pod))
+		case corev1.PodSucceeded:
+			c.events.Eventf(set, corev1.EventTypeNormal, "SucceededDaemonPod", "Found succeeded daemon pod %s on node %s, will try to delete it", podcontrol.Key(r.pod), target(r.pod))
 		}
 		pods = append(pods, r.pod)
 	}

@@ -24,10 +24,11 @@ type world struct {
 	now       time.Time
 }
 
-// removal is a pod to delete; failed ones are taken one after the other with a pause.
+// removal is a pod to delete. Those that ended are told of; of those that failed, one
+// after the other is taken with a pause.
 type removal struct {
-	pod    *corev1.Pod
-	failed bool
+	pod   *corev1.Pod
+	ended corev1.PodPhase // empty while it has not
 }
 
 // actions are carried out in this order.
@@ -65,6 +66,9 @@ func plan(w world) (actions, error) {
 	p := planning{world: w}
 	p.revision = history.Choose(w.revisions, w.set, kind, w.set.Spec.Template.Labels, raw, w.set.Status.CollisionCount)
 	p.hash = p.revision.Revision.Labels[history.HashLabel]
+	if p.revision.Create { // how a pod's revision is found, as upstream
+		p.revision.Revision.Labels[appsv1.ControllerRevisionHashLabelKey] = p.hash
+	}
 	p.sort()
 	p.count()
 	if w.set.DeletionTimestamp != nil {
@@ -172,7 +176,11 @@ func (p *planning) count() {
 func (p *planning) delete(pods ...*corev1.Pod) {
 	for _, pod := range pods {
 		if pod.DeletionTimestamp == nil && !slices.ContainsFunc(p.remove, func(r removal) bool { return r.pod == pod }) {
-			p.remove = append(p.remove, removal{pod, podview.Finished(pod)})
+			r := removal{pod: pod}
+			if podview.Finished(pod) {
+				r.ended = pod.Status.Phase
+			}
+			p.remove = append(p.remove, r)
 		}
 	}
 }
