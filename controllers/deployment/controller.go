@@ -28,6 +28,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"kontiki/controllers/loop"
+	"kontiki/controllers/pending"
 	"kontiki/controllers/podview"
 )
 
@@ -51,7 +52,10 @@ type Controller struct {
 
 	deployments appslisters.DeploymentLister
 	sets        appslisters.ReplicaSetLister
-	loop        *loop.Loop
+	// writes are those to ReplicaSets. Without it, a template that changes before the cache
+	// shows them would be planned over sizes that are no more.
+	writes *pending.Writes
+	loop   *loop.Loop
 }
 
 // New makes the controller on shared informers.
@@ -64,6 +68,7 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 		podInformer:        shared.Core().V1().Pods().Informer(),
 		deployments:        apps.Deployments().Lister(),
 		sets:               apps.ReplicaSets().Lister(),
+		writes:             pending.New(),
 		loop:               loop.New(Name, log),
 	}
 }
@@ -138,6 +143,7 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	}
 	d, err := c.deployments.Deployments(namespace).Get(name)
 	if apierrors.IsNotFound(err) {
+		c.writes.Forget(key)
 		return nil
 	}
 	if err != nil {
@@ -147,6 +153,9 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if err != nil || selector.Empty() {
 		c.events.Eventf(d, corev1.EventTypeWarning, "SelectingAll", "This deployment is selecting all pods. A non-empty selector is required.")
 		return nil
+	}
+	if !c.writes.Settled(key, c.setInformer.GetIndexer(), func(types.UID) bool { return false }, c.now()) {
+		return nil // the event that settles it queues the key
 	}
 	w := world{deployment: d, pods: map[types.UID][]*corev1.Pod{}, now: c.now()}
 	if w.sets, err = c.claim(ctx, d, selector); err != nil {
@@ -220,14 +229,19 @@ func (c *Controller) do(ctx context.Context, d *appsv1.Deployment, todo actions)
 			return err
 		}
 	}
+	key := d.Namespace + "/" + d.Name
 	for _, u := range todo.update {
-		if _, err := c.client.AppsV1().ReplicaSets(d.Namespace).Update(ctx, u.set, metav1.UpdateOptions{}); err != nil {
+		written, err := c.client.AppsV1().ReplicaSets(d.Namespace).Update(ctx, u.set, metav1.UpdateOptions{})
+		if err != nil {
 			return err
 		}
+		c.writes.Updated(key, written, c.now())
 		c.reportScaling(d, u.set.Name, u.from, wanted(u.set))
 	}
 	for _, rs := range todo.remove {
-		err := c.client.AppsV1().ReplicaSets(d.Namespace).Delete(ctx, rs.Name, *metav1.NewPreconditionDeleteOptions(string(rs.UID)))
+		options := metav1.NewPreconditionDeleteOptions(string(rs.UID))
+		options.Preconditions.ResourceVersion = &rs.ResourceVersion // it may have pods again by now
+		err := c.client.AppsV1().ReplicaSets(d.Namespace).Delete(ctx, rs.Name, *options)
 		if err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}
@@ -267,9 +281,10 @@ func (c *Controller) reportScaling(d *appsv1.Deployment, set string, from, to in
 // is ours from an earlier pass; or two templates have one hash, and the collision
 // count, part of the hash, is raised.
 func (c *Controller) create(ctx context.Context, d *appsv1.Deployment, rs *appsv1.ReplicaSet) error {
-	_, err := c.client.AppsV1().ReplicaSets(d.Namespace).Create(ctx, rs, metav1.CreateOptions{})
+	made, err := c.client.AppsV1().ReplicaSets(d.Namespace).Create(ctx, rs, metav1.CreateOptions{})
 	switch {
 	case err == nil:
+		c.writes.Created(d.Namespace+"/"+d.Name, made, c.now())
 		c.reportScaling(d, rs.Name, 0, wanted(rs))
 		return nil
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
@@ -290,6 +305,7 @@ func (c *Controller) collided(ctx context.Context, d *appsv1.Deployment, rs *app
 		return err
 	}
 	if owner := metav1.GetControllerOfNoCopy(existing); owner != nil && owner.UID == d.UID && sameTemplate(&existing.Spec.Template, &d.Spec.Template) {
+		c.writes.Created(d.Namespace+"/"+d.Name, existing, c.now()) // by an earlier leader
 		return nil
 	}
 	status := d.Status.DeepCopy()

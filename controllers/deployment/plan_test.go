@@ -26,6 +26,7 @@ type set struct {
 	Desired    string `json:"desired"` // annotations
 	Max        string `json:"max"`
 	RunningOld int    `json:"running"` // pods that are not finished
+	Refused    bool   `json:"refused"` // its pods are
 }
 
 type input struct {
@@ -67,6 +68,9 @@ func (s set) object(age int) *appsv1.ReplicaSet {
 			rs.Annotations[key] = value
 		}
 	}
+	if s.Refused {
+		rs.Status.Conditions = []appsv1.ReplicaSetCondition{{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: "FailedCreate"}}
+	}
 	return rs
 }
 
@@ -98,8 +102,12 @@ func TestPlan(t *testing.T) {
 			if u.from != *u.set.Spec.Replicas {
 				out.Resize = append(out.Resize, fmt.Sprintf("%s %d -> %d", u.set.Name, u.from, *u.set.Spec.Replicas))
 			} else {
-				out.Note = append(out.Note, fmt.Sprintf("%s revision %s history %s desired %s max %s", u.set.Name, u.set.Annotations[revisionAnnotation],
-					u.set.Annotations[historyAnnotation], u.set.Annotations[desiredAnnotation], u.set.Annotations[maxAnnotation]))
+				note := fmt.Sprintf("%s revision %s history %s desired %s max %s", u.set.Name, u.set.Annotations[revisionAnnotation],
+					u.set.Annotations[historyAnnotation], u.set.Annotations[desiredAnnotation], u.set.Annotations[maxAnnotation])
+				if n := u.set.Spec.MinReadySeconds; n > 0 {
+					note += fmt.Sprint(" ready for ", n)
+				}
+				out.Note = append(out.Note, note)
 			}
 		}
 		for _, rs := range a.remove {

@@ -3,8 +3,8 @@
 // does not create or delete twice.
 //
 // Created objects are awaited until the cache holds them, or is at, or after, the
-// resourceVersion of the answer (they may be gone again by then). Objects being deleted are
-// awaited by UID. Nothing has to be told of events, so nothing can be miscounted.
+// resourceVersion of the answer (they may be gone again by then); updated ones until it holds
+// that version. Objects being deleted are awaited by UID. Nothing has to be told of events, so nothing can be miscounted.
 // Writes is safe for concurrent use. Only controllers import this package.
 package pending
 
@@ -30,6 +30,7 @@ type Writes struct {
 
 type writes struct {
 	created map[string]string // resourceVersion by namespace/name
+	updated map[string]string // likewise
 	deleted map[types.UID]struct{}
 	last    time.Time
 }
@@ -43,6 +44,14 @@ func (w *Writes) Created(key string, object metav1.Object, now time.Time) {
 	defer w.mu.Unlock()
 	name := cache.MetaObjectToName(object).String()
 	w.keyLocked(key, now).created[name] = object.GetResourceVersion()
+}
+
+// Updated remembers that the object was changed, as the API answered it.
+func (w *Writes) Updated(key string, object metav1.Object, now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	name := cache.MetaObjectToName(object).String()
+	w.keyLocked(key, now).updated[name] = object.GetResourceVersion()
 }
 
 // Deleted remembers that deletion of the object was accepted.
@@ -79,7 +88,13 @@ func (w *Writes) Settled(key string, store cache.Store, living func(types.UID) b
 			delete(k.created, name)
 		}
 	}
-	if len(k.created) == 0 && len(k.deleted) == 0 || now.Sub(k.last) > patience {
+	for name, wanted := range k.updated {
+		object, shown, err := store.GetByKey(name)
+		if err == nil && shown && reached(object.(metav1.Object).GetResourceVersion(), wanted) || reached(at, wanted) {
+			delete(k.updated, name)
+		}
+	}
+	if len(k.created)+len(k.updated)+len(k.deleted) == 0 || now.Sub(k.last) > patience {
 		delete(w.keys, key)
 		return true
 	}
@@ -94,7 +109,7 @@ func reached(at, wanted string) bool {
 func (w *Writes) keyLocked(key string, now time.Time) *writes {
 	k, ok := w.keys[key]
 	if !ok {
-		k = &writes{created: map[string]string{}, deleted: map[types.UID]struct{}{}}
+		k = &writes{created: map[string]string{}, updated: map[string]string{}, deleted: map[types.UID]struct{}{}}
 		w.keys[key] = k
 	}
 	k.last = now

@@ -52,6 +52,15 @@ func TestSettledOnlyWhenTheCacheShowsTheWrites(t *testing.T) {
 	if !settled() {
 		t.Fatal("not settled though the cache holds the object")
 	}
+	w.Updated("k", &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "shown", ResourceVersion: "30"}}, now)
+	if settled() {
+		t.Fatal("settled while the cache holds an earlier version")
+	}
+	add("shown", "31")
+	add("later", "6")
+	if !settled() {
+		t.Fatal("not settled though the cache holds a later version")
+	}
 	created("never seen", "99")
 	now = now.Add(patience + time.Second)
 	if !settled() {

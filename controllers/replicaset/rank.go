@@ -41,7 +41,7 @@ func compare(a, b *corev1.Pod, crowd map[string]int, now time.Time) int {
 		cmp.Compare(deletionCost(a), deletionCost(b)),
 		cmp.Compare(crowd[b.Spec.NodeName], crowd[a.Spec.NodeName]),
 		compareReadyTime(a, b, now),
-		cmp.Compare(maxRestarts(b), maxRestarts(a)),
+		compareRestarts(a, b),
 		compareAge(a.CreationTimestamp, b.CreationTimestamp, now),
 		cmp.Compare(a.UID, b.UID),
 	)
@@ -99,8 +99,15 @@ func magnitude(age time.Duration) int64 {
 	return int64(math.Log2(float64(age)))
 }
 
-func maxRestarts(pod *corev1.Pod) int32 {
-	regular, sidecar := int32(0), int32(0)
+// compareRestarts puts first the one of which some container was restarted more often; of
+// sidecars only if that is equal.
+func compareRestarts(a, b *corev1.Pod) int {
+	x, sidecarX := maxRestarts(a)
+	y, sidecarY := maxRestarts(b)
+	return cmp.Or(cmp.Compare(y, x), cmp.Compare(sidecarY, sidecarX))
+}
+
+func maxRestarts(pod *corev1.Pod) (regular, sidecar int32) {
 	for _, c := range pod.Status.ContainerStatuses {
 		regular = max(regular, c.RestartCount)
 	}
@@ -113,5 +120,5 @@ func maxRestarts(pod *corev1.Pod) int32 {
 			sidecar = max(sidecar, c.RestartCount)
 		}
 	}
-	return max(regular, sidecar)
+	return regular, sidecar
 }
