@@ -1,6 +1,6 @@
 // Package podgc removes pods nobody else will: those bound to nodes that do not
-// exist (any more), those deleted before they were ever scheduled, and the oldest
-// finished ones beyond a threshold.
+// exist (any more), those deleted on nodes that are out of service, or before they were
+// ever scheduled, and the oldest finished ones beyond a threshold.
 //
 // plan.go decides and is pure; controller.go does, with one worker. Only
 // controllers imports this package.
@@ -77,7 +77,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		return err
 	}
 	err = loop.On(c.loop, c.nodeInformer, func(before, after *corev1.Node) {
-		if before == nil || after == nil {
+		if before == nil || after == nil || outOfService(before) != outOfService(after) {
 			c.loop.AddAfter(allPods, gather)
 		}
 	})
@@ -101,27 +101,29 @@ func (c *Controller) sync(ctx context.Context, _ string) error {
 		return err
 	}
 	c.lookForNodes(pods)
-	victims, again := plan(pods, c.missing, threshold, quarantine, c.now())
+	out, err := c.nodesOut()
+	if err != nil {
+		return err
+	}
+	victims, again := plan(pods, c.missing, out, threshold, quarantine, c.now())
 	if again > 0 {
 		c.loop.AddAfter(allPods, again)
 	}
-	confirmed := map[string]bool{}
+	confirmed := map[string]bool{} // by reason and node
 	var failures []error
 	for _, v := range victims {
-		if v.why == orphaned {
-			gone, ok := confirmed[v.pod.Spec.NodeName]
-			if !ok {
-				if gone, err = c.confirmGone(ctx, v.pod.Spec.NodeName); err != nil {
-					failures = append(failures, err)
-					continue
-				}
-				confirmed[v.pod.Spec.NodeName] = gone
-			}
-			if !gone {
+		key := string(v.why) + "/" + v.pod.Spec.NodeName
+		sure, asked := confirmed[key]
+		if !asked {
+			if sure, err = c.confirm(ctx, v); err != nil {
+				failures = append(failures, err)
 				continue
 			}
+			confirmed[key] = sure
 		}
-		failures = append(failures, c.remove(ctx, v))
+		if sure {
+			failures = append(failures, c.remove(ctx, v))
+		}
 	}
 	return errors.Join(failures...)
 }
@@ -141,13 +143,31 @@ func (c *Controller) lookForNodes(pods []*corev1.Pod) {
 	c.missing = missing
 }
 
-// confirmGone asks the API itself before pods are removed for good.
-func (c *Controller) confirmGone(ctx context.Context, node string) (bool, error) {
-	_, err := c.client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
+// nodesOut are the nodes that are out of service.
+func (c *Controller) nodesOut() (map[string]bool, error) {
+	nodes, err := c.nodes.List(labels.Everything())
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]bool{}
+	for _, node := range nodes {
+		if outOfService(node) {
+			out[node.Name] = true
+		}
+	}
+	return out, nil
+}
+
+// confirm asks the API itself about the node of a pod that is removed for good on its account.
+func (c *Controller) confirm(ctx context.Context, v victim) (bool, error) {
+	if v.why != orphaned && v.why != stranded {
 		return true, nil
 	}
-	return false, err
+	node, err := c.client.CoreV1().Nodes().Get(ctx, v.pod.Spec.NodeName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return v.why == orphaned, nil
+	}
+	return err == nil && v.why == stranded && outOfService(node), err
 }
 
 func (c *Controller) remove(ctx context.Context, v victim) error {

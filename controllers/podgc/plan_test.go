@@ -14,6 +14,7 @@ type input struct {
 	Now       metav1.Time            `json:"now"`
 	Threshold int                    `json:"threshold"`
 	Missing   map[string]metav1.Time `json:"missing"`
+	Nodes     []*corev1.Node         `json:"nodes"`
 	Pods      []*corev1.Pod          `json:"pods"`
 }
 
@@ -28,14 +29,18 @@ func TestPlan(t *testing.T) {
 		for node, since := range in.Missing {
 			missing[node] = since.Time
 		}
-		victims, again := plan(in.Pods, missing, in.Threshold, quarantine, in.Now.Time)
-		out := output{Remove: map[string]reason{}}
+		out := map[string]bool{}
+		for _, node := range in.Nodes {
+			out[node.Name] = outOfService(node)
+		}
+		victims, again := plan(in.Pods, missing, out, in.Threshold, quarantine, in.Now.Time)
+		result := output{Remove: map[string]reason{}}
 		for _, v := range victims {
-			out.Remove[v.pod.Name] = v.why
+			result.Remove[v.pod.Name] = v.why
 		}
 		if again > 0 {
-			out.Again = again.String()
+			result.Again = again.String()
 		}
-		return out
+		return result
 	})
 }
