@@ -2,6 +2,7 @@ package hpa
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -85,7 +86,7 @@ func plan(w world) outcome {
 	}
 	least := ptr.Deref(w.hpa.Spec.MinReplicas, 1)
 	switch {
-	case current == 0 && least != 0:
+	case current == 0 && !w.sleeps(least):
 		o.condition(&w, autoscalingv2.ScalingActive, corev1.ConditionFalse, "ScalingDisabled", "scaling is disabled since the replica count of the target is zero")
 		o.settle(&w, current, nil)
 	case current > w.hpa.Spec.MaxReplicas:
@@ -98,6 +99,14 @@ func plan(w world) outcome {
 		o.follow(&w, least)
 	}
 	return o
+}
+
+// sleeps says whether it was the autoscaler that took the last pod: then it wakes the target
+// again. What a user has scaled to nothing stays so.
+func (w *world) sleeps(least int32) bool {
+	return least == 0 && slices.ContainsFunc(w.hpa.Status.Conditions, func(c autoscalingv2.HorizontalPodAutoscalerCondition) bool {
+		return c.Type == autoscalingv2.ScaledToZero && c.Status == corev1.ConditionTrue
+	})
 }
 
 // follow sizes after the metrics.
@@ -195,6 +204,11 @@ func (o *outcome) resized(w *world, err error) {
 	o.condition(w, autoscalingv2.AbleToScale, corev1.ConditionTrue, "SucceededRescale", "the HPA controller was able to update the target scale to %d", *o.resize)
 	o.events = append(o.events, event{corev1.EventTypeNormal, "SuccessfulRescale", fmt.Sprintf("New size: %d; reason: %s", *o.resize, o.reason)})
 	o.status.LastScaleTime = &metav1.Time{Time: w.now}
+	if w.scale.Spec.Replicas > 0 && *o.resize == 0 {
+		o.condition(w, autoscalingv2.ScaledToZero, corev1.ConditionTrue, "ScaledToZero", "the HPA controller scaled the workload to zero")
+	} else {
+		o.condition(w, autoscalingv2.ScaledToZero, corev1.ConditionFalse, "NotScaledToZero", "the HPA controller did not scale the workload to zero")
+	}
 	if w.hpa.Spec.Behavior != nil {
 		o.memory.remember(w.scale.Spec.Replicas, *o.resize, w.now)
 	}

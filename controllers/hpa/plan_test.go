@@ -25,6 +25,8 @@ type input struct {
 	// Selector is the scale's; "none" is none.
 	Selector string   `json:"selector"`
 	Rivals   []string `json:"rivals"`
+	// ScaledToZero is whether the autoscaler says that it was it.
+	ScaledToZero bool `json:"scaledToZero"`
 	// Pods are as many as replicas if none are named; each requests 1 cpu.
 	Pods     []podInput     `json:"pods"`
 	Readings []readingInput `json:"readings"`
@@ -53,7 +55,7 @@ type momentInput struct {
 }
 
 type output struct {
-	Size       int32             `json:"size,omitempty"`
+	Size       *int32            `json:"size,omitempty"`
 	Desired    int32             `json:"desired"`
 	Conditions map[string]string `json:"conditions"`
 	Events     []string          `json:"events,omitempty"`
@@ -62,6 +64,9 @@ type output struct {
 
 func (in input) world() world {
 	w := world{hpa: &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "h"}, Spec: in.Spec}, now: testNow, rivals: in.Rivals}
+	if in.ScaledToZero {
+		w.hpa.Status.Conditions = []autoscalingv2.HorizontalPodAutoscalerCondition{{Type: autoscalingv2.ScaledToZero, Status: corev1.ConditionTrue}}
+	}
 	if in.NoScale != "" {
 		w.scaleErr = errors.New(in.NoScale)
 		return w
@@ -139,7 +144,7 @@ func TestPlan(t *testing.T) {
 		o := plan(w)
 		out := output{Conditions: map[string]string{}}
 		if o.resize != nil {
-			out.Size = *o.resize
+			out.Size = o.resize
 			var err error
 			if in.WriteError != "" {
 				err = errors.New(in.WriteError)
@@ -154,6 +159,9 @@ func TestPlan(t *testing.T) {
 			out.Events = append(out.Events, fmt.Sprintf("%s %s: %s", e.kind, e.reason, e.message))
 		}
 		for _, m := range o.status.CurrentMetrics {
+			if c := m.ContainerResource; c != nil {
+				out.Current = append(out.Current, fmt.Sprintf("%s of %s %d%% %v", c.Name, c.Container, *c.Current.AverageUtilization, c.Current.AverageValue))
+			}
 			if m.Resource != nil && m.Resource.Current.AverageUtilization != nil {
 				out.Current = append(out.Current, fmt.Sprintf("%s %d%% %v", m.Resource.Name, *m.Resource.Current.AverageUtilization, m.Resource.Current.AverageValue))
 			}

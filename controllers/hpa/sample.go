@@ -131,7 +131,7 @@ func againstValue(target int64) ratio {
 // mean more: so what is not known never moves anything by itself.
 func (s sorted) size(current int32, within tolerance, compare ratio, full func(pod string) int64) (replicas int32, percent int32, mean int64, err error) {
 	if len(s.counted) == 0 {
-		return 0, 0, 0, errors.New("did not receive metrics for any ready pods")
+		return 0, 0, 0, errors.New("did not receive metrics for targeted pods (pods might be unready)")
 	}
 	of, percent, mean, err := compare(s.counted)
 	if err != nil {
