@@ -82,7 +82,7 @@ func (n *Network) follow() error {
 		return fmt.Errorf("following the DNS settings: %w", err)
 	}
 	cfg := service.Config{
-		NodeName: n.cfg.NodeName, Services: n.objects.services, Slices: n.objects.slices,
+		NodeName: n.cfg.NodeName, Services: n.objects.services, Slices: n.objects.slices, Self: n.objects.node,
 		Programmer: programmer{n.rules, n.forget, &n.figures}, Reserved: n.cfg.ClusterDNS, Logger: n.log,
 		Address: n.cfg.Underlay, ReservedPorts: append([]uint16{datapath.Port}, n.cfg.ReservedPorts...), Health: n.health,
 	}

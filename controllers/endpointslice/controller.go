@@ -43,7 +43,7 @@ type Controller struct {
 	events record.EventRecorder
 	now    func() time.Time
 
-	serviceInformer, podInformer, sliceInformer cache.SharedIndexInformer
+	serviceInformer, podInformer, sliceInformer, nodeInformer cache.SharedIndexInformer
 
 	services corelisters.ServiceLister
 	pods     corelisters.PodLister
@@ -53,12 +53,12 @@ type Controller struct {
 	loop     *loop.Loop
 }
 
-// New makes the controller on shared informers.
+// New makes the controller on shared informers (the pod informer with podview.Indexers).
 func New(client kubernetes.Interface, shared informers.SharedInformerFactory, events record.EventRecorder, log *slog.Logger, now func() time.Time) *Controller {
 	core, slices := shared.Core().V1(), shared.Discovery().V1().EndpointSlices()
 	return &Controller{
 		client: client, events: events, now: now,
-		serviceInformer: core.Services().Informer(), podInformer: core.Pods().Informer(), sliceInformer: slices.Informer(),
+		serviceInformer: core.Services().Informer(), podInformer: core.Pods().Informer(), sliceInformer: slices.Informer(), nodeInformer: core.Nodes().Informer(),
 		services: core.Services().Lister(), pods: core.Pods().Lister(), nodes: core.Nodes().Lister(), slices: slices.Lister(),
 		writes: pending.New(),
 		loop:   loop.New(Name, log),
@@ -71,6 +71,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		c.loop.OnObject(c.serviceInformer),
 		loop.On(c.loop, c.podInformer, c.podChanged),
 		slicecontrol.OnSlices(c.loop, c.sliceInformer, managedBy),
+		loop.On(c.loop, c.nodeInformer, c.nodeChanged),
 	)
 	if err != nil {
 		return err
@@ -93,6 +94,20 @@ func (c *Controller) podChanged(before, after *corev1.Pod) {
 		for _, service := range podview.SelectedBy(services, pod) {
 			c.loop.AddObject(service)
 		}
+	}
+}
+
+// nodeChanged looks again at what has pods on a node whose zone is another, or is known now.
+func (c *Controller) nodeChanged(before, after *corev1.Node) {
+	if after == nil || podview.Zone(before) == podview.Zone(after) {
+		return
+	}
+	pods, err := podview.Indexed(c.podInformer.GetIndexer(), podview.ByNode, after.Name)
+	if err != nil {
+		return // an index that is there does not fail
+	}
+	for _, pod := range pods {
+		c.podChanged(nil, pod)
 	}
 }
 

@@ -138,10 +138,35 @@ func endpoint(service *corev1.Service, pod *corev1.Pod, addresses []string, zone
 			e.Zone = &z
 		}
 	}
+	if *e.Conditions.Ready {
+		e.Hints = hintsOf(service, e)
+	}
 	if pod.Spec.Hostname != "" && pod.Spec.Subdomain == service.Name && pod.Namespace == service.Namespace {
 		e.Hostname = ptr.To(pod.Spec.Hostname)
 	}
 	return e
+}
+
+// hintsOf says for whom an endpoint is, where the Service wants its clients to stay close:
+// for its zone, and its node if that is what is wanted.
+func hintsOf(service *corev1.Service, e discoveryv1.Endpoint) *discoveryv1.EndpointHints {
+	var h discoveryv1.EndpointHints
+	switch ptr.Deref(service.Spec.TrafficDistribution, "") {
+	case corev1.ServiceTrafficDistributionPreferSameNode:
+		if e.NodeName != nil {
+			h.ForNodes = []discoveryv1.ForNode{{Name: *e.NodeName}}
+		}
+	case corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone:
+	default:
+		return nil
+	}
+	if e.Zone != nil {
+		h.ForZones = []discoveryv1.ForZone{{Name: *e.Zone}}
+	}
+	if h.ForNodes == nil && h.ForZones == nil {
+		return nil
+	}
+	return &h
 }
 
 func groupKey(family discoveryv1.AddressType, ports []discoveryv1.EndpointPort) string {

@@ -177,6 +177,14 @@ func ZoneOf(nodes corelisters.NodeLister) func(node string) string {
 		if err != nil {
 			return ""
 		}
-		return n.Labels[corev1.LabelTopologyZone]
+		return Zone(n)
 	}
+}
+
+// Zone is the node's; empty if it has none, or if there is no node.
+func Zone(node *corev1.Node) string {
+	if node == nil {
+		return ""
+	}
+	return node.Labels[corev1.LabelTopologyZone]
 }

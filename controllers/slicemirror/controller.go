@@ -37,7 +37,7 @@ type Controller struct {
 	client kubernetes.Interface
 	events record.EventRecorder
 
-	serviceInformer, endpointInformer, sliceInformer cache.SharedIndexInformer
+	serviceInformer, endpointInformer, sliceInformer, nodeInformer cache.SharedIndexInformer
 
 	services  corelisters.ServiceLister
 	endpoints corelisters.EndpointsLister //nolint:staticcheck // the kind is deprecated, and served
@@ -51,7 +51,7 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 	core, slices := shared.Core().V1(), shared.Discovery().V1().EndpointSlices()
 	return &Controller{
 		client: client, events: events,
-		serviceInformer: core.Services().Informer(), endpointInformer: core.Endpoints().Informer(), sliceInformer: slices.Informer(),
+		serviceInformer: core.Services().Informer(), endpointInformer: core.Endpoints().Informer(), sliceInformer: slices.Informer(), nodeInformer: core.Nodes().Informer(),
 		services: core.Services().Lister(), endpoints: core.Endpoints().Lister(), nodes: core.Nodes().Lister(), slices: slices.Lister(),
 		loop: loop.New(Name, log),
 	}
@@ -63,11 +63,23 @@ func (c *Controller) Run(ctx context.Context) error {
 		c.loop.OnObject(c.endpointInformer),
 		c.loop.OnObject(c.serviceInformer),
 		slicecontrol.OnSlices(c.loop, c.sliceInformer, managedBy),
+		loop.On(c.loop, c.nodeInformer, c.nodeChanged),
 	)
 	if err != nil {
 		return err
 	}
 	return c.loop.Run(ctx, workers, c.sync)
+}
+
+// nodeChanged looks again at all Endpoints, of which few name a node, when a node's zone is
+// another, or is known now.
+func (c *Controller) nodeChanged(before, after *corev1.Node) {
+	if after == nil || podview.Zone(before) == podview.Zone(after) {
+		return
+	}
+	for _, key := range c.endpointInformer.GetStore().ListKeys() {
+		c.loop.Add(key)
+	}
 }
 
 func (c *Controller) sync(ctx context.Context, key string) error {
@@ -92,6 +104,12 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	existing, err := slicecontrol.Of(c.slices, namespace, name, managedBy)
 	if err != nil {
 		return err
+	}
+	if mirrored(endpoints, service) {
+		if n := tooMany(endpoints); n > 0 {
+			c.events.Eventf(endpoints, corev1.EventTypeWarning, "TooManyAddressesToMirror",
+				"A max of %d addresses can be mirrored to EndpointSlices per Endpoints subset. %d addresses were skipped", maxEndpoints, n)
+		}
 	}
 	todo := plan(endpoints, service, existing, podview.ZoneOf(c.nodes))
 	err = todo.Do(ctx, c.client, func(*discoveryv1.EndpointSlice) {})

@@ -67,6 +67,14 @@ func plan(endpoints *corev1.Endpoints, service *corev1.Service, existing []*disc
 	return a
 }
 
+// tooMany is how many addresses are not mirrored, since their subset has too many.
+func tooMany(endpoints *corev1.Endpoints) (skipped int) {
+	for _, subset := range endpoints.Subsets {
+		skipped += max(0, len(subset.Addresses)+len(subset.NotReadyAddresses)-maxEndpoints)
+	}
+	return skipped
+}
+
 func mirror(endpoints *corev1.Endpoints, zone func(string) string) map[string]*discoveryv1.EndpointSlice {
 	all := map[string]*discoveryv1.EndpointSlice{}
 	for _, subset := range endpoints.Subsets {

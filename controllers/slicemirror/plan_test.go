@@ -1,6 +1,7 @@
 package slicemirror
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -15,10 +16,12 @@ type input struct {
 	Service   *corev1.Service   `json:"service"`
 	// Before are Endpoints whose mirror is there already.
 	Before *corev1.Endpoints `json:"before"`
+	Copies int               `json:"copies"` // of the first address
 }
 
 type output struct {
 	Create, Update, Remove []string `json:",omitempty"`
+	Skipped                int      `json:",omitempty"`
 }
 
 func TestPlan(t *testing.T) {
@@ -28,8 +31,19 @@ func TestPlan(t *testing.T) {
 		if in.Before != nil {
 			existing = plan(in.Before, &corev1.Service{}, nil, zone).Create
 		}
+		skipped := 0
+		if in.Endpoints != nil {
+			for i := 1; i < in.Copies; i++ {
+				subset := &in.Endpoints.Subsets[0]
+				subset.Addresses = append(subset.Addresses, corev1.EndpointAddress{IP: fmt.Sprintf("10.1.%d.%d", i/250, i%250)})
+			}
+			skipped = tooMany(in.Endpoints)
+		}
 		a := plan(in.Endpoints, in.Service, existing, zone)
-		return output{tell(a.Create), tell(a.Update), tell(a.Remove)}
+		if in.Copies > 0 {
+			return output{Create: []string{fmt.Sprint(len(a.Create[0].Endpoints), " addresses")}, Skipped: skipped}
+		}
+		return output{tell(a.Create), tell(a.Update), tell(a.Remove), skipped}
 	})
 }
 

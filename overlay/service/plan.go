@@ -15,6 +15,7 @@ import (
 // Node is what a plan depends on besides the objects.
 type Node struct {
 	Name string
+	Zone string          // empty: none
 	Dead map[string]bool // nodes the ring holds for dead, by name
 	Addr netip.Addr      // its own, as other nodes reach it; zero: none now
 }
@@ -63,12 +64,13 @@ func Plan(svc *corev1.Service, epSlices []*discoveryv1.EndpointSlice, node Node)
 	return pools
 }
 
-// endpoints returns the endpoints of a port, those of this node and all. Ready
-// ones on living nodes count; if there are none, those that still serve while
-// they terminate (KEP-1669). Those on dead nodes count for nothing: a
+// endpoints returns the endpoints of a port, those of this node and all that are for it.
+// Ready ones on living nodes count, the closest of them; if there are none, those that still
+// serve while they terminate (KEP-1669). Those on dead nodes count for nothing: a
 // connection that is refused at once is better than one that hangs.
 func endpoints(port corev1.ServicePort, epSlices []*discoveryv1.EndpointSlice, node Node) (here, everywhere []netip.AddrPort) {
-	var ready, ending, readyHere, endingHere []netip.AddrPort
+	var ending, readyHere, endingHere []netip.AddrPort
+	var ready []hinted
 	if seeded.EmptiedServices && len(node.Dead) > 0 {
 		return nil, nil
 	}
@@ -93,7 +95,7 @@ func endpoints(port corev1.ServicePort, epSlices []*discoveryv1.EndpointSlice, n
 			local := ep.NodeName != nil && *ep.NodeName == node.Name
 			switch c := ep.Conditions; {
 			case c.Ready == nil || *c.Ready:
-				ready = append(ready, target)
+				ready = append(ready, hinted{target, ep.Hints})
 				if local {
 					readyHere = append(readyHere, target)
 				}
@@ -105,7 +107,52 @@ func endpoints(port corev1.ServicePort, epSlices []*discoveryv1.EndpointSlice, n
 			}
 		}
 	}
-	return firstOf(readyHere, endingHere), firstOf(ready, ending)
+	return firstOf(readyHere, endingHere), firstOf(closest(ready, node), ending)
+}
+
+// hinted is a ready endpoint, with for whom it is.
+type hinted struct {
+	addr  netip.AddrPort
+	hints *discoveryv1.EndpointHints
+}
+
+// closest are the endpoints that are for this node, else those for its zone. Where one has
+// no such hint, or none is for it, all are: kube-proxy's rule.
+func closest(ready []hinted, node Node) []netip.AddrPort {
+	forNode := func(h *discoveryv1.EndpointHints) (some, ours bool) {
+		return len(h.ForNodes) > 0, slices.ContainsFunc(h.ForNodes, func(f discoveryv1.ForNode) bool { return f.Name == node.Name })
+	}
+	forZone := func(h *discoveryv1.EndpointHints) (some, ours bool) {
+		return len(h.ForZones) > 0, slices.ContainsFunc(h.ForZones, func(f discoveryv1.ForZone) bool { return f.Name == node.Zone })
+	}
+	for _, by := range []func(*discoveryv1.EndpointHints) (some, ours bool){forNode, forZone} {
+		if near, told := nearest(ready, by); told && len(near) > 0 {
+			return near
+		}
+	}
+	all := make([]netip.AddrPort, 0, len(ready))
+	for _, r := range ready {
+		all = append(all, r.addr)
+	}
+	return all
+}
+
+// nearest are the endpoints of which a hint says that they are ours; told is whether all
+// have a hint.
+func nearest(ready []hinted, by func(*discoveryv1.EndpointHints) (some, ours bool)) (near []netip.AddrPort, told bool) {
+	for _, r := range ready {
+		if r.hints == nil {
+			return nil, false
+		}
+		some, ours := by(r.hints)
+		if !some {
+			return nil, false
+		}
+		if ours {
+			near = append(near, r.addr)
+		}
+	}
+	return near, true
 }
 
 // firstOf returns the first list that is not empty, sorted, each entry once.

@@ -34,7 +34,8 @@ func balancer(sources ...string) *corev1.Service {
 	})
 }
 
-// ends makes a slice out of "address node condition…" lines.
+// ends makes a slice out of "address node condition…" lines; "node:x" and "zone:x" among them
+// are hints.
 func ends(lines ...string) []*discoveryv1.EndpointSlice {
 	slice := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To[int32](8080)}}}
 	for _, l := range lines {
@@ -44,6 +45,17 @@ func ends(lines ...string) []*discoveryv1.EndpointSlice {
 		ep.Conditions.Ready = &ready
 		ep.Conditions.Serving = ptr.To(!slices.Contains(f, "starting"))
 		ep.Conditions.Terminating = ptr.To(slices.Contains(f, "ending"))
+		for _, word := range f[2:] {
+			if ep.Hints == nil {
+				ep.Hints = &discoveryv1.EndpointHints{}
+			}
+			if node, ok := strings.CutPrefix(word, "node:"); ok {
+				ep.Hints.ForNodes = append(ep.Hints.ForNodes, discoveryv1.ForNode{Name: node})
+			}
+			if zone, ok := strings.CutPrefix(word, "zone:"); ok {
+				ep.Hints.ForZones = append(ep.Hints.ForZones, discoveryv1.ForZone{Name: zone})
+			}
+		}
 		slice.Endpoints = append(slice.Endpoints, ep)
 	}
 	return []*discoveryv1.EndpointSlice{slice}
@@ -125,10 +137,22 @@ func TestPlan(t *testing.T) {
 			"10.43.0.20:80/6 → 10.42.1.5:8080\n192.0.2.10:80/6 → 10.42.1.5:8080 masquerade only []"},
 		"affinity": {web(func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }), ends("10.42.1.5 a"), nil,
 			"10.43.0.20:80/6 → 10.42.1.5:8080 for 3h0m0s\nnode:30080/6 → 10.42.1.5:8080 masquerade for 3h0m0s"},
+		"those for this node": {web(nil), ends("10.42.2.5 b node:b zone:z", "10.42.1.5 a node:a zone:z"), nil,
+			"10.43.0.20:80/6 → 10.42.1.5:8080\nnode:30080/6 → 10.42.1.5:8080 masquerade"},
+		"else those for its zone": {web(nil), ends("10.42.2.5 b node:b zone:z", "10.42.3.5 c node:c zone:y"), nil,
+			"10.43.0.20:80/6 → 10.42.2.5:8080\nnode:30080/6 → 10.42.2.5:8080 masquerade"},
+		"those for its zone, where one is for no node": {web(nil), ends("10.42.2.5 b zone:z", "10.42.1.5 a node:a zone:z", "10.42.3.5 c node:c zone:y"), nil,
+			"10.43.0.20:80/6 → 10.42.1.5:8080 10.42.2.5:8080\nnode:30080/6 → 10.42.1.5:8080 10.42.2.5:8080 masquerade"},
+		"all, where none is for its zone": {web(nil), ends("10.42.2.5 b zone:x", "10.42.3.5 c zone:y"), nil,
+			"10.43.0.20:80/6 → 10.42.2.5:8080 10.42.3.5:8080\nnode:30080/6 → 10.42.2.5:8080 10.42.3.5:8080 masquerade"},
+		"all, where one is for no zone": {web(nil), ends("10.42.2.5 b zone:z", "10.42.3.5 c"), nil,
+			"10.43.0.20:80/6 → 10.42.2.5:8080 10.42.3.5:8080\nnode:30080/6 → 10.42.2.5:8080 10.42.3.5:8080 masquerade"},
+		"others, when those for this node are on a dead one or not ready": {web(nil), ends("10.42.1.5 a node:a starting", "10.42.2.5 b node:a", "10.42.3.5 c node:c"), map[string]bool{"b": true},
+			"10.43.0.20:80/6 → 10.42.3.5:8080\nnode:30080/6 → 10.42.3.5:8080 masquerade"},
 		"ports go by name": {web(func(s *corev1.Service) { s.Spec.Ports[0].Name = "other" }), ends("10.42.1.5 a"), nil,
 			"10.43.0.20:80/6 →\nnode:30080/6 → masquerade"},
 	} {
-		if got := show(Plan(tc.svc, tc.eps, Node{Name: "a", Dead: tc.dead, Addr: netip.MustParseAddr("192.168.77.1")})); got != tc.want {
+		if got := show(Plan(tc.svc, tc.eps, Node{Name: "a", Zone: "z", Dead: tc.dead, Addr: netip.MustParseAddr("192.168.77.1")})); got != tc.want {
 			t.Errorf("%s:\n%s\nwant\n%s", name, got, tc.want)
 		}
 	}

@@ -43,7 +43,9 @@ type Config struct {
 	// Services and Slices are informers somebody else runs; Slices is indexed
 	// ByService.
 	Services, Slices cache.SharedIndexInformer
-	Programmer       Programmer
+	// Self, which may be nil, holds this node's object: its zone is there.
+	Self       cache.SharedIndexInformer
+	Programmer Programmer
 	// Reserved is an address that the node itself serves (the cluster's DNS): a
 	// Service that claims it is not programmed.
 	Reserved netip.Addr
@@ -109,10 +111,40 @@ func NewWatcher(cfg Config) (*Watcher, error) {
 			return keys
 		}))
 	}
+	if err == nil && cfg.Self != nil {
+		_, err = cfg.Self.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc: func(any) { w.mark(cfg.Services.GetStore().ListKeys()...) },
+			UpdateFunc: func(old, now any) {
+				if zoneOf(old) != zoneOf(now) {
+					w.mark(cfg.Services.GetStore().ListKeys()...)
+				}
+			},
+		})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("following Services: %w", err)
 	}
 	return w, nil
+}
+
+func zoneOf(obj any) string {
+	node, ok := obj.(*corev1.Node)
+	if !ok {
+		return ""
+	}
+	return node.Labels[corev1.LabelTopologyZone]
+}
+
+// zone is this node's, as far as is known.
+func (w *Watcher) zone() string {
+	if w.cfg.Self == nil {
+		return ""
+	}
+	obj, _, err := w.cfg.Self.GetStore().GetByKey(w.cfg.NodeName)
+	if err != nil {
+		return ""
+	}
+	return zoneOf(obj)
 }
 
 func (w *Watcher) mark(keys ...string) {
@@ -200,7 +232,7 @@ func (w *Watcher) plan(key string) map[Frontend]Pool {
 			list = append(list, s)
 		}
 	}
-	self := Node{Name: w.cfg.NodeName, Dead: w.dead, Addr: w.addr}
+	self := Node{Name: w.cfg.NodeName, Zone: w.zone(), Dead: w.dead, Addr: w.addr}
 	if w.cfg.Health != nil {
 		w.cfg.Health.Set(key, svc, list, self)
 	}
