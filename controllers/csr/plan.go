@@ -133,7 +133,20 @@ func userClient(request *x509.CertificateRequest, usages []certificatesv1.KeyUsa
 	if len(request.URIs) > 0 {
 		return errors.New("URI subjectAltNames are not allowed") // they name nodes here; upstream allows them
 	}
-	return uses(usages, certificatesv1.UsageClientAuth)
+	client := false
+	for _, u := range usages {
+		switch u {
+		case certificatesv1.UsageClientAuth:
+			client = true
+		case certificatesv1.UsageDigitalSignature, certificatesv1.UsageKeyEncipherment: // as one likes
+		default:
+			return fmt.Errorf("invalid usage for client certificate: %s", u)
+		}
+	}
+	if !client {
+		return fmt.Errorf("missing required usage for client certificate: %s", certificatesv1.UsageClientAuth)
+	}
+	return nil
 }
 
 func nodeClient(request *x509.CertificateRequest, usages []certificatesv1.KeyUsage) error {
@@ -173,21 +186,20 @@ func ofNode(request *x509.CertificateRequest) error {
 		return errors.New("subject organization is not system:nodes")
 	}
 	if !strings.HasPrefix(request.Subject.CommonName, "system:node:") {
-		return errors.New("subject common name does not begin with the prefix of nodes")
+		return errors.New("subject common name does not begin with system:node: ")
 	}
 	return nil
 }
 
-// uses says whether what is asked for is the one use, with signing, and enciphering
-// keys where the kind of key can.
+// uses says whether what is asked for is the one use and signing, and enciphering keys where
+// the kind of key can.
 func uses(usages []certificatesv1.KeyUsage, one certificatesv1.KeyUsage) error {
-	if !slices.Contains(usages, one) {
-		return fmt.Errorf("usages did not contain %s", one)
-	}
-	for _, u := range usages {
-		if u != one && u != certificatesv1.UsageDigitalSignature && u != certificatesv1.UsageKeyEncipherment {
-			return fmt.Errorf("usage %q is not allowed with this signer", u)
-		}
+	wanted := []certificatesv1.KeyUsage{one, certificatesv1.UsageDigitalSignature, certificatesv1.UsageKeyEncipherment}
+	slices.Sort(wanted)
+	asked := slices.Compact(slices.Sorted(slices.Values(usages)))
+	without := slices.DeleteFunc(slices.Clone(wanted), func(u certificatesv1.KeyUsage) bool { return u == certificatesv1.UsageKeyEncipherment })
+	if !slices.Equal(asked, wanted) && !slices.Equal(asked, without) {
+		return fmt.Errorf("usages did not match %v", wanted)
 	}
 	return nil
 }
