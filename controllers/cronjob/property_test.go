@@ -26,7 +26,7 @@ import (
 )
 
 // TestEachTimeStartsOneJobAtMost runs CronJobs through minutes and hours that pass, Jobs
-// that end, Jobs that users start, caches that are behind the API and each other, crashes
+// that end, Jobs that users start or remove, caches that are behind the API and each other, crashes
 // before any write, and leaders that begin anew. No time starts a second Job, not even when
 // its first was removed; where it is forbidden none starts beside another; none starts past
 // its deadline; and the latest time that may start one has.
@@ -35,7 +35,7 @@ func TestEachTimeStartsOneJobAtMost(t *testing.T) {
 		m := newModel(t)
 		defer m.end()
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
-			switch rapid.IntRange(0, 8).Draw(t, "step") {
+			switch rapid.IntRange(0, 12).Draw(t, "step") {
 			case 0:
 				m.pass(time.Duration(rapid.IntRange(1, 90).Draw(t, "seconds")) * time.Second)
 			case 1:
@@ -48,8 +48,10 @@ func TestEachTimeStartsOneJobAtMost(t *testing.T) {
 				m.show(m.c.cronJobsInformer)
 			case 6:
 				m.show(m.c.jobsInformer)
+			case 7, 8:
+				m.removeJob()
 			default:
-				m.sync(rapid.IntRange(0, 4).Draw(t, "crash"))
+				m.sync(rapid.IntRange(0, 6).Draw(t, "crash"))
 			}
 		}
 		m.pass(time.Second)
@@ -145,6 +147,17 @@ func (m *model) endJob() {
 	how := rapid.SampledFrom([]batchv1.JobConditionType{batchv1.JobComplete, batchv1.JobFailed}).Draw(m.t, "how")
 	job.Status.Conditions = []batchv1.JobCondition{{Type: how, Status: "True", LastTransitionTime: metav1.NewTime(m.now)}}
 	m.jobs[name] = job
+}
+
+// removeJob has a user remove one of a time that the status tells: nothing else would.
+func (m *model) removeJob() {
+	told := slices.DeleteFunc(slices.Sorted(maps.Keys(m.jobs)), func(name string) bool {
+		last := m.cj.Status.LastScheduleTime
+		return last == nil || scheduledAt(m.jobs[name]).After(last.Time)
+	})
+	if len(told) > 0 {
+		delete(m.jobs, rapid.SampledFrom(told).Draw(m.t, "removed"))
+	}
 }
 
 // sync has the controller work until a write fails; who leads then lists what there is.
