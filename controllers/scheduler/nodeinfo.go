@@ -63,14 +63,11 @@ type group struct {
 
 func place(pod *corev1.Pod) *placed {
 	p := &placed{
-		pod:      pod,
-		priority: schedulinghelper.PodPriority(pod),
-		requests: amounts(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{UseStatusResources: true})),
-		scoring: amounts(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{
-			UseStatusResources: true, NonMissingContainerRequests: scoringDefaults,
-		})),
+		pod:       pod,
+		priority:  schedulinghelper.PodPriority(pod),
 		preempted: leavesByPreemption(pod),
 	}
+	p.requests, p.scoring = requestsOf(pod)
 	p.label()
 	for _, c := range pod.Spec.Containers {
 		p.ports = appendPorts(p.ports, c)
@@ -81,6 +78,36 @@ func place(pod *corev1.Pod) *placed {
 		}
 	}
 	return p
+}
+
+// requestsOf is what a pod requests, and that with what counts in scoring for containers
+// that do not say. The library works it out from maps, several times over, for what
+// containers were given may differ from what they request. Most pods are new and have one
+// container: its requests are the pod's.
+func requestsOf(pod *corev1.Pod) (requests, scoring resources) {
+	if !plain(pod) {
+		options := resourcehelper.PodResourcesOptions{UseStatusResources: true}
+		requests = amounts(resourcehelper.PodRequests(pod, options))
+		options.NonMissingContainerRequests = scoringDefaults
+		return requests, amounts(resourcehelper.PodRequests(pod, options))
+	}
+	list := pod.Spec.Containers[0].Resources.Requests
+	requests = amounts(list)
+	scoring = requests
+	if _, said := list[corev1.ResourceCPU]; !said {
+		scoring.cpu = defaultMilliCPU
+	}
+	if _, said := list[corev1.ResourceMemory]; !said {
+		scoring.memory = defaultMemory
+	}
+	return requests, scoring
+}
+
+// plain tells whether a pod requests what its one container does.
+func plain(pod *corev1.Pod) bool {
+	return len(pod.Spec.Containers) == 1 && len(pod.Spec.InitContainers) == 0 && pod.Spec.Overhead == nil && pod.Spec.Resources == nil &&
+		len(pod.Spec.ResourceClaims) == 0 && len(pod.Status.ContainerStatuses) == 0 && len(pod.Status.InitContainerStatuses) == 0 &&
+		!resourcehelper.IsPodResizeInfeasible(pod)
 }
 
 // label works out what follows from the pod's labels.
