@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -37,9 +38,9 @@ func (a *Authorizer) Authorize(_ context.Context, attrs authorizer.Attributes) (
 		return authorizer.DecisionAllow, "", nil
 	}
 	var reason string
-	missing := a.visit(u, attrs.GetNamespace(), func(source string, rule rbacv1.PolicyRule) bool {
+	missing := a.visit(u, attrs.GetNamespace(), func(from *source, rule rbacv1.PolicyRule) bool {
 		if Allows(rule, attrs) {
-			reason = "RBAC: allowed by " + source
+			reason = "RBAC: allowed by " + from.String()
 			return false
 		}
 		return true
@@ -67,7 +68,7 @@ func (a *Authorizer) EvaluateConditions(context.Context, authorizer.ConditionsAw
 func (a *Authorizer) RulesFor(_ context.Context, u user.Info, namespace string) ([]authorizer.ResourceRuleInfo, []authorizer.NonResourceRuleInfo, bool, error) {
 	var resources []authorizer.ResourceRuleInfo
 	var paths []authorizer.NonResourceRuleInfo
-	add := func(_ string, rule rbacv1.PolicyRule) bool {
+	add := func(_ *source, rule rbacv1.PolicyRule) bool {
 		if len(rule.Resources) > 0 {
 			resources = append(resources, &authorizer.DefaultResourceRuleInfo{
 				Verbs: rule.Verbs, APIGroups: rule.APIGroups, Resources: rule.Resources, ResourceNames: rule.ResourceNames,
@@ -80,8 +81,8 @@ func (a *Authorizer) RulesFor(_ context.Context, u user.Info, namespace string) 
 	}
 	if slices.Contains(u.GetGroups(), user.SystemPrivilegedGroup) {
 		all := []string{"*"}
-		add("", rbacv1.PolicyRule{Verbs: all, APIGroups: all, Resources: all})
-		add("", rbacv1.PolicyRule{Verbs: all, NonResourceURLs: all})
+		add(nil, rbacv1.PolicyRule{Verbs: all, APIGroups: all, Resources: all})
+		add(nil, rbacv1.PolicyRule{Verbs: all, NonResourceURLs: all})
 	}
 	missing := a.visit(u, namespace, add)
 	var err error
@@ -93,7 +94,7 @@ func (a *Authorizer) RulesFor(_ context.Context, u user.Info, namespace string) 
 
 // visit calls f with every rule that applies to u in namespace until f returns
 // false, and returns what bindings refer to in vain.
-func (a *Authorizer) visit(u user.Info, namespace string, f func(source string, rule rbacv1.PolicyRule) bool) (missing []string) {
+func (a *Authorizer) visit(u user.Info, namespace string, f func(from *source, rule rbacv1.PolicyRule) bool) (missing []string) {
 	for _, b := range a.roles.ClusterRoleBindings() {
 		subject, ok := matching(b.Subjects, u, "")
 		if !ok {
@@ -104,8 +105,7 @@ func (a *Authorizer) visit(u user.Info, namespace string, f func(source string, 
 			missing = append(missing, fmt.Sprintf("clusterrole.rbac.authorization.k8s.io %q not found", b.RoleRef.Name))
 			continue
 		}
-		source := fmt.Sprintf("ClusterRoleBinding %q of ClusterRole %q to %s", b.Name, role.Name, subject)
-		if !each(source, role.Rules, f) {
+		if !each(&source{binding: b.Name, roleKind: "ClusterRole", role: role.Name, subject: subject}, role.Rules, f) {
 			return missing
 		}
 	}
@@ -122,8 +122,7 @@ func (a *Authorizer) visit(u user.Info, namespace string, f func(source string, 
 			missing = append(missing, fmt.Sprintf("%s.rbac.authorization.k8s.io %q not found", strings.ToLower(b.RoleRef.Kind), b.RoleRef.Name))
 			continue
 		}
-		source := fmt.Sprintf("RoleBinding \"%s/%s\" of %s %q to %s", b.Name, namespace, b.RoleRef.Kind, b.RoleRef.Name, subject)
-		if !each(source, rules, f) {
+		if !each(&source{binding: b.Name, namespace: namespace, roleKind: b.RoleRef.Kind, role: b.RoleRef.Name, subject: subject}, rules, f) {
 			return missing
 		}
 	}
@@ -143,38 +142,55 @@ func (a *Authorizer) rulesOf(b *rbacv1.RoleBinding) ([]rbacv1.PolicyRule, bool) 
 	return nil, false
 }
 
-func each(source string, rules []rbacv1.PolicyRule, f func(string, rbacv1.PolicyRule) bool) bool {
+func each(from *source, rules []rbacv1.PolicyRule, f func(*source, rbacv1.PolicyRule) bool) bool {
 	for _, rule := range rules {
-		if !f(source, rule) {
+		if !f(from, rule) {
 			return false
 		}
 	}
 	return true
 }
 
-// matching returns the subject that is u, in words.
-func matching(subjects []rbacv1.Subject, u user.Info, namespace string) (string, bool) {
+// source is whom a rule comes from: a binding of a role to somebody. Most are looked at and
+// not told of, so the words are made when they are asked for.
+type source struct {
+	binding, namespace string // no namespace: of the cluster
+	roleKind, role     string
+	subject            rbacv1.Subject
+}
+
+// String is upstream's way to say it.
+func (s *source) String() string {
+	to := fmt.Sprintf("%s %q", s.subject.Kind, s.subject.Name)
+	if s.subject.Kind == rbacv1.ServiceAccountKind {
+		to = fmt.Sprintf("ServiceAccount %q", s.subject.Name+"/"+cmp.Or(s.subject.Namespace, s.namespace))
+	}
+	if s.namespace == "" {
+		return fmt.Sprintf("ClusterRoleBinding %q of %s %q to %s", s.binding, s.roleKind, s.role, to)
+	}
+	return fmt.Sprintf("RoleBinding \"%s/%s\" of %s %q to %s", s.binding, s.namespace, s.roleKind, s.role, to)
+}
+
+// matching returns the subject that is u.
+func matching(subjects []rbacv1.Subject, u user.Info, namespace string) (rbacv1.Subject, bool) {
 	for _, s := range subjects {
 		switch s.Kind {
 		case rbacv1.UserKind:
 			if s.Name == u.GetName() {
-				return fmt.Sprintf("User %q", s.Name), true
+				return s, true
 			}
 		case rbacv1.GroupKind:
 			if slices.Contains(u.GetGroups(), s.Name) {
-				return fmt.Sprintf("Group %q", s.Name), true
+				return s, true
 			}
 		case rbacv1.ServiceAccountKind:
-			ns := s.Namespace
-			if ns == "" {
-				ns = namespace
-			}
+			ns := cmp.Or(s.Namespace, namespace)
 			if ns != "" && serviceaccount.MatchesUsername(ns, s.Name, u.GetName()) {
-				return fmt.Sprintf("ServiceAccount %q", s.Name+"/"+ns), true
+				return s, true
 			}
 		}
 	}
-	return "", false
+	return rbacv1.Subject{}, false
 }
 
 // Allows tells whether one rule allows one request.

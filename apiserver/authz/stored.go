@@ -175,7 +175,7 @@ func (s *Stored) RoleBindings(namespace string) []*rbacv1.RoleBinding {
 // Held returns the rules of u in a namespace.
 func (a *Authorizer) Held(u user.Info, namespace string) []rbacv1.PolicyRule {
 	var rules []rbacv1.PolicyRule
-	a.visit(u, namespace, func(_ string, rule rbacv1.PolicyRule) bool {
+	a.visit(u, namespace, func(_ *source, rule rbacv1.PolicyRule) bool {
 		rules = append(rules, rule)
 		return true
 	})
