@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"cmp"
 	"log/slog"
 	"net"
 	"testing"
@@ -91,7 +92,7 @@ func TestWhatPeersKnowIsNotRepeated(t *testing.T) {
 		}
 		send := func(what string, sent bool, req raft.AppendEntriesRequest) {
 			t.Helper()
-			req.Term, req.PrevLogEntry, req.PrevLogTerm = max(req.Term, 1), 8, 1
+			req.Term, req.PrevLogEntry, req.PrevLogTerm = max(req.Term, 1), cmp.Or(req.PrevLogEntry, 8), 1
 			before := peer.asked
 			if _, err := pipeline.AppendEntries(&req, &raft.AppendEntriesResponse{}); err != nil {
 				t.Errorf("%s: %v", what, err)
@@ -114,6 +115,8 @@ func TestWhatPeersKnowIsNotRepeated(t *testing.T) {
 		send("the same once more", true, at(9))
 		send("what it holds", false, at(8))
 		send("that once more", false, at(8))
+		send("what follows entries that it has not said yes to", true, raft.AppendEntriesRequest{PrevLogEntry: 12, LeaderCommitIndex: 8})
+		send("the same, once it has", false, raft.AppendEntriesRequest{PrevLogEntry: 12, LeaderCommitIndex: 8})
 		send("another term", true, raft.AppendEntriesRequest{Term: 2, LeaderCommitIndex: 8})
 		send("the first term", true, at(8))
 
