@@ -204,7 +204,7 @@ func (r *realRegistry) slowly(blob v1.Hash) *slowly {
 		},
 		ModifyResponse: func(resp *http.Response) error {
 			if strings.HasSuffix(resp.Request.URL.Path, "/blobs/"+blob.String()) {
-				resp.Body = slowBody{resp.Body, s, resp.Request.Context()}
+				resp.Body = slowBody{resp.Body, s, resp.Request.Context().Done()}
 			}
 			return nil
 		},
@@ -218,7 +218,7 @@ func (r *realRegistry) slowly(blob v1.Hash) *slowly {
 type slowBody struct {
 	io.ReadCloser
 	*slowly
-	ctx context.Context
+	gone <-chan struct{} // who reads
 }
 
 func (b slowBody) Read(p []byte) (int, error) {
@@ -226,8 +226,8 @@ func (b slowBody) Read(p []byte) (int, error) {
 	case <-b.all:
 	case <-b.nudge:
 		p = p[:1]
-	case <-b.ctx.Done():
-		return 0, b.ctx.Err()
+	case <-b.gone:
+		return 0, context.Canceled
 	}
 	return b.ReadCloser.Read(p)
 }
