@@ -148,6 +148,9 @@ func TestLoss(t *testing.T) {
 	startAll(t, l.Hosts()...)
 	n1, n2 := l.Hosts()[0], l.Hosts()[1]
 	const count = 1500
+	if got := echoes(t, n1, n2, 1, wantAnswer); got != 1 { // both know each other's Ethernet address now
+		t.Fatal("no echo without a fault")
+	}
 	if err := l.Lose("n1", 0.2); err != nil {
 		t.Fatal(err)
 	}
