@@ -144,6 +144,7 @@ func TestHostsReachEachOtherAndTheMachineReachesThem(t *testing.T) {
 func TestCommandIsToldToEnd(t *testing.T) {
 	h := testLab(t, 1).Hosts()[0]
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	said, out := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {
