@@ -50,7 +50,7 @@ func TestPeerBackInReachIsFed(t *testing.T) {
 		c := &cable{conns: make(chan net.Conn), closed: make(chan struct{})}
 		inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: c, MaxPool: 3, Timeout: transportTimeout, Logger: log})
 		closing := make(chan struct{})
-		tr := &transport{NetworkTransport: inner, election: &election{closing: closing}, heartbeatPace: 100 * time.Millisecond, peers: map[raft.ServerID]*pushPeer{}}
+		tr := &transport{NetworkTransport: inner, election: &election{closing: closing}, heartbeatPace: 100 * time.Millisecond, peers: map[raft.ServerID]*peerRecord{}}
 		go func() { // the peer takes all
 			for {
 				select {

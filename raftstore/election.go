@@ -121,46 +121,6 @@ func (e *election) askPreVote(req *raft.RequestPreVoteRequest, resp *raft.Reques
 	}
 }
 
-// Consumer is where Raft takes requests from: those of others that answer has left to it.
-func (t *transport) Consumer() <-chan raft.RPC { return t.requests }
-
-// runRequests hands requests on until the store closes.
-func (t *transport) runRequests() {
-	for {
-		select {
-		case rpc := <-t.NetworkTransport.Consumer():
-			if t.answer(rpc) {
-				continue
-			}
-			select {
-			case t.requests <- rpc:
-			case <-t.election.closing:
-				return
-			}
-		case <-t.election.closing:
-			return
-		}
-	}
-}
-
-// answer makes a request fit for Raft, or answers it and reports that.
-func (t *transport) answer(rpc raft.RPC) bool {
-	switch req := rpc.Command.(type) {
-	case *raft.AppendEntriesRequest:
-		t.skipHeld(req)
-	case *raft.InstallSnapshotRequest:
-		return t.declineHeld(rpc, req)
-	case *raft.TimeoutNowRequest:
-		if !t.election.votes() {
-			rpc.Respond(&raft.TimeoutNowResponse{}, errNoVoter)
-			return true
-		}
-	default:
-		t.election.hearCandidate(req)
-	}
-	return false
-}
-
 // errNoVoter is told to a leader that hands its leadership over to a node without a vote. It
 // did so before it took the vote, and the word came late; Raft would stand for election, and
 // since everybody is heard, might win.

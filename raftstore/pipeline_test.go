@@ -44,7 +44,7 @@ func TestPipelineThatFailsLetsGo(t *testing.T) {
 		peer.Close()
 		peer.CloseStreams()
 	}()
-	tr := &transport{NetworkTransport: own, peers: map[raft.ServerID]*pushPeer{}}
+	tr := &transport{NetworkTransport: own, peers: map[raft.ServerID]*peerRecord{}}
 	p, err := tr.AppendEntriesPipeline("peer", peer.LocalAddr())
 	if err != nil {
 		t.Fatal(err)

@@ -18,22 +18,6 @@ import (
 // It goes over a stream of its own, so Raft's pipeline and its accounting of
 // answers do not see it, and it never counts for a lease.
 
-// pushPeer is what the transport knows of one peer; transport.mu guards it.
-type pushPeer struct {
-	told    uint64 // highest commit index sent
-	away    bool   // the last request failed; Raft's own will tell when it is back
-	pushing bool
-	beat    time.Time     // of the last heartbeat, or of the one that waits
-	term    uint64        // of the heartbeats
-	back    chan struct{} // closed when the peer is not away any more; nil: nobody waits
-	heard   time.Time     // when it last answered as a follower of this leader
-	lastLog uint64        // the end of its log then
-
-	beating    int       // heartbeats that are not answered yet
-	knows      agreement // see needless
-	distrusted time.Time // when that was last forgotten
-}
-
 const (
 	pushTries = 6                    // a follower may still be writing the entry itself
 	pushWait  = 1 * time.Millisecond // after the first try, doubled each time

@@ -10,7 +10,7 @@ import (
 // meanwhile has found it at work, and begins no other.
 func TestPushEndsWithWhatIsApplied(t *testing.T) {
 	const peer = raft.ServerID("b")
-	tr := &transport{peers: make(map[raft.ServerID]*pushPeer)}
+	tr := &transport{peers: make(map[raft.ServerID]*peerRecord)}
 	applied := uint64(5)
 	current := func() *state { return &state{index: applied} }
 	if !tr.beginPush(peer, applied) {

@@ -57,7 +57,7 @@ func (t *transport) agree(id raft.ServerID, req *raft.AppendEntriesRequest, at t
 }
 
 // distrust forgets what the peer knows, and what it is still about to say yes to.
-func (p *pushPeer) distrust() { // under transport.mu
+func (p *peerRecord) distrust() { // under transport.mu
 	p.knows, p.distrusted = agreement{}, time.Now()
 }
 

@@ -57,7 +57,7 @@ func TestWhatPeersKnowIsNotRepeated(t *testing.T) {
 		c := &cable{conns: make(chan net.Conn), closed: make(chan struct{})}
 		inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: c, MaxPool: 3, Timeout: transportTimeout, Logger: log})
 		closing := make(chan struct{})
-		tr := &transport{NetworkTransport: inner, election: &election{closing: closing}, heartbeatPace: time.Millisecond, peers: map[raft.ServerID]*pushPeer{}}
+		tr := &transport{NetworkTransport: inner, election: &election{closing: closing}, heartbeatPace: time.Millisecond, peers: map[raft.ServerID]*peerRecord{}}
 		var peer agreeable
 		inner.SetHeartbeatHandler(peer.heartbeat)
 		go func() {

@@ -16,8 +16,8 @@ const (
 	beatsBeforeVotes = 3
 )
 
-// transport is Raft's network transport over our streams. It also remembers
-// what each peer was told of the commit index, for commit push.
+// transport is Raft's network transport over our streams, which leaves out, holds back and adds
+// what its parts say: pace, await, needless, push. It remembers of each peer what they need.
 type transport struct {
 	*raft.NetworkTransport
 	election      *election
@@ -29,7 +29,23 @@ type transport struct {
 	silent atomic.Uint64 // a term; as its leader this node does not speak any more
 
 	mu    sync.Mutex
-	peers map[raft.ServerID]*pushPeer
+	peers map[raft.ServerID]*peerRecord
+}
+
+// peerRecord is what the transport knows of one peer; transport.mu guards it.
+type peerRecord struct {
+	told    uint64 // highest commit index sent
+	away    bool   // the last request failed; Raft's own will tell when it is back
+	pushing bool
+	beat    time.Time     // of the last heartbeat, or of the one that waits
+	term    uint64        // of the heartbeats
+	back    chan struct{} // closed when the peer is not away any more; nil: nobody waits
+	heard   time.Time     // when it last answered as a follower of this leader
+	lastLog uint64        // the end of its log then
+
+	beating    int       // heartbeats that are not answered yet
+	knows      agreement // see needless
+	distrusted time.Time // when that was last forgotten
 }
 
 func newTransport(g greeter, e *election, entries raft.LogStore, pace time.Duration, log *raftLogger) *transport {
@@ -39,7 +55,7 @@ func newTransport(g greeter, e *election, entries raft.LogStore, pace time.Durat
 		requests:      make(chan raft.RPC),
 		heartbeatPace: pace,
 		began:         time.Now(),
-		peers:         make(map[raft.ServerID]*pushPeer),
+		peers:         make(map[raft.ServerID]*peerRecord),
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 			Stream: newRaftStreams(g), MaxPool: 3, Timeout: transportTimeout, Logger: log, MsgpackUseNewTimeFormat: true,
 		}),
@@ -281,10 +297,10 @@ func (t *transport) heardFrom(id raft.ServerID) (at time.Time, lastLog uint64) {
 	return time.Time{}, 0
 }
 
-func (t *transport) peer(id raft.ServerID) *pushPeer { // under mu
+func (t *transport) peer(id raft.ServerID) *peerRecord { // under mu
 	p := t.peers[id]
 	if p == nil {
-		p = new(pushPeer)
+		p = new(peerRecord)
 		t.peers[id] = p
 	}
 	return p

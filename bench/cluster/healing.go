@@ -22,13 +22,7 @@ func measureHealing(ctx context.Context, l *lab.Lab, o options, out *report.Repo
 	var took []time.Duration
 	for i := range o.cuts {
 		alone := hosts[i%len(hosts)].Name
-		var rest []string
-		for _, h := range hosts {
-			if h.Name != alone {
-				rest = append(rest, h.Name)
-			}
-		}
-		if err := l.Partition(ctx, alone+"|"+strings.Join(rest, ",")); err != nil {
+		if err := l.Partition(ctx, alone+"|"+strings.Join(others(hosts, alone), ",")); err != nil {
 			return err
 		}
 		if err := section.Pause(ctx, o.cut); err != nil {
@@ -51,6 +45,16 @@ func measureHealing(ctx context.Context, l *lab.Lab, o options, out *report.Repo
 		took = append(took, time.Since(healed))
 	}
 	return out.Add(spell(fmt.Sprintf("a node cut off for %v: healed until all see each other and one leader", o.cut), took, "≤ 3 s"))
+}
+
+// others are the names of all hosts but one.
+func others(hosts []lab.Host, but string) (names []string) {
+	for _, h := range hosts {
+		if h.Name != but {
+			names = append(names, h.Name)
+		}
+	}
+	return names
 }
 
 // whole says whether a node sees all members alive, and a leader.

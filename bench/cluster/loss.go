@@ -44,13 +44,9 @@ func measureLoss(ctx context.Context, l *lab.Lab, o options, out *report.Report)
 			return err
 		}
 		x := loss{lab: l, victim: hosts[i%len(hosts)].Name}
+		x.stay = others(hosts, x.victim)
 		if now[0].Leader == x.victim {
 			led++
-		}
-		for _, h := range hosts {
-			if h.Name != x.victim {
-				x.stay = append(x.stay, h.Name)
-			}
 		}
 		if err := x.measure(ctx); err != nil {
 			return fmt.Errorf("%s: %w", x.victim, err)

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -113,16 +112,9 @@ format), both in the data directory.`,
 
 // tellPull says now and then how far a pull has come.
 func tellPull(out io.Writer, ref string) image.Progress {
-	var mu sync.Mutex // protects next
-	next := time.Now().Add(pullTold)
-	return func(done, total int64) {
-		mu.Lock()
-		defer mu.Unlock()
-		if now := time.Now(); done < total && now.After(next) {
-			next = now.Add(pullTold)
-			fmt.Fprintf(out, "%s: %d of %d MB\n", ref, done/1e6, total/1e6)
-		}
-	}
+	return image.Progress(func(done, total int64) {
+		fmt.Fprintf(out, "%s: %d of %d MB\n", ref, done/1e6, total/1e6)
+	}).Every(pullTold, time.Now)
 }
 
 func imageSave(open openImages) *cobra.Command {

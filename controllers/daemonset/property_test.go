@@ -2,7 +2,6 @@ package daemonset
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"testing"
 
@@ -13,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 	"pgregory.net/rapid"
+
+	"kontiki/controllers/plantest"
 )
 
 // TestRollingUpdateKeepsItsLimits rolls out under random events, plans made from stale
@@ -79,9 +80,7 @@ type model struct {
 	surge, unavailable int
 	made, joined       int
 	seesWhatIsUp       bool // in a cache that is behind otherwise
-	// seen are the pods as they were, since what the controller itself wrote last: a cache
-	// may be as far behind as that.
-	seen []map[types.UID]*corev1.Pod
+	cache              plantest.Late[types.UID, *corev1.Pod]
 }
 
 func newModel(t *rapid.T) *model {
@@ -97,7 +96,7 @@ func newModel(t *rapid.T) *model {
 	for range rapid.IntRange(1, 6).Draw(t, "nodes") {
 		m.join()
 	}
-	m.wrote()
+	m.cache.Wrote(m.pods)
 	return m
 }
 
@@ -120,12 +119,8 @@ func (m *model) nodeEvent() {
 			delete(m.pods, uid)
 		}
 	}
-	m.happened()
+	m.cache.Happened(m.pods)
 }
-
-// wrote: the cache is waited for to show this much. happened: it may show this, or be behind.
-func (m *model) wrote()    { m.seen = []map[types.UID]*corev1.Pod{maps.Clone(m.pods)} }
-func (m *model) happened() { m.seen = append(m.seen, maps.Clone(m.pods)) }
 
 func (m *model) sorted(pods map[types.UID]*corev1.Pod) []*corev1.Pod {
 	var all []*corev1.Pod
@@ -163,8 +158,8 @@ func (m *model) served(pods map[types.UID]*corev1.Pod) (served, doubled int) {
 
 // act plans from a cache that is some events behind, and does what was planned, up to a
 // crash. What it does is held against what the plan was made from.
-func (m *model) act(crash, behind int) (idle bool) {
-	view := maps.Clone(m.seen[max(0, len(m.seen)-1-behind)])
+func (m *model) act(writes, behind int) (idle bool) {
+	view := m.cache.Behind(behind)
 	for uid := range view {
 		if now := m.pods[uid]; m.seesWhatIsUp && now != nil && up(now) {
 			view[uid] = now
@@ -174,9 +169,8 @@ func (m *model) act(crash, behind int) (idle bool) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	crashes := false
-	step := func() bool { crash--; crashes = crashes || crash < 0; return crash >= 0 }
-	if c := todo.revision; (c.Create || c.Raise) && step() {
+	crash := plantest.Crash{After: writes}
+	if c := todo.revision; (c.Create || c.Raise) && crash.Write() {
 		var kept []*appsv1.ControllerRevision
 		for _, r := range m.revisions {
 			if r.Name != c.Revision.Name {
@@ -188,14 +182,14 @@ func (m *model) act(crash, behind int) (idle bool) {
 	before, _ := m.served(view)
 	wrote := false
 	for _, pod := range todo.create {
-		if step() {
+		if crash.Write() {
 			m.made++
 			pod.UID, pod.Name = types.UID(fmt.Sprint(m.made)), fmt.Sprint(m.made)
 			m.pods[pod.UID], view[pod.UID], wrote = pod, pod, true
 		}
 	}
 	for _, r := range todo.remove {
-		if !step() {
+		if !crash.Write() {
 			continue
 		}
 		gone := r.pod.DeepCopy()
@@ -218,8 +212,8 @@ func (m *model) act(crash, behind int) (idle bool) {
 		m.set = m.set.DeepCopy()
 		m.set.Status = *todo.status
 	}
-	if wrote || crashes { // who starts anew lists what there is
-		m.wrote()
+	if wrote || crash.Came { // who starts anew lists what there is
+		m.cache.Wrote(m.pods)
 	}
 	return len(todo.create)+len(todo.remove) == 0 && todo.status == nil && !todo.revision.Create && !todo.revision.Raise
 }
@@ -234,7 +228,7 @@ func (m *model) podEvent(fails bool) {
 	switch {
 	case pod.DeletionTimestamp != nil:
 		delete(m.pods, pod.UID)
-		m.happened()
+		m.cache.Happened(m.pods)
 		return
 	case !up(pod):
 		makeReady(pod)
@@ -242,7 +236,7 @@ func (m *model) podEvent(fails bool) {
 		pod.Status = corev1.PodStatus{}
 	}
 	m.pods[pod.UID] = pod
-	m.happened()
+	m.cache.Happened(m.pods)
 }
 
 func makeReady(pod *corev1.Pod) {
@@ -263,7 +257,7 @@ func (m *model) settle() {
 			makeReady(pod)
 			m.pods[pod.UID] = pod
 		}
-		m.happened()
+		m.cache.Happened(m.pods)
 		if !idle {
 			continue
 		}

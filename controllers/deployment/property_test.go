@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 	"pgregory.net/rapid"
+
+	"kontiki/controllers/plantest"
 )
 
 // TestNeverOverSurgeNorUnderAvailability rolls out under random orders of events, plans made
@@ -127,22 +129,21 @@ func (m *model) world() world {
 }
 
 // act plans, and carries out what was planned up to a crash, or to what the API refuses.
-func (m *model) act(crash int) (idle bool) {
+func (m *model) act(writes int) (idle bool) {
 	w := m.world()
 	if m.written > m.allSets[m.shownSets].version {
 		return false
 	}
 	a := plan(w)
-	if m.write(w.deployment, a, crash) {
+	if m.write(w.deployment, a, plantest.Crash{After: writes}) {
 		m.restart()
 	}
 	return a.create == nil && len(a.update) == 0 && len(a.remove) == 0 && a.revision == "" && a.status == nil
 }
 
-func (m *model) write(d *appsv1.Deployment, a actions, crash int) (crashes bool) {
-	step := func() bool { crash--; crashes = crash < 0; return !crashes }
+func (m *model) write(d *appsv1.Deployment, a actions, crash plantest.Crash) (crashes bool) {
 	if a.create != nil {
-		if !step() {
+		if !crash.Write() {
 			return true
 		}
 		if m.sets[a.create.Name] == nil {
@@ -154,7 +155,7 @@ func (m *model) write(d *appsv1.Deployment, a actions, crash int) (crashes bool)
 		m.written = m.version
 	}
 	for _, u := range a.update {
-		if !step() {
+		if !crash.Write() {
 			return true
 		}
 		if now := m.sets[u.set.Name]; now == nil || now.ResourceVersion != u.set.ResourceVersion {
@@ -164,7 +165,7 @@ func (m *model) write(d *appsv1.Deployment, a actions, crash int) (crashes bool)
 		m.written = m.version
 	}
 	for _, rs := range a.remove {
-		if !step() {
+		if !crash.Write() {
 			return true
 		}
 		if now := m.sets[rs.Name]; now != nil && now.ResourceVersion != rs.ResourceVersion {
@@ -184,7 +185,7 @@ func (m *model) write(d *appsv1.Deployment, a actions, crash int) (crashes bool)
 	if a.status != nil {
 		update.Status = *a.status
 	}
-	if !step() {
+	if !crash.Write() {
 		return true
 	}
 	if m.d.ResourceVersion == d.ResourceVersion {

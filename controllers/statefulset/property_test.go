@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 	"pgregory.net/rapid"
+
+	"kontiki/controllers/plantest"
 )
 
 // TestOrderAndAvailabilityHold runs sets through random events, plans made from stale
@@ -77,9 +79,7 @@ type model struct {
 	revisions []*appsv1.ControllerRevision
 	pods      map[string]*corev1.Pod
 	made      int
-	// seen are the pods as they were, since what the controller itself wrote last: a cache
-	// may be as far behind as that.
-	seen []map[string]*corev1.Pod
+	cache     plantest.Late[string, *corev1.Pod]
 	// seesWhatIsUp: what has come up is in the cache at once.
 	seesWhatIsUp bool
 }
@@ -97,7 +97,7 @@ func newModel(t *rapid.T) *model {
 		Partition:      ptr.To(rapid.Int32Range(0, 3).Draw(t, "partition")),
 		MaxUnavailable: ptr.To(intstr.FromInt32(rapid.Int32Range(1, 3).Draw(t, "maxUnavailable"))),
 	}
-	m.wrote()
+	m.cache.Wrote(m.pods)
 	return m
 }
 
@@ -105,18 +105,14 @@ func (m *model) newTemplate() {
 	m.set.Spec.Template = templateOf(fmt.Sprintf("db:%d", rapid.IntRange(0, 2).Draw(m.t, "template")))
 }
 
-// wrote: the cache is waited for to show this much. happened: it may show this, or be behind.
-func (m *model) wrote()    { m.seen = []map[string]*corev1.Pod{maps.Clone(m.pods)} }
-func (m *model) happened() { m.seen = append(m.seen, maps.Clone(m.pods)) }
-
 func isUp(pod *corev1.Pod) bool {
 	return pod != nil && pod.DeletionTimestamp == nil && len(pod.Status.Conditions) > 0
 }
 
 // act plans from a cache that is some events behind, and does what was planned, up to a
 // crash.
-func (m *model) act(crash, behind int) (idle bool) {
-	view := maps.Clone(m.seen[max(0, len(m.seen)-1-behind)])
+func (m *model) act(writes, behind int) (idle bool) {
+	view := m.cache.Behind(behind)
 	for name, pod := range view {
 		if now := m.pods[name]; m.seesWhatIsUp && isUp(now) && now.UID == pod.UID {
 			view[name] = now
@@ -131,15 +127,14 @@ func (m *model) act(crash, behind int) (idle bool) {
 		m.t.Fatal(err)
 	}
 	m.check(view, todo)
-	crashes := false
-	step := func() bool { crash--; crashes = crashes || crash < 0; return crash >= 0 }
-	if c := todo.revision; (c.Create || c.Raise) && step() {
+	crash := plantest.Crash{After: writes}
+	if c := todo.revision; (c.Create || c.Raise) && crash.Write() {
 		m.revisions = slices.DeleteFunc(slices.Clone(m.revisions), func(r *appsv1.ControllerRevision) bool { return r.Name == c.Revision.Name })
 		m.revisions = append(m.revisions, c.Revision)
 	}
 	wrote := false
 	for _, pod := range todo.create {
-		if !step() || m.pods[pod.Name] != nil { // the API refuses a second one of a name
+		if !crash.Write() || m.pods[pod.Name] != nil { // the API refuses a second one of a name
 			break
 		}
 		m.made++
@@ -147,22 +142,22 @@ func (m *model) act(crash, behind int) (idle bool) {
 		m.pods[pod.Name], wrote = pod, true
 	}
 	for _, pod := range append(todo.scaled, todo.remove...) {
-		if now := m.pods[pod.Name]; now != nil && now.UID == pod.UID && step() {
+		if now := m.pods[pod.Name]; now != nil && now.UID == pod.UID && crash.Write() {
 			gone := now.DeepCopy()
 			gone.DeletionTimestamp = &metav1.Time{Time: epoch}
 			m.pods[pod.Name], wrote = gone, true
 		}
 	}
 	for _, r := range todo.drop {
-		if step() {
+		if crash.Write() {
 			m.revisions = slices.DeleteFunc(slices.Clone(m.revisions), func(have *appsv1.ControllerRevision) bool { return have.Name == r.Name })
 		}
 	}
-	if todo.status != nil && step() {
+	if todo.status != nil && crash.Write() {
 		m.set.Status = *todo.status
 	}
-	if wrote || crashes { // who starts anew lists what there is
-		m.wrote()
+	if wrote || crash.Came { // who starts anew lists what there is
+		m.cache.Wrote(m.pods)
 	}
 	return !todo.revision.Create && !todo.revision.Raise && len(todo.create)+len(todo.scaled)+len(todo.remove)+len(todo.drop) == 0 && todo.status == nil
 }
@@ -211,7 +206,7 @@ func (m *model) podEvent(fails bool) {
 	switch {
 	case pod.DeletionTimestamp != nil:
 		delete(m.pods, name)
-		m.happened()
+		m.cache.Happened(m.pods)
 		return
 	case !isUp(pod):
 		makeReady(pod)
@@ -219,7 +214,7 @@ func (m *model) podEvent(fails bool) {
 		pod.Status = corev1.PodStatus{Phase: corev1.PodFailed}
 	}
 	m.pods[name] = pod
-	m.happened()
+	m.cache.Happened(m.pods)
 }
 
 func makeReady(pod *corev1.Pod) {
@@ -242,7 +237,7 @@ func (m *model) settle() {
 			makeReady(pod)
 			m.pods[name] = pod
 		}
-		m.happened()
+		m.cache.Happened(m.pods)
 		if idle {
 			if len(m.pods) != int(*m.set.Spec.Replicas) {
 				m.t.Fatalf("settled with %d pods, want %d", len(m.pods), *m.set.Spec.Replicas)

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -21,6 +23,20 @@ const layersAtOnce = 3
 // Progress is told how many bytes of layers have come, of how many that were
 // missing. It is called often and from several goroutines.
 type Progress func(done, total int64)
+
+// Every tells of a pull that takes long: once in a time that now counts, and not of its beginning or end.
+func (tell Progress) Every(d time.Duration, now func() time.Time) Progress {
+	var mu sync.Mutex // protects next
+	next := now().Add(d)
+	return func(done, total int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		if at := now(); done < total && !at.Before(next) {
+			next = at.Add(d)
+			tell(done, total)
+		}
+	}
+}
 
 // Pull fetches an image, from a mirror or from its registry, names it ref and
 // unpacks it. auth and progress may be nil. An image that is refused leaves nothing behind.

@@ -3,7 +3,6 @@ package pod
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -65,14 +64,7 @@ const progressTold = 10 * time.Second
 
 // progress tells of a pull under way now and then.
 func (w *Worker) progress(pod *corev1.Pod, c *corev1.Container) image.Progress {
-	var mu sync.Mutex // protects next
-	next := w.deps.Now().Add(progressTold)
-	return func(done, total int64) {
-		mu.Lock()
-		defer mu.Unlock()
-		if now := w.deps.Now(); done < total && !now.Before(next) {
-			next = now.Add(progressTold)
-			w.deps.API.Event(pod, c.Name, corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q: %d of %d bytes", c.Image, done, total))
-		}
-	}
+	return image.Progress(func(done, total int64) {
+		w.deps.API.Event(pod, c.Name, corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q: %d of %d bytes", c.Image, done, total))
+	}).Every(progressTold, w.deps.Now)
 }
