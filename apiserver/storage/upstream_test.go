@@ -212,9 +212,11 @@ func remoteCases() []upstreamCase {
 }
 
 // runsAlone are the cases that change features of the whole process, which others must
-// not see; and one that reads, in parallel tests of its own, what lives for a second.
+// not see; one that reads, in parallel tests of its own, what lives for a second; and one
+// that gives a hundred writes, one after another, three seconds.
 var runsAlone = map[string]bool{
 	"WatchSemantics": true, "WatchSemanticInitialEventsExtended": true, "WatchListMatchSingle": true, "Get": true,
+	"WatchBookmarksWithCorrectResourceVersion": true,
 }
 
 // lanes is how many cases run at a time, each on a store that no other uses then: most
