@@ -143,7 +143,7 @@ func (s *Store) transferLeadership(transfer func() raft.Future) error {
 	case s.transferFailed == term:
 		return errTransferFailed
 	}
-	err := transfer().Error()
+	err := await(s.life, transfer())
 	if err != nil {
 		s.transferFailed = term
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,17 +41,25 @@ func (g *gate) release() {
 	}
 }
 
-func (g *gate) pass(peer string, closed <-chan struct{}) {
+// admit lets through what is held now, and holds what comes after it.
+func (g *gate) admit() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.open)
+	g.open = make(chan struct{})
+}
+
+func (g *gate) pass(c *pausableConn) {
 	g.mu.Lock()
 	open := g.open
-	g.held[peer]++
+	g.held[c.peer]++
 	g.mu.Unlock()
 	select {
 	case <-open:
-	case <-closed:
+	case <-c.closed:
 	}
 	g.mu.Lock()
-	g.held[peer]--
+	g.held[c.peer]--
 	g.mu.Unlock()
 }
 
@@ -65,10 +74,11 @@ func (g *gate) holds(peer string) bool {
 type pausable struct {
 	raftstore.Streams
 	answers, requests, out *gate
+	unanswered             atomic.Int32 // connections on which it waits for an answer
 }
 
 func newPausable(s raftstore.Streams) *pausable {
-	return &pausable{s, newGate(), newGate(), newGate()}
+	return &pausable{Streams: s, answers: newGate(), requests: newGate(), out: newGate()}
 }
 
 func (p *pausable) all(do func(*gate)) {
@@ -82,7 +92,7 @@ func (p *pausable) Dial(ctx context.Context, id string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pausableConn{Conn: conn, peer: id, in: p.answers, out: p.out, closed: make(chan struct{})}, nil
+	return &pausableConn{Conn: conn, peer: id, in: p.answers, out: p.out, unanswered: &p.unanswered, closed: make(chan struct{})}, nil
 }
 
 func (p *pausable) Accept() (net.Conn, error) {
@@ -90,30 +100,46 @@ func (p *pausable) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pausableConn{Conn: conn, in: p.requests, out: p.out, closed: make(chan struct{})}, nil
+	return &pausableConn{Conn: conn, in: p.requests, out: p.out, unanswered: new(atomic.Int32), closed: make(chan struct{})}, nil
 }
 
 type pausableConn struct {
 	net.Conn
-	peer    string
-	in, out *gate
-	once    sync.Once
-	closed  chan struct{}
+	peer       string
+	in, out    *gate
+	waits      atomic.Bool // for an answer, and counted in unanswered
+	unanswered *atomic.Int32
+	once       sync.Once
+	closed     chan struct{}
+}
+
+func (c *pausableConn) wait(waits bool) {
+	if c.waits.Swap(waits) == waits {
+		return
+	}
+	if waits {
+		c.unanswered.Add(1)
+	} else {
+		c.unanswered.Add(-1)
+	}
 }
 
 func (c *pausableConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	c.in.pass(c.peer, c.closed) // what has been read has arrived, and waits
+	c.in.pass(c) // what has been read has arrived, and waits
+	c.wait(false)
 	return n, err
 }
 
 func (c *pausableConn) Write(b []byte) (int, error) {
-	c.out.pass(c.peer, c.closed)
+	c.out.pass(c)
+	c.wait(true)
 	return c.Conn.Write(b)
 }
 
 func (c *pausableConn) Close() error {
 	c.once.Do(func() { close(c.closed) })
+	c.wait(false)
 	return c.Conn.Close()
 }
 
@@ -126,6 +152,7 @@ func readAfterPause(t *testing.T, read read) string {
 	const old = "node-0"
 	var paused *pausable
 	c := raftstoretest.NewCluster(t, 3, func(cfg *raftstore.Config) {
+		cfg.Timers = raftstore.Timers{Heartbeat: time.Second, Election: time.Second}
 		if cfg.NodeID == old {
 			// Its clock does not run while it is paused; here its lease is long instead.
 			cfg.Timers = raftstore.Timers{Heartbeat: time.Hour, Election: time.Hour, Lease: time.Hour, Commit: 50 * time.Millisecond}
@@ -142,13 +169,32 @@ func readAfterPause(t *testing.T, read read) string {
 		}
 	}
 	mustApply(t, c.Stores[0], put("k", "old"))
-	t.Cleanup(func() { paused.all((*gate).release) })
 
+	// Nothing is under way now, a push of the commit index least of all: its answer acknowledges
+	// nothing to Raft (push.go).
+	c.Eventually("both followers to have all", func() bool {
+		for _, follower := range c.Stores[1:] {
+			if kv, _ := follower.View().Get("k"); string(kv.Value) != "old" {
+				return false
+			}
+		}
+		return paused.unanswered.Load() == 0
+	})
+
+	paused.requests.shut() // first: an election may come before all is shut
 	paused.answers.shut()
+	ctx, written := bounded(t), make(chan struct{})
+	go func() {
+		defer close(written)
+		_, _ = c.Stores[0].Apply(ctx, put("k2", "")) // both get it: it fails if they tell so too late
+	}()
+	t.Cleanup(func() {
+		paused.all((*gate).release)
+		<-written
+	})
 	c.Eventually("acknowledgements of both followers to be on their way", func() bool {
 		return paused.answers.holds("node-1") && paused.answers.holds("node-2")
 	})
-	paused.requests.shut()
 	paused.out.shut()
 	c.Eventually("another leader", func() bool {
 		l := c.Stores[1].Leadership().LeaderID
@@ -168,7 +214,9 @@ func readAfterPause(t *testing.T, read read) string {
 		value <- string(kv.Value)
 	}()
 	<-asked
-	paused.answers.release()
+	// Answers to what it sent after these come with the new term: with both at
+	// hand Raft may as well step down first.
+	paused.answers.admit()
 	select {
 	case got := <-value:
 		return got

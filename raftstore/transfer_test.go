@@ -5,6 +5,8 @@ import (
 	"errors"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // A leader whose office nobody took does not try again in its term, goes on as the
@@ -43,6 +45,30 @@ func TestFailedTransferIsNotRepeated(t *testing.T) {
 		s.transferFailed-- // as in the next term
 		if err := s.TransferTo(peer.id); err != nil {
 			t.Errorf("a transfer in another term: %v", err)
+		}
+	})
+}
+
+// A transfer that Raft was asked for as it shut down is not answered: who waits for it does
+// not keep the store from being closed.
+func TestForgottenTransferEndsWithTheStore(t *testing.T) {
+	inSimCluster(t, 3, func(t *testing.T, c *simCluster) {
+		leader := c.leader()
+		f := make(forgotten)
+		defer close(f)
+		asked, ended := make(chan struct{}), make(chan error, 1)
+		c.running.Go(func() {
+			ended <- leader.at().store.transferLeadership(func() raft.Future { close(asked); return f })
+		})
+		<-asked
+		c.crash(leader, false)
+		select {
+		case err := <-ended:
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("%v", err)
+			}
+		case <-time.After(time.Minute):
+			t.Error("it waits for a transfer that is never answered")
 		}
 	})
 }
