@@ -176,8 +176,18 @@ func (n *network) heal(t *testing.T) {
 		t.Fatal(err)
 	}
 	healed := time.Now()
-	n.eventually(t, "everything to be reached again", n.whole)
-	t.Logf("everything was reached %v after healing", time.Since(healed).Round(10*time.Millisecond))
+	var asked time.Duration // when the questions began that were all answered: they take a while themselves
+	var missed error
+	n.eventually(t, "everything to be reached again", func(ctx context.Context) error {
+		asked = time.Since(healed)
+		err := n.whole(ctx)
+		if err != nil {
+			missed = err
+		}
+		return err
+	})
+	t.Logf("everything asked from %v after healing on was reached, the last %v after it; before: %v",
+		asked.Round(10*time.Millisecond), time.Since(healed).Round(10*time.Millisecond), missed)
 }
 
 // withoutQuorum waits until the host's node knows no leader.
