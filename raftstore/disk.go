@@ -164,6 +164,7 @@ type disk struct {
 	marked    uint64        // what markCommitted wrote last; its caller's
 	closing   chan struct{}
 	full      atomic.Bool // the last write failed
+	cut       atomic.Bool // the log's end was removed, and nothing stored since
 	terms     sync.Mutex  // held from the look at the term to its write
 
 	around     func(write func() error) error
@@ -184,7 +185,9 @@ func (d *disk) IsMonotonic() bool {
 	return ok && m.IsMonotonic()
 }
 
-// StoreLogs stores entries together with the commit index known now.
+// StoreLogs stores entries together with the commit index known now. Behind an end that was cut
+// off it waits for room, as Set does: should it fail then, Raft (v1.8.0, appendEntries) still takes
+// the entries that are gone for the last ones, and refuses all until it is started again.
 func (d *disk) StoreLogs(logs []*raft.Log) error {
 	commit := d.committed.Load()
 	if n := len(logs); n > 0 && !d.sealed {
@@ -195,12 +198,35 @@ func (d *disk) StoreLogs(logs []*raft.Log) error {
 			sealEntry(l, commit)
 		}
 	}
-	watchdog, began := time.AfterFunc(d.stallAfter, d.stalled), time.Now()
-	err := d.around(func() error { return d.logStore.StoreLogs(logs) })
-	watchdog.Stop()
-	d.wrote(began)
-	d.note("the log", err)
-	return err
+	for {
+		watchdog, began := time.AfterFunc(d.stallAfter, d.stalled), time.Now()
+		err := d.around(func() error { return d.logStore.StoreLogs(logs) })
+		watchdog.Stop()
+		d.wrote(began)
+		d.note("the log", err)
+		if err == nil {
+			d.cut.Store(false)
+		}
+		if err == nil || !d.cut.Load() || !d.again() {
+			return err
+		}
+	}
+}
+
+// DeleteRange removes entries from the log's beginning, or from its end: then entries of the
+// leader's follow, while a log that is removed whole, behind a snapshot, may be empty for long.
+func (d *disk) DeleteRange(first, last uint64) error {
+	begin, err := d.FirstIndex()
+	if err != nil {
+		return err
+	}
+	if err := d.logStore.DeleteRange(first, last); err != nil {
+		return err
+	}
+	if first > begin {
+		d.cut.Store(true)
+	}
+	return nil
 }
 
 // StoreLog stores one entry.
@@ -233,14 +259,19 @@ func (d *disk) persist(write func() error) error {
 	for {
 		err := d.around(write)
 		d.note("term or vote", err)
-		if err == nil {
+		if err == nil || !d.again() {
 			return nil
 		}
-		select {
-		case <-time.After(250 * time.Millisecond):
-		case <-d.closing:
-			return nil
-		}
+	}
+}
+
+// again waits before a write that failed is tried again, and tells whether it is to be.
+func (d *disk) again() bool {
+	select {
+	case <-time.After(250 * time.Millisecond):
+		return true
+	case <-d.closing:
+		return false
 	}
 }
 

@@ -1,8 +1,12 @@
 package raftstore
 
 import (
+	"context"
 	"log/slog"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -56,4 +60,59 @@ func TestCommitIndexIsStoredWithEntries(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A member that finds no room for the leader's entries once its own, which nobody else has, were
+// cut off for them, catches up when there is room.
+func TestRoomIsWaitedForBehindACutEnd(t *testing.T) {
+	inSimCluster(t, 3, func(t *testing.T, c *simCluster) {
+		put := func(s *Store, within time.Duration) error {
+			ctx, cancel := context.WithTimeout(context.Background(), within)
+			defer cancel()
+			_, err := s.Apply(ctx, Txn{Ops: []Op{{Kind: OpPut, Key: "k"}}})
+			return err
+		}
+		alone := c.leader()
+		s := alone.at().store
+		reached := func(reached bool) {
+			c.net.shift(func() {
+				for _, n := range c.nodes {
+					c.net.cut[[2]string{n.id, alone.id}], c.net.cut[[2]string{alone.id, n.id}] = !reached, !reached
+				}
+			})
+		}
+		reached(false)
+		for range 3 {
+			c.running.Go(func() { _ = put(s, time.Second) }) // nobody else gets it
+		}
+		c.pass(3 * time.Second)
+		end, err := s.disk.LastIndex()
+		if err != nil {
+			t.Fatal(err)
+		}
+		next := c.leader().at().store
+		if err := put(next, time.Second); err != nil {
+			t.Fatal(err)
+		}
+		var full atomic.Bool
+		var refused atomic.Int32
+		full.Store(true)
+		s.disk.around = func(write func() error) error {
+			if last, err := s.disk.LastIndex(); full.Load() && (err != nil || last < end) {
+				refused.Add(1)
+				return syscall.ENOSPC
+			}
+			return write()
+		}
+		reached(true)
+		c.pass(3 * time.Second)
+		if refused.Load() == 0 {
+			t.Error("nothing was refused: the test does not show what it is for")
+		}
+		full.Store(false)
+		c.pass(3 * time.Second)
+		if got, want := s.View().Revision(), next.View().Revision(); got != want {
+			t.Errorf("at revision %d, the leader at %d", got, want)
+		}
+	})
 }
