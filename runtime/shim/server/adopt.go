@@ -142,7 +142,7 @@ func (s *Server) adoptProcess(c *container) error {
 	if err != nil {
 		return err
 	}
-	proc, err := openProcess(state.InitProcessPid, state.InitProcessStartTime)
+	proc, err := s.events.open(state.InitProcessPid, state.InitProcessStartTime)
 	if err != nil {
 		return err
 	}

@@ -244,7 +244,7 @@ func (s *Server) adoptExecs(c *container) {
 			s.log.Warn("cannot rewrite the record of an exec", "container", c.spec.ID, "error", err)
 		}
 		e := &execution{id: id, exited: make(chan struct{})}
-		proc, err := openProcess(rec.PID, rec.StartTime)
+		proc, err := s.events.open(rec.PID, rec.StartTime)
 		s.addExec(c, e)
 		if err != nil {
 			s.finishExec(c, e, ending{unknown: true})

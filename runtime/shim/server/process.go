@@ -19,6 +19,7 @@ type process struct {
 	pid       int
 	startTime uint64 // clock ticks since boot, field 22 of /proc/PID/stat
 	pidfd     *os.File
+	events    *procEvents // tell how it ended, nil where that needs none
 }
 
 // errGone: there is no such process any more.
@@ -68,8 +69,8 @@ type ending struct {
 }
 
 // wait waits for the end and closes the pidfd. A child is reaped by it; of
-// another process the kernel tells the status as long as it is a zombie, and
-// from Linux 6.15 afterwards to those who held a pidfd.
+// another process the kernel tells the status as long as it is a zombie, from Linux 6.15
+// afterwards to those who held a pidfd, and always by its events.
 // ok is false when the wait was given up because close was called.
 func (p *process) wait() (e ending, ok bool) {
 	raw, err := p.pidfd.SyscallConn()
@@ -101,7 +102,12 @@ func (p *process) wait() (e ending, ok bool) {
 	return e, err == nil && ended
 }
 
-func (p *process) close() { p.pidfd.Close() }
+func (p *process) close() {
+	p.pidfd.Close()
+	if p.events != nil {
+		p.events.forget(p.pid)
+	}
+}
 
 func wait4(pid int, status *unix.WaitStatus) (int, error) {
 	for {
@@ -125,6 +131,11 @@ func (p *process) foreignStatus(fd int) ending {
 	if status, ok := pidfdStatus(fd); ok {
 		return ending{status: status}
 	}
+	if p.events != nil {
+		if status, ok := p.events.status(p.pid); ok {
+			return ending{status: status}
+		}
+	}
 	return ending{unknown: true}
 }
 
@@ -140,6 +151,7 @@ func pidfdStatus(fd int) (unix.WaitStatus, bool) {
 // procStat is what we need of /proc/PID/stat (proc_pid_stat(5)).
 type procStat struct {
 	state     byte
+	parent    int
 	startTime uint64
 	exitCode  uint32
 }
@@ -162,6 +174,10 @@ func parseStat(b []byte) (procStat, error) {
 	if len(f) < 50 || len(f[0]) != 1 {
 		return procStat{}, fmt.Errorf("%d fields in %q", len(f)+2, b)
 	}
+	parent, err := strconv.Atoi(string(f[4-3]))
+	if err != nil {
+		return procStat{}, err
+	}
 	start, err := strconv.ParseUint(string(f[22-3]), 10, 64)
 	if err != nil {
 		return procStat{}, err
@@ -170,7 +186,7 @@ func parseStat(b []byte) (procStat, error) {
 	if err != nil {
 		return procStat{}, err
 	}
-	return procStat{state: f[0][0], startTime: start, exitCode: uint32(code)}, nil
+	return procStat{state: f[0][0], parent: parent, startTime: start, exitCode: uint32(code)}, nil
 }
 
 // unknownCode is the exit code of an end nobody saw, as upstream reports it.

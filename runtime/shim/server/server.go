@@ -44,6 +44,7 @@ type Server struct {
 	lock     int
 	listener *net.UnixListener
 	reaper   *reaper
+	events   *procEvents
 	filters  filterCache
 
 	ownGroup  string      // folder of the cgroup that this process is in
@@ -74,7 +75,7 @@ func New(cfg Config) (*Server, error) {
 		log: cfg.Logger, layout: layout{cfg.Dir}, program: cfg.Program, tree: newTree(cfg.CgroupRoot, systemdRuns()), boot: boot, instance: rand.Text(),
 		hash:   sync.OnceValues(func() (string, error) { return shim.HashFile("/proc/self/exe") }),
 		lock:   h.lock,
-		reaper: newReaper(), sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, changed: make(chan struct{}),
+		reaper: newReaper(), events: newProcEvents(cfg.Logger), sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, changed: make(chan struct{}),
 	}
 	if !inherited {
 		if s.lock, err = takeLock(s.layout.lock()); err != nil {
