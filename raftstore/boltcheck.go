@@ -224,6 +224,11 @@ func (b *boltFile) elements(page []byte, depth int, keys keyRange, visit visitor
 	if flags == boltBranch && count == 0 {
 		return errors.New("it is a branch without elements")
 	}
+	// Nothing follows on from a count of zero, so it would hide all entries. bbolt writes a page
+	// that is empty as zeros (it clears those that it uses again).
+	if count == 0 && slices.ContainsFunc(page[boltHeader:], func(b byte) bool { return b != 0 }) {
+		return errors.New("it says that it has no elements, and is not empty")
+	}
 	// element is one of the page: its key, and the value or, in a branch, the page below.
 	type element struct {
 		key, value []byte

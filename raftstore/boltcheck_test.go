@@ -154,6 +154,11 @@ func TestPagesThatContradict(t *testing.T) {
 		from := e + int(binary.LittleEndian.Uint32(b[e:]))
 		return b[from : from+8]
 	}
+	root := func(b []byte) int { // of the buckets, as the newer header says
+		newer := max(binary.LittleEndian.Uint64(b[boltHeader+48:]), binary.LittleEndian.Uint64(b[page+boltHeader+48:]))
+		head := b[int(newer%2)*page+boltHeader:]
+		return int(binary.LittleEndian.Uint64(head[16:])) * page
+	}
 	for name, step := range map[string]struct {
 		change func([]byte)
 		want   string
@@ -162,6 +167,8 @@ func TestPagesThatContradict(t *testing.T) {
 		"a branch's key below the page before's": {func(b []byte) { key(b, branch, 1)[7]-- }, "out of order"},
 		"a branch's last key beyond all":         {func(b []byte) { key(b, branch, int(binary.LittleEndian.Uint16(b[branch+10:]))-1)[0] = 0x73 }, "out of order"},
 		"a leaf that forgets its last entries":   {func(b []byte) { b[leaf+10]-- }, "does not follow"},
+		"a leaf that forgets all of its entries": {func(b []byte) { binary.LittleEndian.PutUint16(b[leaf+10:], 0) }, "is not empty"},
+		"a root that forgets its buckets":        {func(b []byte) { binary.LittleEndian.PutUint16(b[root(b)+10:], 0) }, "is not empty"},
 		"a branch without elements":              {func(b []byte) { binary.LittleEndian.PutUint16(b[branch+10:], 0) }, "without elements"},
 		"a term under another name": {func(b []byte) {
 			for i := bytes.Index(b, []byte(keyTerm)); i >= 0; i = bytes.Index(b, []byte(keyTerm)) {
