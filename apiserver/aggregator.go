@@ -3,6 +3,7 @@ package apiserver
 import (
 	"crypto/x509"
 	"fmt"
+	"net/http"
 	"strings"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -50,6 +51,9 @@ func (c *chain) aggregate(store storage.Backend, next *genericapiserver.GenericA
 	gc := c.config(aggregatorscheme.Codecs, getter)
 	gc.MergedResourceConfig = aggregatorserver.DefaultAPIResourceConfigSource()
 	gc.SkipOpenAPIInstallation = true // it shows the documents of all others instead
+	gc.BuildHandlerChainFunc = func(handler http.Handler, gc *genericapiserver.Config) http.Handler {
+		return limited(c.documents.WithHashes(handler), gc)
+	}
 	config := aggregatorserver.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: *gc, SharedInformerFactory: c.shared},
 		ExtraConfig: aggregatorserver.ExtraConfig{

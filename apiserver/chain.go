@@ -57,6 +57,7 @@ type chain struct {
 	definitions   common.GetOpenAPIDefinitions            // one for all servers, while they are put together
 	configs       []*genericapiserver.Config              // of all servers
 	mapper        *restmapper.DeferredDiscoveryRESTMapper // the kinds of policies' parameters
+	documents     *apidocs.List                           // of this project's kinds
 
 	custom     *extensionsserver.CustomResourceDefinitions // the last of the chain
 	aggregator *aggregatorserver.APIAggregator             // the first
@@ -139,7 +140,7 @@ func (c *chain) config(codecs serializer.CodecFactory, getter generic.RESTOption
 // document serves the documents of this project's kinds, which are most of what there is to
 // document. Those of the two other servers are the library's, which changes them as definitions come and go.
 func (c *chain) document(own *genericapiserver.GenericAPIServer, completed genericapiserver.CompletedConfig) {
-	apidocs.Install(own.Handler.GoRestfulContainer, own.Handler.NonGoRestfulMux,
+	c.documents = apidocs.Install(own.Handler.GoRestfulContainer, own.Handler.NonGoRestfulMux,
 		func() *common.Config {
 			config := *completed.OpenAPIConfig
 			config.GetDefinitions = openapi.GetOpenAPIDefinitions

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -47,6 +48,9 @@ func v3Documents(t *testing.T, s *Server) map[string]string {
 	}
 	hashes := map[string]string{}
 	for path, at := range list.Paths {
+		if !strings.Contains(at.ServerRelativeURL, "?hash=") {
+			t.Errorf("%s has no hash: %s", path, at.ServerRelativeURL)
+		}
 		code := 0
 		body, err := client.Get().RequestURI(at.ServerRelativeURL).Do(t.Context()).StatusCode(&code).Raw()
 		if err != nil || code != 200 || !json.Valid(body) {

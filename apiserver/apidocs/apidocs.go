@@ -1,16 +1,14 @@
 // Package apidocs serves a server's OpenAPI documents without keeping them: they are
 // tens of megabytes of structures that somebody asks for now and then. They are built
 // by the library, from the server's routes, when they are asked for, and given up a minute
-// after the last question. What is asked each second, the list of OpenAPI v3 documents with their
-// hashes, is kept.
+// after the last question. The list of OpenAPI v3 documents (List) has their hashes, and so is
+// made of all of them; it is made once, when a client first asks for it.
 //
 // Handlers may be used by any number of goroutines. Only apiserver imports this package.
 package apidocs
 
 import (
-	"bytes"
 	"fmt"
-	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -18,7 +16,6 @@ import (
 	"github.com/emicklei/go-restful/v3"
 	"k8s.io/apiserver/pkg/server/mux"
 	"k8s.io/apiserver/pkg/server/routes"
-	"k8s.io/apiserver/pkg/util/responsewriter"
 	"k8s.io/kube-openapi/pkg/builder"
 	"k8s.io/kube-openapi/pkg/common"
 	"k8s.io/kube-openapi/pkg/common/restfuladapter"
@@ -37,11 +34,13 @@ const (
 // Install serves the documents of the routes in a container below their usual paths. The
 // container must have its routes by the first request. V2 and v3 make configurations, since
 // what they hold of definitions is to be given up with the documents.
-func Install(container *restful.Container, mux *mux.PathRecorderMux, v2 func() *common.Config, v3 func() *common.OpenAPIV3Config) {
+func Install(container *restful.Container, mux *mux.PathRecorderMux, v2 func() *common.Config, v3 func() *common.OpenAPIV3Config) *List {
 	mux.Handle(v2Path, newLate(func(m *muxOf) { installV2(container, m, v2()) }))
 	documents := newLate(func(m *muxOf) { routes.OpenAPI{V3Config: v3()}.InstallV3(container, m) })
-	mux.Handle(v3Path, &list{from: documents})
+	l := &List{container: container, from: documents}
+	mux.Handle(v3Path, l)
 	mux.HandlePrefix(v3Path+"/", documents)
+	return l
 }
 
 // installV2 is the library's InstallV2, which ends the process if the document cannot be built.
@@ -95,49 +94,4 @@ func (l *late) giveUp() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.made = nil
-}
-
-// list answers with what a handler said the first time, which never changes while a
-// server runs: routes are fixed.
-type list struct {
-	from http.Handler
-
-	mu     sync.Mutex
-	header http.Header // nil: not asked yet
-	body   []byte
-	asked  time.Time
-}
-
-func (l *list) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !l.ask(w, r) {
-		return
-	}
-	maps.Copy(w.Header(), l.header)
-	http.ServeContent(w, r, v3Path, l.asked, bytes.NewReader(l.body))
-}
-
-// ask fills the list. If it cannot be had, ask passes on why and returns false, and the next
-// request tries again.
-func (l *list) ask(w http.ResponseWriter, r *http.Request) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.header != nil {
-		return true
-	}
-	plain := r.Clone(r.Context())
-	plain.Header = http.Header{"Accept": r.Header["Accept"]} // the whole list, whatever this client knows of it
-	answer := responsewriter.NewInMemoryResponseWriter()
-	l.from.ServeHTTP(answer, plain)
-	if answer.RespCode() != http.StatusOK {
-		maps.Copy(w.Header(), answer.Header())
-		w.WriteHeader(answer.RespCode())
-		_, _ = w.Write(answer.Data()) // an error is the client's having gone
-		return false
-	}
-	header := answer.Header().Clone()
-	header.Del("Content-Length")
-	header.Del("Last-Modified")
-	header.Del("Accept-Ranges")
-	l.header, l.body, l.asked = header, answer.Data(), time.Now()
-	return true
 }

@@ -65,25 +65,3 @@ func TestDocumentsAreGivenUp(t *testing.T) {
 		}
 	})
 }
-
-func TestListIsKept(t *testing.T) {
-	status, asked := http.StatusInternalServerError, 0
-	l := &list{from: answers(&status, &asked)}
-	if w := get(l, "/openapi/v3", ""); w.Code != status {
-		t.Fatalf("a list that cannot be had: %d", w.Code)
-	}
-	status = http.StatusOK
-	// The first who asks may know the list already: others do not.
-	if w := get(l, "/openapi/v3", `"hash"`); w.Code != http.StatusNotModified {
-		t.Fatalf("a client that knows the list got %d", w.Code)
-	}
-	for range 3 {
-		w := get(l, "/openapi/v3", "")
-		if w.Code != http.StatusOK || w.Body.String() != `{"paths":{}}` || w.Header().Get("Etag") != `"hash"` || w.Header().Get("Content-Type") != "application/json" {
-			t.Fatalf("%d %s %v", w.Code, w.Body, w.Header())
-		}
-	}
-	if asked != 2 {
-		t.Errorf("the list was made %d times", asked)
-	}
-}
