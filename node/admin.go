@@ -72,7 +72,14 @@ func (n *node) startAdmin(life *lifecycle) error {
 	n.adminStore(mux)
 	n.adminSecret(mux)
 	n.adminSnapshot(mux)
-	n.adminFaults(mux)
+	for name, fault := range n.cfg.Faults.OnRequest {
+		mux.HandleFunc("POST /fault/"+name, func(w http.ResponseWriter, r *http.Request) {
+			var body json.RawMessage
+			if n.question(w, r, &body) {
+				answer(w, Message{"broken"}, fault(n.store, body))
+			}
+		})
+	}
 	mux.HandleFunc("POST /secrets/rotate-key", func(w http.ResponseWriter, r *http.Request) {
 		if !n.question(w, r, &struct{}{}) {
 			return

@@ -2,6 +2,7 @@ package node
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -68,6 +69,17 @@ type Config struct {
 	CgroupRoot string // parent of the pods' cgroups; "/" when empty
 	Logger     *slog.Logger
 	Clock      func() time.Time // the machine's clock; time.Now when nil
+
+	// Faults are what a build for tests can do to this node; a product has none.
+	Faults Faults
+}
+
+// Faults break a node on request, and have it look for that.
+type Faults struct {
+	// Store, if set, changes what the store is opened with.
+	Store func(*raftstore.Config)
+	// OnRequest is what the admin socket does at POST /fault/NAME, with the request's body.
+	OnRequest map[string]func(store *raftstore.Store, body json.RawMessage) error
 }
 
 // What LoadBalancer may be.

@@ -62,7 +62,7 @@ func (n *node) askToJoin(ctx context.Context, addr, clusterID, epoch string) (js
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	conn.SetDeadline(time.Now().Add(joinTimeout))
-	return askToJoin(conn, joinRequest{n.id.ID, n.cfg.Name, clusterID, n.cfg.Replace, epoch, raftstore.CommandVersion}, n.fits)
+	return askToJoin(conn, joinRequest{n.id.ID, n.cfg.Name, clusterID, n.cfg.Replace, epoch, int(raftstore.CommandVersion)}, n.fits)
 }
 
 // serveJoin lets blank nodes in.

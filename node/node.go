@@ -272,7 +272,7 @@ func (n *node) openStore(life *lifecycle) (err error) {
 	if err := n.charter.checkReplica(n.cfg.DataDir); err != nil {
 		return err
 	}
-	n.store, err = raftstore.Open(selfCheckPace(raftstore.Config{
+	cfg := raftstore.Config{
 		NodeID:    n.id.ID,
 		ClusterID: n.charter.ClusterID,
 		Epoch:     n.charter.Epoch,
@@ -286,8 +286,11 @@ func (n *node) openStore(life *lifecycle) (err error) {
 		Refused:   n.epochRefused,
 		Refilled:  n.refilled,
 		Logger:    n.log.With("room", "raftstore"),
-	}))
-	if err != nil {
+	}
+	if n.cfg.Faults.Store != nil {
+		n.cfg.Faults.Store(&cfg)
+	}
+	if n.store, err = raftstore.Open(cfg); err != nil {
 		return err
 	}
 	life.onStop("store", n.store.Close)

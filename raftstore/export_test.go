@@ -79,18 +79,6 @@ func logOf(index uint64, commands ...[]byte) *raft.Log {
 	return &raft.Log{Index: index, Term: 1, Data: encodeEntry(commands)}
 }
 
-// FlipMemory changes a key's value in this replica's memory, as a broken bit does: what is
-// known of what was written stays as it was.
-func (s *Store) FlipMemory(key string) { s.fsm.tamper(key, func(st *state, was, is *KV) {}) }
-
-// Diverge changes a key's value in this replica alone as if it had been written so.
-func (s *Store) Diverge(key string) {
-	s.fsm.tamper(key, func(st *state, was, is *KV) {
-		is.hash = hashKV(is)
-		st.contents += is.hash - was.hash
-	})
-}
-
 // Scrub looks at all that lies in memory now.
 func (s *Store) Scrub() error { return s.scrub(context.Background()) }
 

@@ -1,25 +1,13 @@
-//go:build faultinject
-
 package raftstore
 
 import "slices"
 
-// This file is in no product. Builds with the tag faultinject can break a replica, so that
-// tests of whole nodes can look on as it is found out and refilled.
-
 // BreakMemory changes a key's value in this replica's memory, as a broken bit does; with
-// diverge as if it had been written so, here alone.
-func (s *Store) BreakMemory(key string, diverge bool) {
-	s.fsm.tamper(key, func(st *state, was, is *KV) {
-		if diverge {
-			is.hash = hashKV(is)
-			st.contents += is.hash - was.hash
-		}
-	})
-}
-
-// tamper changes a key's value in this replica's memory.
-func (f *fsm) tamper(key string, account func(st *state, was, is *KV)) {
+// diverge as if it had been written so, here alone. Tests look on as that is found out and
+// the replica is refilled. It is a function that no product calls, so that the linker leaves
+// it out: programs that can be broken are made in cmd/kontiki, by the tag faultinject.
+func BreakMemory(s *Store, key string, diverge bool) {
+	f := s.fsm
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	st := *f.current.Load()
@@ -30,7 +18,10 @@ func (f *fsm) tamper(key string, account func(st *state, was, is *KV)) {
 	is := *was
 	is.Value = slices.Clone(was.Value)
 	is.Value[0] ^= 0x40
-	account(&st, was, &is)
+	if diverge {
+		is.hash = hashKV(&is)
+		st.contents += is.hash - was.hash
+	}
 	st.keys, _, _ = st.keys.Insert([]byte(key), &is)
 	f.current.Store(&st)
 	f.recent.add(&st)

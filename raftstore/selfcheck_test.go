@@ -81,7 +81,7 @@ func TestFlippedMemory(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer w.Close()
-			s.FlipMemory("k7")
+			raftstore.BreakMemory(s, "k7", false)
 			c.Eventually("the replica to be refilled", refilled(s))
 			holds(t, s, 20)
 			if _, _, err := w.Next(bounded(t)); !errors.Is(err, raftstore.ErrCompacted) {
@@ -114,7 +114,7 @@ func TestReplicasThatDiffer(t *testing.T) {
 			settled(t, c, c.Stores[leader])
 			for i, d := range step.differ {
 				s := c.Stores[(leader+d)%step.nodes]
-				s.Diverge(fmt.Sprintf("k%d", i))
+				raftstore.BreakMemory(s, fmt.Sprintf("k%d", i), true)
 				if err := s.Snapshot(); err != nil && !errors.Is(err, raftstore.ErrDiffers) { // as it may have been, before anybody noticed
 					t.Fatal(err)
 				}
@@ -156,8 +156,8 @@ func TestNoMajority(t *testing.T) {
 	leader := c.Leader()
 	fill(t, c.Stores[leader], 3)
 	settled(t, c, c.Stores[leader])
-	c.Stores[0].Diverge("k0")
-	c.Stores[1].Diverge("k1")
+	raftstore.BreakMemory(c.Stores[0], "k0", true)
+	raftstore.BreakMemory(c.Stores[1], "k1", true)
 	c.Stores[leader].CompareNow()
 	if c.Stores[leader].Status().Unclear == "" {
 		t.Error("the leader does not tell that replicas differ")
@@ -177,7 +177,7 @@ func TestBrokenMajorityFindsItself(t *testing.T) {
 	settled(t, c, c.Stores[leader])
 	broken := []*raftstore.Store{c.Stores[leader], c.Stores[(leader+1)%3]}
 	for _, s := range broken {
-		s.FlipMemory("k3")
+		raftstore.BreakMemory(s, "k3", false)
 	}
 	for _, s := range broken {
 		c.Eventually("both to be refilled", refilled(s))
@@ -196,7 +196,7 @@ func TestFlippedMemoryOfOne(t *testing.T) {
 			}
 			mustApply(t, s, put("k3", "value 3"))
 		}
-		s.FlipMemory("k3")
+		raftstore.BreakMemory(s, "k3", false)
 		raftstoretest.Eventually(t, "the replica to be refilled", refilled(s))
 		holds(t, s, 10)
 		mustApply(t, s, put("k10", "value 10"))
@@ -218,7 +218,7 @@ func TestDamagedReplicaIsNotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	s.FlipMemory("k2")
+	raftstore.BreakMemory(s, "k2", false)
 	if err := s.Snapshot(); err == nil { // a snapshot shows it, as the scrub does
 		t.Error("the damage was written to disk")
 	}

@@ -117,7 +117,7 @@ func newSimCluster(plan *simPlan, dir string) *simCluster {
 }
 
 // The programs of a schedule are two, one a version of commands ahead of the other.
-const (
+var (
 	simOldVersion = CommandVersion
 	simNewVersion = CommandVersion + 1
 )
@@ -362,7 +362,7 @@ func (c *simCluster) install(n *simNode, knows uint8) {
 // gateOpens waits until all members write the commands of the newer program, once all run it.
 func (c *simCluster) gateOpens(ctx context.Context, members []*simProcess) {
 	for _, p := range members {
-		for p.store.Gate().Version != simNewVersion {
+		for p.store.Gate().Version != int(simNewVersion) {
 			if ctx.Err() != nil {
 				c.found("does not recover", "%s writes commands of version %d %v after all faults have ended, and waits for %v", p.name, p.store.Gate().Version, simPatience, p.store.Gate().Waits)
 				return

@@ -178,7 +178,7 @@ func (n *simNode) reads() int {
 	if p := n.at(); p != nil {
 		return int(p.knows)
 	}
-	return simOldVersion
+	return int(simOldVersion)
 }
 
 // compact drops history, as it may be old or full.

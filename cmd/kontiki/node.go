@@ -15,7 +15,7 @@ import (
 )
 
 func nodeCommand() *cobra.Command {
-	cfg := node.Config{Version: version}
+	cfg := node.Config{Version: version, Faults: faults()}
 	var advertise, logLevel, configFile, clusterFile string
 	var teardown bool
 	cmd := &cobra.Command{

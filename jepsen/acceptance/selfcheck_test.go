@@ -60,6 +60,28 @@ func TestSelfCheck(t *testing.T) {
 	}
 }
 
+// TestProductCannotBeBroken wants nothing in the product's program of what breaks a node on
+// request. That it would be seen is shown by the program that can be broken.
+func TestProductCannotBeBroken(t *testing.T) {
+	next, bin := os.Getenv("KONTIKI_NEXT_BIN"), os.Getenv("KONTIKI_BIN")
+	if next == "" || bin == "" {
+		t.Skip("needs the product and a program that was built for tests: run make test")
+	}
+	for path, want := range map[string]bool{bin: false, next: true} {
+		program, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The runtime's table of functions has their names in every program.
+		if !bytes.Contains(program, []byte("kontiki/raftstore.Open")) {
+			t.Fatalf("%s does not name its functions", path)
+		}
+		if has := bytes.Contains(program, []byte("kontiki/raftstore.BreakMemory")); has != want {
+			t.Errorf("%s can break a replica: %v", path, has)
+		}
+	}
+}
+
 func adminClient(h *lab.Host) *http.Client {
 	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
