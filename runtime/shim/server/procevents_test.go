@@ -15,7 +15,7 @@ import (
 func TestProcEvents(t *testing.T) {
 	socket, err := listenForExits()
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.EPROTONOSUPPORT) {
-		t.Skipf("this machine tells no process events: %v (needs root in the first network namespace)", err)
+		t.Skipf("needs root in the first network namespace, and a kernel that tells of processes: %v", err)
 	}
 	if err != nil {
 		t.Fatal(err)
