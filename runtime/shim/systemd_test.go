@@ -56,7 +56,7 @@ func TestSystemdDriver(t *testing.T) {
 	if err := e.Client.RemoveSandbox(e.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
-	if left := systemctl("list-units", "--all", "--plain", "--no-legend", "kontiki-c*", "kubepods-burstable-pod*"); strings.TrimSpace(left) != "" {
+	if left := systemctl("list-units", "--all", "--plain", "--no-legend", "kontiki-c-1.0.scope", slice); strings.TrimSpace(left) != "" {
 		t.Errorf("systemd still knows\n%s", left)
 	}
 	for _, g := range e.Cgroups() {
