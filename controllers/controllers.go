@@ -241,7 +241,7 @@ func clusterControllers(config Config, shared informers.SharedInformerFactory, r
 			return tokensecret.New(client, shared, string(config.RootCA), log), nil
 		}},
 		{name: garbage.Name, start: func() (runner, error) {
-			return garbage.New(config.Metadata, client.Discovery(), log), nil
+			return garbage.New(config.Metadata, client.Discovery(), recorders.as(garbage.Component), log), nil
 		}},
 	}
 	if config.Signer != nil {

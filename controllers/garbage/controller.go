@@ -17,20 +17,23 @@ import (
 	"slices"
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 
 	"kontiki/controllers/loop"
 )
 
-// Name is the controller's name in logs.
+// Name is the controller's name in logs; Component is the source of its events.
 const (
-	Name    = "garbage"
-	workers = 20
+	Name      = "garbage"
+	Component = "garbage-collector-controller"
+	workers   = 20
 	// maxAbsent bounds the memory of owners known to be absent.
 	maxAbsent = 1000
 )
@@ -44,6 +47,7 @@ type Kinds interface {
 type Controller struct {
 	metadata  metadata.Interface
 	discovery Kinds
+	events    record.EventRecorder
 	log       *slog.Logger
 
 	graph    *graph
@@ -61,9 +65,9 @@ type ownerKey struct {
 }
 
 // New makes the collector.
-func New(meta metadata.Interface, discovery Kinds, log *slog.Logger) *Controller {
+func New(meta metadata.Interface, discovery Kinds, events record.EventRecorder, log *slog.Logger) *Controller {
 	return &Controller{
-		metadata: meta, discovery: discovery, log: log.With("controller", Name),
+		metadata: meta, discovery: discovery, events: events, log: log.With("controller", Name),
 		graph:    newGraph(),
 		monitors: monitors{running: map[schema.GroupVersionResource]monitor{}},
 		loop:     loop.New(Name, log),
@@ -92,7 +96,10 @@ func (c *Controller) seen(gvr schema.GroupVersionResource, obj any) {
 		return
 	}
 	next := newItem(gvr, o)
-	before := c.graph.set(next)
+	before, strays := c.graph.set(next)
+	for _, s := range strays {
+		c.tell(s)
+	}
 	if next.waits || next.orphans {
 		c.loop.Add(string(next.uid))
 		for _, d := range c.graph.dependentsOf(next.uid) {
@@ -114,6 +121,16 @@ func (c *Controller) seen(gvr schema.GroupVersionResource, obj any) {
 			c.visitOwners(before)
 		}
 	}
+}
+
+// tell says on an object that its owner is not where it is looked for.
+func (c *Controller) tell(s stray) {
+	d, o := s.dependent, s.owner
+	ref := &corev1.ObjectReference{
+		APIVersion: d.resource.GroupVersion().String(), Kind: c.monitors.kindOf(d.resource), Namespace: d.namespace, Name: d.name, UID: d.uid,
+	}
+	c.events.Eventf(ref, corev1.EventTypeWarning, "OwnerRefInvalidNamespace", "ownerRef [%s/%s, namespace: %s, name: %s, uid: %s] does not exist in namespace %q",
+		o.APIVersion, o.Kind, d.namespace, o.Name, o.UID, d.namespace)
 }
 
 func sameReference(a, b metav1.OwnerReference) bool {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,9 +13,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	metadatafake "k8s.io/client-go/metadata/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/record"
 )
 
 var podsGVR = corev1.SchemeGroupVersion.WithResource("pods")
@@ -61,7 +64,7 @@ func TestCollects(t *testing.T) {
 	)
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)
-	c := New(client, kinds{}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	c := New(client, kinds{}, record.NewFakeRecorder(10), slog.New(slog.NewTextHandler(io.Discard, nil)))
 	go func() { stopped <- c.Run(ctx) }()
 	defer func() {
 		cancel()
@@ -136,7 +139,7 @@ func TestRemovesWhatItSaw(t *testing.T) {
 				}
 				return false, nil, nil
 			})
-			c := New(client, kinds{}, slog.New(slog.DiscardHandler))
+			c := New(client, kinds{}, record.NewFakeRecorder(10), slog.New(slog.DiscardHandler))
 			lists, err := kinds{}.ServerPreferredResourcesWithContext(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -158,6 +161,59 @@ func TestRemovesWhatItSaw(t *testing.T) {
 			_, err = client.Resource(podsGVR).Namespace("default").Get(t.Context(), "p", metav1.GetOptions{})
 			if kept := err == nil; kept != test.kept {
 				t.Errorf("kept: %v, want %v (%v)", kept, test.kept, err)
+			}
+		})
+	}
+}
+
+// TestTellsOfOwnersInOtherNamespaces: whichever is seen first, the object that names an owner
+// in another namespace is told of, once; one whose owner is in its own, or in none, is not.
+func TestTellsOfOwnersInOtherNamespaces(t *testing.T) {
+	in := func(namespace string, o *metav1.PartialObjectMetadata) *metav1.PartialObjectMetadata {
+		o.Namespace = namespace
+		return o
+	}
+	pods, maps := podsGVR, corev1.SchemeGroupVersion.WithResource("configmaps")
+	type sight struct {
+		gvr schema.GroupVersionResource
+		obj *metav1.PartialObjectMetadata
+	}
+	owner := sight{maps, in("there", object("ConfigMap", "owner"))}
+	pod := sight{pods, in("here", object("Pod", "p", "owner"))}
+	const told = `Warning OwnerRefInvalidNamespace ownerRef [v1/ConfigMap, namespace: here, name: owner, uid: uid-owner] does not exist in namespace "here"` +
+		` involvedObject{kind=Pod,apiVersion=v1}`
+	for name, test := range map[string]struct {
+		seen []sight
+		want []string
+	}{
+		"the owner first":                    {[]sight{owner, pod, pod, owner}, []string{told}},
+		"the dependent first":                {[]sight{pod, owner, owner, pod}, []string{told}},
+		"a reference that is added":          {[]sight{owner, {pods, in("here", object("Pod", "p"))}, pod}, []string{told}},
+		"of two, one is told of":             {[]sight{owner, {maps, in("there", object("ConfigMap", "other"))}, {pods, in("here", object("Pod", "p", "owner", "other"))}}, []string{told}},
+		"a dependent without namespace":      {[]sight{owner, {pods, in("", object("Pod", "p", "owner"))}}, []string{strings.ReplaceAll(told, "here", "")}},
+		"an owner without namespace":         {[]sight{{maps, in("", object("ConfigMap", "owner"))}, pod}, nil},
+		"an owner in the same namespace":     {[]sight{{maps, in("here", object("ConfigMap", "owner"))}, pod}, nil},
+		"the same, and the dependent before": {[]sight{pod, {maps, in("here", object("ConfigMap", "owner"))}}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			events := record.NewFakeRecorder(10)
+			events.IncludeObject = true
+			c := New(nil, kinds{}, events, slog.New(slog.DiscardHandler))
+			lists, err := kinds{}.ServerPreferredResourcesWithContext(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.monitors.kinds, _ = collectable(lists)
+			for _, s := range test.seen {
+				c.seen(s.gvr, s.obj)
+			}
+			close(events.Events)
+			var got []string
+			for e := range events.Events {
+				got = append(got, e)
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("told %q, want %q", got, test.want)
 			}
 		})
 	}

@@ -56,11 +56,18 @@ func newGraph() *graph {
 	return &graph{items: map[types.UID]*item{}, dependents: map[types.UID]map[types.UID]struct{}{}}
 }
 
-// set takes an object in, or its new version.
-func (g *graph) set(next *item) (before *item) {
+// stray is an object that names an owner in another namespace, where it is never looked for.
+type stray struct {
+	dependent *item
+	owner     metav1.OwnerReference
+}
+
+// set takes an object in, or its new version. strays are what that brought to light.
+func (g *graph) set(next *item) (before *item, strays []stray) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	before = g.items[next.uid]
+	strays = g.straysLocked(before, next)
 	g.unlinkLocked(before)
 	g.items[next.uid] = next
 	for _, owner := range next.owners {
@@ -69,7 +76,38 @@ func (g *graph) set(next *item) (before *item) {
 		}
 		g.dependents[owner.UID][next.uid] = struct{}{}
 	}
-	return before
+	return before, strays
+}
+
+// straysLocked finds the first owner that the object names from now on, and that is known to be in
+// another namespace; of an object that is new, those that named it before it was known.
+func (g *graph) straysLocked(before, next *item) (strays []stray) {
+	for _, o := range next.owners {
+		if before != nil {
+			if _, named := before.ownedBy(o.UID); named {
+				continue
+			}
+		}
+		if owner := g.items[o.UID]; owner != nil && owner.outOfReach(next) {
+			strays = append(strays, stray{next, o})
+			break // one is told of, as upstream
+		}
+	}
+	if before != nil {
+		return strays
+	}
+	for uid := range g.dependents[next.uid] {
+		if d := g.items[uid]; next.outOfReach(d) {
+			o, _ := d.ownedBy(next.uid)
+			strays = append(strays, stray{d, o})
+		}
+	}
+	return strays
+}
+
+// outOfReach says that an object cannot own the other, which is in another namespace, or in none.
+func (i *item) outOfReach(dependent *item) bool {
+	return i.namespace != "" && i.namespace != dependent.namespace
 }
 
 // remove drops an object and returns it.

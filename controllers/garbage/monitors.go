@@ -48,6 +48,18 @@ func (m *monitors) kind(gk schema.GroupKind) (resource, bool) {
 	return r, ok
 }
 
+// kindOf is the kind of a resource, empty if it is not known any more.
+func (m *monitors) kindOf(gvr schema.GroupVersionResource) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for gk, r := range m.kinds {
+		if r.gvr == gvr {
+			return gk.Kind
+		}
+	}
+	return ""
+}
+
 // follow discovers kinds until ctx ends; ready is called after the first time that
 // all known kinds are synced.
 func (c *Controller) follow(ctx context.Context, ready func()) {
