@@ -226,7 +226,7 @@ func clusterControllers(config Config, shared informers.SharedInformerFactory, r
 			return namespace.New(client, config.Metadata, client.Discovery(), shared, log, time.Now), nil
 		}},
 		{name: nodelifecycle.Name, start: func() (runner, error) {
-			return nodelifecycle.New(client, shared, config.Ring, recorders.as(nodelifecycle.Component), log, time.Now), nil
+			return nodelifecycle.New(client, shared, config.Ring, recorders.as(nodelifecycle.Component), recorders.as(nodelifecycle.EvictionComponent), log, time.Now), nil
 		}},
 		{name: podgc.Name, start: func() (runner, error) {
 			return podgc.New(client, shared, log, time.Now), nil

@@ -27,7 +27,10 @@ import (
 const (
 	Name      = "nodelifecycle"
 	Component = "node-controller"
-	workers   = 4
+	// EvictionComponent is the source of the events of evictions, as upstream, where another
+	// controller evicts.
+	EvictionComponent = "taint-eviction-controller"
+	workers           = 4
 
 	// absentGrace is how long a node may be missing from the ring before it counts
 	// as unreachable: a new leader, or a node that has just joined, needs a moment.
@@ -40,31 +43,35 @@ const (
 type Controller struct {
 	client kubernetes.Interface
 	events record.EventRecorder
-	ring   RingHealth
-	log    *slog.Logger
-	now    func() time.Time
-	began  time.Time // in whole seconds, as the times of objects are
+	// evictions are those events that tell of evictions.
+	evictions record.EventRecorder
+	ring      RingHealth
+	log       *slog.Logger
+	now       func() time.Time
+	began     time.Time // in whole seconds, as the times of objects are
 
 	nodeInformer, podInformer cache.SharedIndexInformer
 
 	nodes corelisters.NodeLister
 	loop  *loop.Loop
 
-	mu     sync.Mutex           // protects absent
-	absent map[string]time.Time // by node: missing from the ring since
+	mu      sync.Mutex                         // protects both
+	absent  map[string]time.Time               // by node: missing from the ring since
+	leaving map[string]map[types.UID]departure // by node: pods that tolerate its taints for some time
 }
 
 // New makes the controller on shared informers (the pod informer with
 // podview.Indexers).
-func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ring RingHealth, events record.EventRecorder, log *slog.Logger, now func() time.Time) *Controller {
+func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ring RingHealth, events, evictions record.EventRecorder, log *slog.Logger, now func() time.Time) *Controller {
 	nodes := shared.Core().V1().Nodes()
 	return &Controller{
-		client: client, events: events, ring: ring, log: log.With("controller", Name), now: now,
+		client: client, events: events, evictions: evictions, ring: ring, log: log.With("controller", Name), now: now,
 		nodeInformer: nodes.Informer(), podInformer: shared.Core().V1().Pods().Informer(),
-		nodes:  nodes.Lister(),
-		loop:   loop.New(Name, log),
-		absent: map[string]time.Time{},
-		began:  now().Truncate(time.Second),
+		nodes:   nodes.Lister(),
+		loop:    loop.New(Name, log),
+		absent:  map[string]time.Time{},
+		leaving: map[string]map[types.UID]departure{},
+		began:   now().Truncate(time.Second),
 	}
 }
 
@@ -84,6 +91,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	err = loop.On(c.loop, c.podInformer, func(before, after *corev1.Pod) {
 		if after != nil && after.Spec.NodeName != "" && (before == nil || before.Spec.NodeName == "" || before.Generation != after.Generation) {
 			c.loop.Add(after.Spec.NodeName)
+		}
+		if after == nil && c.left(before) {
+			c.loop.Add(before.Spec.NodeName)
 		}
 	})
 	if err != nil {
@@ -142,6 +152,7 @@ func (c *Controller) sync(ctx context.Context, name string) error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		delete(c.absent, name)
+		delete(c.leaving, name)
 		return nil
 	}
 	if err != nil {
@@ -261,29 +272,39 @@ func (c *Controller) patchCondition(ctx context.Context, pod *corev1.Pod, condit
 
 // evict deletes the pods whose patience has ended, and comes back for the next.
 func (c *Controller) evict(ctx context.Context, node string, pods []*corev1.Pod, taints []corev1.Taint) error {
-	var failures []error
-	next := time.Duration(0)
-	for _, pod := range pods {
-		if pod.DeletionTimestamp != nil || podview.Finished(pod) {
-			continue
-		}
-		e := evictionOf(pod, taints, fallbackToleration, c.now())
-		switch {
-		case !e.evict:
-		case e.after == 0:
-			failures = append(failures, c.remove(ctx, pod))
-		case next == 0 || e.after < next:
-			next = e.after
-		}
+	c.mu.Lock()
+	before := c.leaving[node]
+	c.mu.Unlock()
+	e := evictionsOf(pods, taints, before, fallbackToleration, c.now())
+	for _, d := range e.cancelled {
+		ref := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: d.pod.Namespace, Name: d.pod.Name, UID: d.uid}
+		c.evictions.Eventf(ref, corev1.EventTypeNormal, "TaintManagerEviction", "Cancelling deletion of Pod %s", d.pod)
 	}
-	if next > 0 {
-		c.loop.AddAfter(node, next)
+	c.mu.Lock()
+	if c.leaving[node] = e.later; len(e.later) == 0 {
+		delete(c.leaving, node)
+	}
+	c.mu.Unlock()
+	if e.again > 0 {
+		c.loop.AddAfter(node, e.again)
+	}
+	var failures []error
+	for _, pod := range e.due {
+		failures = append(failures, c.remove(ctx, pod))
 	}
 	return errors.Join(failures...)
 }
 
+// left says whether a pod is gone that was to leave its node later.
+func (c *Controller) left(pod *corev1.Pod) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, planned := c.leaving[pod.Spec.NodeName][pod.UID]
+	return planned
+}
+
 func (c *Controller) remove(ctx context.Context, pod *corev1.Pod) error {
-	c.events.Eventf(pod, corev1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod %s/%s", pod.Namespace, pod.Name)
+	c.evictions.Eventf(pod, corev1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod %s/%s", pod.Namespace, pod.Name)
 	err := c.patchCondition(ctx, pod, corev1.PodCondition{
 		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByTaintManager",
 		Message: "Taint manager: deleting due to NoExecute taint", LastTransitionTime: metav1.NewTime(c.now()),

@@ -2,12 +2,16 @@ package nodelifecycle
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
+
+	"kontiki/controllers/podview"
 )
 
 const (
@@ -170,6 +174,61 @@ func sameTaints(a, b []corev1.Taint) bool             { return equality.Semantic
 type eviction struct {
 	evict bool
 	after time.Duration // 0 is now
+}
+
+// departure is when a pod has to leave its node, later than now.
+type departure struct {
+	pod types.NamespacedName
+	uid types.UID
+	at  time.Time
+}
+
+// evictions is what becomes of the pods of a node.
+type evictions struct {
+	due       []*corev1.Pod
+	later     map[types.UID]departure
+	cancelled []departure   // not any more, or they are gone already
+	again     time.Duration // until the first of those that go later; 0 if there is none
+}
+
+// evictionsOf decides about the pods of a node. before is what goes later as it was decided the
+// last time. One that must go earlier than that is cancelled, too, and due: it leaves for
+// another taint, as upstream tells it.
+func evictionsOf(pods []*corev1.Pod, taints []corev1.Taint, before map[types.UID]departure, fallback time.Duration, now time.Time) evictions {
+	e := evictions{later: map[types.UID]departure{}}
+	there := map[types.UID]bool{}
+	for _, pod := range pods {
+		there[pod.UID] = true
+		was, planned := before[pod.UID]
+		early := planned && was.at.After(now)
+		if pod.DeletionTimestamp != nil || podview.Finished(pod) {
+			if early { // nothing is known of it that has changed
+				e.later[pod.UID] = was
+			}
+			continue
+		}
+		switch next := evictionOf(pod, taints, fallback, now); {
+		case next.evict && next.after > 0:
+			e.later[pod.UID] = departure{types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}, pod.UID, now.Add(next.after)}
+			if e.again == 0 || next.after < e.again {
+				e.again = next.after
+			}
+		case next.evict:
+			e.due = append(e.due, pod)
+			fallthrough
+		default:
+			if early {
+				e.cancelled = append(e.cancelled, was)
+			}
+		}
+	}
+	for uid, was := range before {
+		if !there[uid] && was.at.After(now) {
+			e.cancelled = append(e.cancelled, was)
+		}
+	}
+	slices.SortFunc(e.cancelled, func(a, b departure) int { return strings.Compare(a.pod.String(), b.pod.String()) })
+	return e
 }
 
 // evictionOf decides about one pod. It tolerates a taint for as long as its
