@@ -22,6 +22,7 @@ import (
 
 	"kontiki/controllers/loop"
 	"kontiki/controllers/podview"
+	"kontiki/controllers/triggertime"
 )
 
 // Name is the controller's name in logs; Component is the source of its events.
@@ -41,6 +42,7 @@ type Controller struct {
 	services  corelisters.ServiceLister
 	pods      corelisters.PodLister
 	endpoints corelisters.EndpointsLister //nolint:staticcheck // the kind is deprecated, and served
+	triggers  *triggertime.Tracker
 	loop      *loop.Loop
 }
 
@@ -51,7 +53,7 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, ev
 		client: client, events: events,
 		serviceInformer: core.Services().Informer(), podInformer: core.Pods().Informer(), endpointInformer: core.Endpoints().Informer(),
 		services: core.Services().Lister(), pods: core.Pods().Lister(), endpoints: core.Endpoints().Lister(),
-		loop: loop.New(Name, log),
+		triggers: triggertime.New(), loop: loop.New(Name, log),
 	}
 }
 
@@ -97,6 +99,7 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	}
 	service, err := c.services.Services(namespace).Get(name)
 	if apierrors.IsNotFound(err) {
+		c.triggers.Forget(namespace, name)
 		return c.remove(ctx, have)
 	}
 	if err != nil {
@@ -109,10 +112,12 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
+	changed := c.triggers.Changed(service, pods)
 	next := plan(service, pods, have)
 	if next == nil {
 		return nil
 	}
+	triggertime.Annotate(&next.ObjectMeta, changed)
 	if have == nil {
 		_, err = c.client.CoreV1().Endpoints(namespace).Create(ctx, next, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -28,6 +29,7 @@ import (
 	"kontiki/controllers/pending"
 	"kontiki/controllers/podview"
 	"kontiki/controllers/slicecontrol"
+	"kontiki/controllers/triggertime"
 )
 
 // Name is the controller's name in logs; Component is the source of its events.
@@ -50,18 +52,20 @@ type Controller struct {
 	nodes    corelisters.NodeLister
 	slices   discoverylisters.EndpointSliceLister
 	writes   *pending.Writes
+	triggers *triggertime.Tracker
 	loop     *loop.Loop
 }
 
 // New makes the controller on shared informers (the pod informer with podview.Indexers).
 func New(client kubernetes.Interface, shared informers.SharedInformerFactory, events record.EventRecorder, log *slog.Logger, now func() time.Time) *Controller {
-	core, slices := shared.Core().V1(), shared.Discovery().V1().EndpointSlices()
+	core, all := shared.Core().V1(), shared.Discovery().V1().EndpointSlices()
 	return &Controller{
 		client: client, events: events, now: now,
-		serviceInformer: core.Services().Informer(), podInformer: core.Pods().Informer(), sliceInformer: slices.Informer(), nodeInformer: core.Nodes().Informer(),
-		services: core.Services().Lister(), pods: core.Pods().Lister(), nodes: core.Nodes().Lister(), slices: slices.Lister(),
-		writes: pending.New(),
-		loop:   loop.New(Name, log),
+		serviceInformer: core.Services().Informer(), podInformer: core.Pods().Informer(), sliceInformer: all.Informer(), nodeInformer: core.Nodes().Informer(),
+		services: core.Services().Lister(), pods: core.Pods().Lister(), nodes: core.Nodes().Lister(), slices: all.Lister(),
+		writes:   pending.New(),
+		triggers: triggertime.New(),
+		loop:     loop.New(Name, log),
 	}
 }
 
@@ -128,6 +132,7 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	service, err := c.services.Services(namespace).Get(name)
 	if apierrors.IsNotFound(err) {
 		c.writes.Forget(key) // the garbage collector removes the slices
+		c.triggers.Forget(namespace, name)
 		return nil
 	}
 	if err != nil {
@@ -148,7 +153,11 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
+	changed := c.triggers.Changed(service, pods)
 	todo := plan(service, pods, existing, podview.ZoneOf(c.nodes))
+	for _, slice := range slices.Concat(todo.Create, todo.Update) {
+		triggertime.Annotate(&slice.ObjectMeta, changed)
+	}
 	err = todo.Do(ctx, c.client, func(made *discoveryv1.EndpointSlice) { c.writes.Created(key, made, c.now()) })
 	if err != nil && !loop.Expected(err) {
 		c.events.Eventf(service, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices",

@@ -132,6 +132,7 @@ func newSlice(endpoints *corev1.Endpoints, name string, family discoveryv1.Addre
 	labels[discoveryv1.LabelServiceName], labels[discoveryv1.LabelManagedBy] = endpoints.Name, managedBy
 	annotations := maps.Clone(endpoints.Annotations)
 	delete(annotations, corev1.LastAppliedConfigAnnotation)
+	delete(annotations, corev1.EndpointsLastChangeTriggerTime)
 	return &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: endpoints.Namespace, Name: name, Labels: labels, Annotations: annotations,
