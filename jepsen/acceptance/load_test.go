@@ -44,40 +44,48 @@ func TestLoad(t *testing.T) {
 // certified asks for a client certificate, approves it, and finds it signed for the user.
 func (c *cluster) certified(t *testing.T, client kubernetes.Interface) {
 	t.Helper()
+	if err := requestCertificate(t.Context(), client, "jane"); err != nil {
+		t.Fatal(err)
+	}
+	c.kubectl(t, c.Hosts()[0], "certificate", "approve", "jane")
+	c.eventually(t, "a certificate for jane", func(ctx context.Context) error { return certificateSigned(ctx, client, "jane") })
+}
+
+// requestCertificate asks, under a user's name, for a client certificate of that user.
+func requestCertificate(ctx context.Context, client kubernetes.Interface, user string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "jane", Organization: []string{"dev"}}}, key)
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: user, Organization: []string{"dev"}}}, key)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	requests := client.CertificatesV1().CertificateSigningRequests()
-	if _, err := requests.Create(t.Context(), &certificatesv1.CertificateSigningRequest{
-		ObjectMeta: metav1.ObjectMeta{Name: "jane"},
+	_, err = client.CertificatesV1().CertificateSigningRequests().Create(ctx, &certificatesv1.CertificateSigningRequest{
+		ObjectMeta: metav1.ObjectMeta{Name: user},
 		Spec: certificatesv1.CertificateSigningRequestSpec{
 			Request:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}),
 			SignerName: certificatesv1.KubeAPIServerClientSignerName, Usages: []certificatesv1.KeyUsage{certificatesv1.UsageClientAuth},
 		},
-	}, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	c.kubectl(t, c.Hosts()[0], "certificate", "approve", "jane")
-	c.eventually(t, "a certificate for jane", func(ctx context.Context) error {
-		csr, err := requests.Get(ctx, "jane", metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		block, _ := pem.Decode(csr.Status.Certificate)
-		if block == nil {
-			return fmt.Errorf("its status is %+v", csr.Status)
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err == nil && cert.Subject.CommonName != "jane" {
-			err = fmt.Errorf("it is for %s", cert.Subject)
-		}
+	}, metav1.CreateOptions{})
+	return err
+}
+
+// certificateSigned is nil if the request of that name has a certificate for the user.
+func certificateSigned(ctx context.Context, client kubernetes.Interface, user string) error {
+	csr, err := client.CertificatesV1().CertificateSigningRequests().Get(ctx, user, metav1.GetOptions{})
+	if err != nil {
 		return err
-	})
+	}
+	block, _ := pem.Decode(csr.Status.Certificate)
+	if block == nil {
+		return fmt.Errorf("its status is %+v", csr.Status)
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err == nil && cert.Subject.CommonName != user {
+		err = fmt.Errorf("it is for %s", cert.Subject)
+	}
+	return err
 }
 
 // drained empties a node while a budget lets one pod of three go at a time: at no time
