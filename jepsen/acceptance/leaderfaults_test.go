@@ -62,6 +62,7 @@ func (r *round) undertakings() []undertaking {
 		{"what namespaces, accounts and roles get", r.beginAccess, r.accessGiven},
 		{"a pod's own volume", r.beginVolume, r.volumeMade},
 		{"a certificate", r.beginRequest, r.requestSigned},
+		{"a preemption", r.beginPreemption, r.preempted},
 		{"a rollback", r.beginRollback, r.rolledBack},
 		{"a rolling update", r.beginRoll, r.rolled}, // the last: it takes some seconds, and is waited for to be midway
 	}
@@ -116,6 +117,7 @@ func (c *cluster) faultInTheMiddle(t *testing.T, n int, born map[string]string, 
 	leader := c.agreedLeader(t)
 	others := c.others(leader)
 	r := &round{cluster: c, n: n, born: born, via: others[0], client: c.client(t, others[0]), drained: others[1], evicted: make(chan error, 1)}
+	r.fill(t)
 	least := r.watchKept(t, leader)
 	for _, u := range r.undertakings() {
 		if err := u.begin(t.Context()); err != nil {
@@ -123,6 +125,7 @@ func (c *cluster) faultInTheMiddle(t *testing.T, n int, born map[string]string, 
 		}
 	}
 	c.eventually(t, "the rolling update to be in its middle", r.midway)
+	c.eventually(t, "the less important pod to be leaving", r.makingRoom)
 	if err := fault.strike(t, c, leader); err != nil {
 		t.Fatal(err)
 	}
@@ -147,6 +150,7 @@ func (c *cluster) faultInTheMiddle(t *testing.T, n int, born map[string]string, 
 		t.Errorf("only %d of 3 pods were ready, or on the struck node; the budget keeps 2", fewest)
 	}
 	c.kubectl(t, r.via, "uncordon", r.drained.Name)
+	c.kubectl(t, r.via, "delete", "pod", r.template()+"-urgent", "--now") // the next round may need the room
 	t.Logf("leader %s %s: healed after %v, all ended %v later", leader.Name, fault.name, healed.Sub(struck).Round(time.Millisecond), time.Since(healed).Round(time.Millisecond))
 }
 
@@ -161,70 +165,6 @@ func (c *cluster) anotherLeads(t *testing.T, via, struck *lab.Host) {
 		}
 		return errors.New("there is none")
 	})
-}
-
-// nodeComesAndGoes has a node join, and later die with all that it runs, each time with the leader
-// struck at the same moment: whoever leads next gives the node its pod of the DaemonSet, replaces
-// what ran there, and forgets the node when it is removed.
-func (c *cluster) nodeComesAndGoes(t *testing.T, n4 *lab.Host, fault nemesis) {
-	leader := c.leader(t, c.Hosts()[0])
-	via := c.Hosts()[0]
-	if via.Name == leader.Name {
-		via = c.Hosts()[1]
-	}
-	client := c.client(t, via)
-	c.start(t, n4)
-	c.awaitAccount(t, via, "n4 to be a member", func(a account) bool { return a.role("n4") != "" })
-	if err := fault.strike(t, c, leader); err != nil {
-		t.Fatal(err)
-	}
-	c.anotherLeads(t, via, leader)
-	c.eventually(t, "n4 to take images", func(ctx context.Context) error {
-		_, err := c.try(ctx, n4, "image", "load", filepath.Join(filepath.Dir(c.bin), "examples", "web.tar"))
-		return err
-	})
-	c.eventually(t, "the DaemonSet's pod on n4", func(ctx context.Context) error {
-		pods, err := readyPods(ctx, client, "app=daemons")
-		if err == nil && !slices.ContainsFunc(pods, onNode("n4")) {
-			err = fmt.Errorf("it is not among %d", len(pods))
-		}
-		return err
-	})
-	if err := fault.heal(t, c, leader); err != nil {
-		t.Fatal(err)
-	}
-	c.waitFor(t, client, "app=daemons", 4)
-
-	c.kubectl(t, via, "scale", "deployment/movable", "--replicas=1")
-	for pod, on := range c.waitFor(t, client, "app=movable", 1) {
-		if on != "n4" {
-			t.Fatalf("%s is on %s, and should rather be on n4", pod, on)
-		}
-	}
-	leader = c.agreedLeader(t)
-	if via.Name == leader.Name {
-		via = c.others(leader)[0]
-		client = c.client(t, via)
-	}
-	c.wipe(t, n4)
-	if err := fault.strike(t, c, leader); err != nil {
-		t.Fatal(err)
-	}
-	c.anotherLeads(t, via, leader)
-	c.eventually(t, "what ran on n4 to run elsewhere", func(ctx context.Context) error {
-		pods, err := readyPods(ctx, client, "app=movable")
-		if err == nil && (len(pods) != 1 || slices.ContainsFunc(pods, onNode("n4"))) {
-			err = fmt.Errorf("%d pods are ready", len(pods))
-		}
-		return err
-	})
-	if err := fault.heal(t, c, leader); err != nil {
-		t.Fatal(err)
-	}
-	c.command(t, via, "members", "remove", "n4")
-	c.waitFor(t, client, "app=daemons", 3)
-	c.kubectl(t, via, "scale", "deployment/movable", "--replicas=0")
-	c.waitFor(t, client, "app=movable", 0)
 }
 
 func onNode(name string) func(corev1.Pod) bool {
