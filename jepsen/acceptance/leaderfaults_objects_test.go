@@ -240,7 +240,8 @@ func (r *round) accessGiven(ctx context.Context) error {
 // beginVolume has a pod with a volume of its own, and deletes the one of the round before.
 func (r *round) beginVolume(ctx context.Context) error {
 	if r.n > 1 {
-		if err := r.client.CoreV1().Pods("default").Delete(ctx, r.withVolume(r.n-1), metav1.DeleteOptions{}); err != nil {
+		// The drain may have taken it already.
+		if err := r.client.CoreV1().Pods("default").Delete(ctx, r.withVolume(r.n-1), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}
 	}
