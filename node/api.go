@@ -39,6 +39,7 @@ func (n *node) startAPI(ctx context.Context, life *lifecycle) (err error) {
 	if err != nil {
 		return err
 	}
+	close(n.served)
 	life.start("API", n.api.Run)
 	server := &http.Server{
 		Handler:           n.api.Handler(),

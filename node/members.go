@@ -104,6 +104,11 @@ func (n *node) deleteNodeObject(ctx context.Context, name, id string) error {
 	if name == "" {
 		return nil
 	}
+	select { // a node that begins hears its operator before it has an API
+	case <-n.served:
+	case <-ctx.Done():
+		return errors.New("this node does not serve the API yet")
+	}
 	client, err := kubernetes.NewForConfig(n.api.Client(apiserver.Self()))
 	if err != nil {
 		return err

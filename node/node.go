@@ -34,6 +34,7 @@ type node struct {
 	charter charter
 	store   *raftstore.Store
 	api     *apiserver.Server
+	served  chan struct{} // closed when api is there to be read by others than boot
 
 	dataKeys *dataKeys // of Secrets
 
@@ -70,7 +71,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.resolve(); err != nil {
 		return err
 	}
-	n := &node{cfg: cfg, log: cfg.Logger, problems: newProblems(cfg.Logger), refills: make(chan error, 1)}
+	n := &node{cfg: cfg, log: cfg.Logger, problems: newProblems(cfg.Logger), refills: make(chan error, 1), served: make(chan struct{})}
 	n.schedule = scheduler.NewMetrics()
 	n.health = &controllers.Health{Report: n.problems.report, Solved: n.problems.solved}
 	n.phase.Store("starting")

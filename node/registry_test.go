@@ -85,3 +85,13 @@ func TestFoundersVoteInOddNumber(t *testing.T) {
 		}
 	}
 }
+
+// A node's socket answers its operator before it serves the API.
+func TestNodeObjectIsNotDeletedBeforeThereIsAnAPI(t *testing.T) {
+	n := &node{served: make(chan struct{})}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := n.deleteNodeObject(ctx, "n4", "d"); err == nil || !strings.Contains(err.Error(), "does not serve the API yet") {
+		t.Errorf("%v", err)
+	}
+}
