@@ -236,13 +236,7 @@ func (c *Controller) familyOf(ctx context.Context, i *item) (family, error) {
 		deleting: i.deleting, waits: i.waits, orphans: i.orphans,
 		owners: i.owners, finalizers: i.finalizers, states: map[types.UID]ownerState{},
 	}
-	for _, d := range c.graph.dependentsOf(i.uid) {
-		ref, _ := d.ownedBy(i.uid)
-		f.dependents = append(f.dependents, dependent{
-			blocks: ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion,
-			waits:  d.waits,
-		})
-	}
+	f.dependents = c.graph.awaitedBy(i.uid)
 	if i.deleting {
 		return f, nil // owners do not matter any more
 	}

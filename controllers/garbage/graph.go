@@ -147,3 +147,36 @@ func (g *graph) dependentsOf(uid types.UID) []*item {
 	}
 	return items
 }
+
+// awaitedBy is what plan has to know of an object's dependents.
+func (g *graph) awaitedBy(uid types.UID) []dependent {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var all []dependent
+	looked := map[types.UID]bool{}
+	for d := range g.dependents[uid] {
+		blocks, waits := g.blocksLocked(d, uid), g.items[d].waits
+		all = append(all, dependent{blocks: blocks, waits: waits, circle: blocks && waits && g.waitsForLocked(d, uid, looked)})
+	}
+	return all
+}
+
+func (g *graph) blocksLocked(dependent, owner types.UID) bool {
+	ref, _ := g.items[dependent].ownedBy(owner)
+	return ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion
+}
+
+// waitsForLocked tells whether an object that waits does so for another, through others that wait.
+// looked are those from which it is known not to be reached.
+func (g *graph) waitsForLocked(from, to types.UID, looked map[types.UID]bool) bool {
+	if looked[from] {
+		return false
+	}
+	looked[from] = true
+	for d := range g.dependents[from] {
+		if g.blocksLocked(d, from) && (d == to || g.items[d].waits && g.waitsForLocked(d, to, looked)) {
+			return true
+		}
+	}
+	return false
+}

@@ -49,6 +49,7 @@ type family struct {
 type dependent struct {
 	blocks bool // blockOwnerDeletion
 	waits  bool // is being deleted in the foreground itself
+	circle bool // and waits, over whatever else waits, for this one: neither would ever go
 }
 
 // plan decides about one object. An object goes when it had owners and none of
@@ -59,7 +60,7 @@ func plan(f family) action {
 		return action{Verb: orphan}
 	case f.deleting && f.waits:
 		for _, d := range f.dependents {
-			if d.blocks {
+			if d.blocks && !d.circle {
 				return action{Verb: visitDependents}
 			}
 		}

@@ -17,6 +17,7 @@ type input struct {
 	Dependents []struct {
 		Blocks bool `json:"blocks"`
 		Waits  bool `json:"waits"`
+		Circle bool `json:"circle"`
 	} `json:"dependents"`
 }
 
@@ -32,7 +33,7 @@ func TestPlan(t *testing.T) {
 		i := newItem(podsGVR, meta)
 		f := family{deleting: i.deleting, waits: i.waits, orphans: i.orphans, owners: i.owners, states: in.Owners, finalizers: in.Finalizers}
 		for _, d := range in.Dependents {
-			f.dependents = append(f.dependents, dependent{blocks: d.Blocks, waits: d.Waits})
+			f.dependents = append(f.dependents, dependent{blocks: d.Blocks, waits: d.Waits, circle: d.Circle})
 		}
 		return plan(f)
 	})

@@ -121,10 +121,7 @@ func (m *model) act(uid types.UID, behind int, crash *plantest.Crash) (wrote boo
 	}
 	now := newItem(podsGVR, m.objects[uid])
 	f := family{deleting: now.deleting, waits: now.waits, orphans: now.orphans, owners: now.owners, finalizers: now.finalizers, states: map[types.UID]ownerState{}}
-	for _, d := range g.dependentsOf(uid) {
-		ref, _ := d.ownedBy(uid)
-		f.dependents = append(f.dependents, dependent{blocks: ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion, waits: d.waits})
-	}
+	f.dependents = g.awaitedBy(uid)
 	for _, o := range now.owners {
 		switch owner := m.objects[o.UID]; {
 		case owner == nil:
