@@ -235,8 +235,8 @@ func (c *Controller) familyOf(ctx context.Context, i *item) (family, error) {
 	f := family{
 		deleting: i.deleting, waits: i.waits, orphans: i.orphans,
 		owners: i.owners, finalizers: i.finalizers, states: map[types.UID]ownerState{},
+		dependents: c.graph.awaitedBy(i.uid),
 	}
-	f.dependents = c.graph.awaitedBy(i.uid)
 	if i.deleting {
 		return f, nil // owners do not matter any more
 	}

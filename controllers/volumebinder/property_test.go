@@ -171,67 +171,51 @@ func (m *model) claimOf(v *corev1.PersistentVolume, claims map[string]*corev1.Pe
 // write makes the writes of the controller's do: spec and status apart, each only on the version that
 // was decided on.
 func (m *model) write(claim *corev1.PersistentVolumeClaim, todo actions, crash *plantest.Crash) (wrote bool) {
-	if want := todo.volume; want != nil {
-		version := todo.from.ResourceVersion
-		put := func(status bool) bool {
-			now := m.volumes[want.Name]
-			if !crash.Write() || now == nil || now.ResourceVersion != version {
-				return false
-			}
-			next := want.DeepCopy()
-			if status {
-				next = now.DeepCopy()
-				next.Status = want.Status
-			} else {
-				next.Status = now.Status
-			}
-			next.ResourceVersion = m.next()
-			version, wrote = next.ResourceVersion, true
-			m.volumes[want.Name] = next
-			m.happened()
-			m.check()
-			return true
-		}
-		if !equality.Semantic.DeepEqual(todo.from.ObjectMeta, want.ObjectMeta) || !equality.Semantic.DeepEqual(todo.from.Spec, want.Spec) {
-			if !put(false) {
-				return wrote
-			}
-		}
-		if !equality.Semantic.DeepEqual(todo.from.Status, want.Status) && !put(true) {
+	if from, want := todo.from, todo.volume; want != nil {
+		all := !equality.Semantic.DeepEqual(from.ObjectMeta, want.ObjectMeta) || !equality.Semantic.DeepEqual(from.Spec, want.Spec)
+		status := !equality.Semantic.DeepEqual(from.Status, want.Status)
+		made, done := put(m, crash, m.volumes, from, want, all, status, func(to, of *corev1.PersistentVolume) { to.Status = of.Status })
+		if wrote = made; !done {
 			return wrote
 		}
 	}
 	if want := todo.claim; want != nil {
-		version := claim.ResourceVersion
-		put := func(status bool) bool {
-			now := m.claims[want.Name]
-			if !crash.Write() || now == nil || now.UID != want.UID || now.ResourceVersion != version {
-				return false
-			}
-			next := want.DeepCopy()
-			if status {
-				next = now.DeepCopy()
-				next.Status = want.Status
-			} else {
-				next.Status = now.Status
-			}
-			next.ResourceVersion = m.next()
-			version, wrote = next.ResourceVersion, true
-			m.claims[want.Name] = next
-			m.happened()
-			m.check()
-			return true
-		}
-		if !equality.Semantic.DeepEqual(claim.ObjectMeta, want.ObjectMeta) || !equality.Semantic.DeepEqual(claim.Spec, want.Spec) {
-			if !put(false) {
-				return wrote
-			}
-		}
-		if !equality.Semantic.DeepEqual(claim.Status, want.Status) {
-			put(true)
-		}
+		all := !equality.Semantic.DeepEqual(claim.ObjectMeta, want.ObjectMeta) || !equality.Semantic.DeepEqual(claim.Spec, want.Spec)
+		status := !equality.Semantic.DeepEqual(claim.Status, want.Status)
+		made, _ := put(m, crash, m.claims, claim, want, all, status, func(to, of *corev1.PersistentVolumeClaim) { to.Status = of.Status })
+		wrote = wrote || made
 	}
 	return wrote
+}
+
+// put writes what is wanted of an object, all but the status first; done is false if one was refused.
+func put[T interface {
+	metav1.Object
+	DeepCopy() T
+}](m *model, crash *plantest.Crash, objects map[string]T, from, want T, all, status bool, setStatus func(to, of T)) (wrote, done bool) {
+	version := from.GetResourceVersion()
+	for _, half := range []struct{ wanted, status bool }{{all, false}, {status, true}} {
+		if !half.wanted {
+			continue
+		}
+		now, there := objects[want.GetName()]
+		if !crash.Write() || !there || now.GetUID() != want.GetUID() || now.GetResourceVersion() != version {
+			return wrote, false
+		}
+		rest, state := want, now
+		if half.status {
+			rest, state = now, want
+		}
+		next := rest.DeepCopy()
+		setStatus(next, state)
+		version = m.next()
+		next.SetResourceVersion(version)
+		objects[next.GetName()] = next
+		wrote = true
+		m.happened()
+		m.check()
+	}
+	return wrote, true
 }
 
 func completed(c *corev1.PersistentVolumeClaim) bool {
